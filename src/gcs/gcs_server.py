@@ -68,6 +68,7 @@ class GcsServer:
         self._config = config
         self._storage = storage
         self._failed = asyncio.Event()
+        self._is_ready = asyncio.Event()
         self._failure: BaseException | None = None
         self._tasks = BackgroundTasks(self._on_failure)
         self._room = Room(config.disk_retry_for_s, self._on_full_disk)
@@ -80,7 +81,12 @@ class GcsServer:
         self._adoption = Adoption(self._environment, self.cluster)
 
     async def start(self) -> None:
-        """Opens the store, takes over what is in it, and listens. Raises StorageError, OSError."""
+        """Listens, opens the store, and takes over what is in it; calls that come meanwhile wait for that.
+
+        Raises StorageError, OSError.
+        """
+        # First, so that raylets find this head while it still waits for its store. They look now and then.
+        await self._listen()
         head_number = await self._room.until(self._storage.open)
         tables = {table: await self._storage.load_all(table) for table in Table}
         self._adoption.begin(CLUSTER_ID_KEY not in tables[Table.META])
@@ -89,16 +95,6 @@ class GcsServer:
         self._tasks.spawn(self._give_up_missing_nodes(), "give up missing nodes")
         self._tasks.spawn(self._forget_old(), "forget old")
         await self._environment.writes.flushed()
-        handlers = gcs_handlers(
-            self.cluster,
-            self._adoption,
-            self._environment.writes,
-            self._environment.clock,
-            lambda: self._info,
-            self.dump_state,
-        )
-        for address in self._config.listen:
-            self._listeners.append(await self._environment.transport.serve(address, handlers))
         host, _, port = self.address.rpartition(":")
         self._info.host = self._config.node_ip or host
         self._info.port = int(port or 0)
@@ -111,12 +107,26 @@ class GcsServer:
         self._tasks.spawn(notice, "tell missing nodes")
         if not self._storage.is_confirmed(math.inf):
             self._tasks.spawn(self._keep_confirmed(), "keep confirmed")
+        self._is_ready.set()
         logger.info(
             "cluster %s, head %d: listening at %s",
             self._info.cluster_id.hex(),
             self._info.head_number,
             ", ".join(self.addresses),
         )
+
+    async def _listen(self) -> None:
+        handlers = gcs_handlers(
+            self.cluster,
+            self._adoption,
+            self._environment.writes,
+            self._environment.clock,
+            lambda: self._info,
+            self.dump_state,
+            self._is_ready,
+        )
+        for address in self._config.listen:
+            self._listeners.append(await self._environment.transport.serve(address, handlers))
 
     def _make_info(self, meta: dict[bytes, bytes], head_number: int) -> None:
         """The cluster's identity: read from the store, or drawn and stored where it is new."""

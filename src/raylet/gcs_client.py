@@ -40,9 +40,9 @@ from ray_mono.rpc.surface import AsyncChannel, RpcError, StatusCode, Transport
 logger = logging.getLogger(__name__)
 
 RETRY_FIRST_S = 0.02
-RETRY_MAX_S = 0.5
+RETRY_MAX_S = 0.2
 """Pauses between attempts to reach the GCS, doubled from the first to this. One that its reaper starts again
-is back within that."""
+listens within that."""
 CALL_TIMEOUT_S = 30.0
 """One call, whose answer waits for the GCS's storage. A GCS that takes longer is as good as gone, unless it
 answers what needs no storage."""

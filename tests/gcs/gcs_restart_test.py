@@ -6,6 +6,7 @@ import asyncio
 
 import pytest
 
+from ray_mono.gcs.storage.memory_storage import MemoryStorage
 from ray_mono.gcs.storage.table_storage import StorageError, Table
 from ray_mono.protobuf import common_pb2, gcs_pb2
 from ray_mono.rpc.surface import RpcError, StatusCode
@@ -28,6 +29,40 @@ EMPTY = common_pb2.Empty()
 def driver_job(node_id: bytes, worker_id: bytes = OWNER.binary()) -> gcs_pb2.AddJobRequest:
     driver = common_pb2.Address(worker_id=worker_id, node_id=node_id)
     return gcs_pb2.AddJobRequest(job=common_pb2.JobInfo(driver=driver, entrypoint="python x.py"))
+
+
+class SlowStorage(MemoryStorage):
+    """Is opened when the test says so."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gate = asyncio.Event()
+
+    async def open(self) -> int:
+        await self.gate.wait()
+        return await super().open()
+
+
+def test_calls_that_come_while_the_store_is_taken_over_wait_for_that() -> None:
+    async def script(scene: GcsScene) -> None:
+        scene.storage = storage = SlowStorage()
+        starting = asyncio.ensure_future(scene.start_gcs())
+        await asyncio.sleep(0.1)
+        gcs = await scene.connect()
+        asked = asyncio.ensure_future(gcs.GetClusterInfo(EMPTY))
+        subscription = gcs.Subscribe(
+            gcs_pb2.SubscribeRequest(channels=[gcs_pb2.ChannelFilter(channel=gcs_pb2.NODE)])
+        )
+        row = asyncio.ensure_future(anext(aiter(subscription)))
+        await asyncio.sleep(10)
+        assert not asked.done() and not starting.done()
+        storage.gate.set()
+        await starting
+        assert (await asked).head_number == 1
+        node = await scene.add_node({"CPU": 1})
+        assert (await row).key == node.node_id
+
+    play(script)
 
 
 def test_a_gcs_started_again_goes_on_where_the_last_one_was_killed() -> None:

@@ -10,6 +10,7 @@ this head: one that was stopped while another took over answers nobody.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import dataclasses
 import json
@@ -53,8 +54,9 @@ def gcs_handlers(
     clock: Clock,
     cluster_info: Callable[[], gcs_pb2.ClusterInfo],
     dump_state: Callable[[], dict[str, Any]],
+    is_ready: asyncio.Event,
 ) -> Handlers:
-    """What the GCS answers, by path."""
+    """What the GCS answers, by path, once it has taken over what is in its store (is_ready)."""
     handlers = handlers_of(
         [
             NodeInfoServicer(cluster, cluster.nodes, cluster.health, adoption, writes, cluster_info),
@@ -70,14 +72,18 @@ def gcs_handlers(
             DumpStateServicer(dump_state),
         ]
     )
-    return {path: _confirmed_first(handler, writes) for path, handler in handlers.items()}
+    return {path: _confirmed_first(handler, writes, is_ready) for path, handler in handlers.items()}
 
 
-def _confirmed_first(handler: Handler[Any, Any], writes: WriteThrough) -> Handler[Any, Any]:
-    """The same handler, whose answers leave when this head is known to be the latest."""
+def _confirmed_first(
+    handler: Handler[Any, Any], writes: WriteThrough, is_ready: asyncio.Event
+) -> Handler[Any, Any]:
+    """The same handler, which begins when the tables are there, and whose answers leave when this head is
+    known to be the latest."""
     answer = handler.function
 
     async def answer_one(request: Any, context: CallContext) -> Any:
+        await is_ready.wait()
         try:
             reply = await answer(request, context)
         except RpcError:
@@ -87,6 +93,7 @@ def _confirmed_first(handler: Handler[Any, Any], writes: WriteThrough) -> Handle
         return reply
 
     async def answer_many(request: Any, context: CallContext) -> AsyncGenerator[Any, None]:
+        await is_ready.wait()
         async with contextlib.aclosing(answer(request, context)) as messages:
             async for message in messages:
                 await writes.confirmed()

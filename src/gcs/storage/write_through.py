@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from functools import partial
 
 from ray_mono.gcs.storage.room import Room
 from ray_mono.gcs.storage.table_storage import Table, TableStorage, Write
@@ -113,7 +114,7 @@ class WriteThrough:
                 self._writes, self._actions, self._waiters = {}, [], []
                 if writes or self._asks_store or not self._storage.is_confirmed(0):
                     self._asks_store = False
-                    await self._room.until(lambda: self._storage.commit(writes))
+                    await self._room.until(partial(self._storage.commit, writes))
                 for action in actions:
                     action()
                 release(waiters)
