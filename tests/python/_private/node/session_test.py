@@ -258,6 +258,25 @@ def test_the_environment_names_a_cluster(session_base: Path, monkeypatch: pytest
     assert bootstrap.find_cluster(None) is None
 
 
+def test_several_addresses_are_places_of_one_head_and_a_node_here_is_one_of_them(
+    session_base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    addresses = "127.0.0.1:1, 10.1.2.3:7000,127.0.0.1:2"
+    elsewhere = bootstrap.ClusterAddress("127.0.0.1:1", None, ("10.1.2.3:7000", "127.0.0.1:2"))
+    assert bootstrap.find_cluster(addresses) == elsewhere
+    monkeypatch.setenv(bootstrap.ADDRESS_VARIABLE, addresses)
+    assert bootstrap.find_cluster(None) == bootstrap.find_cluster("auto") == elsewhere
+    made = session.create_session(session_base)
+    record = make_record(made, this_process())
+    NodeRecord(**{**vars(record), "gcs_address": "10.1.2.3:7000"}).write(made.nodes / "x.json")
+    here = bootstrap.find_cluster(addresses)
+    assert here == bootstrap.ClusterAddress("10.1.2.3:7000", str(made.path), ("127.0.0.1:1", "127.0.0.1:2"))
+    assert here is not None and here.raylet_socket == record.raylet_socket
+    for wrong in ("127.0.0.1:1,", "127.0.0.1:1,auto", ","):
+        with pytest.raises(ValueError, match="several with commas"):
+            bootstrap.find_cluster(wrong)
+
+
 def test_localhost_means_the_head_on_this_machine(session_base: Path) -> None:
     made = session.create_session(session_base)
     record = make_record(made, this_process())
