@@ -195,6 +195,26 @@ def test_a_head_that_dies_again_and_again_loses_and_doubles_nothing(start: Start
     wait_until(lambda: not list_named_actors(), "they are dead")
 
 
+def test_what_is_asked_twice_since_the_head_died_is_done_once(start: Start, tmp_path: Path) -> None:
+    victims = start()
+    log = tmp_path / "log"
+    actor = Counter.options(max_restarts=-1, max_task_retries=-1).remote(str(log))
+    get(actor.next.remote())
+    with concurrent.futures.ThreadPoolExecutor(1) as thread:
+        for number in range(6):
+            key = b"key %d" % number
+            # Somewhere in the middle of what follows.
+            killed = thread.submit(victims.kill_head)
+            assert not internal_kv._internal_kv_put(key, b"value", overwrite=False), "it was there"
+            assert internal_kv._internal_kv_put(key, b"another", overwrite=False), "it was not there"
+            assert internal_kv._internal_kv_del(key) == 1
+            ray.kill(actor, no_restart=False)
+            wait_until(lambda most=number + 2: len(lines_of(log)) == most, "it starts again")  # type: ignore[misc]
+            get(actor.next.remote())
+            killed.result(GET_TIMEOUT_S)
+    assert len(lines_of(log)) == 7
+
+
 PROGRAM = """
 import os
 import ray_mono as ray
