@@ -65,6 +65,7 @@ class Adoption:
         self._state = AdoptionState.EMPTY
         # Set when a question that cannot be answered need not wait any more.
         self._heard = asyncio.Event()
+        self._own_cluster_id = b""
         # Of the head whose nodes are adopted; empty where none is.
         self._cluster_id = b""
         # Who has yet to tell: processes that their raylets named.
@@ -78,8 +79,9 @@ class Adoption:
 
     # ---- its life
 
-    def begin(self, is_empty: bool) -> None:
+    def begin(self, is_empty: bool, own_cluster_id: bytes) -> None:
         """is_empty: nothing was in the store."""
+        self._own_cluster_id = own_cluster_id
         if not is_empty:
             self._move(AdoptionState.OVER)
             self._heard.set()
@@ -112,7 +114,7 @@ class Adoption:
         Raises ValueError naming what is malformed.
         """
         if self._state is AdoptionState.EMPTY:
-            if not request.known_cluster_id:
+            if request.known_cluster_id in (b"", self._own_cluster_id):
                 self._heard.set()
             else:
                 self._cluster_id = request.known_cluster_id

@@ -89,8 +89,8 @@ class GcsServer:
         await self._listen()
         head_number = await self._room.until(self._storage.open)
         tables = {table: await self._storage.load_all(table) for table in Table}
-        self._adoption.begin(CLUSTER_ID_KEY not in tables[Table.META])
         self._make_info(tables[Table.META], head_number)
+        self._adoption.begin(CLUSTER_ID_KEY not in tables[Table.META], self._info.cluster_id)
         self.cluster.restore(tables)
         self._tasks.spawn(self._give_up_missing_nodes(), "give up missing nodes")
         self._tasks.spawn(self._forget_old(), "forget old")

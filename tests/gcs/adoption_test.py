@@ -355,6 +355,17 @@ def test_a_new_cluster_waits_for_nobody() -> None:
     play(script)
 
 
+def test_a_node_that_registers_again_at_a_new_head_tells_nothing_of_an_earlier_one() -> None:
+    async def script(scene: GcsScene) -> None:
+        gcs = await scene.start_gcs()
+        node = await scene.add_node({"CPU": 1})
+        known = gcs_pb2.RegisterNodeRequest(known_cluster_id=(await gcs.GetClusterInfo(EMPTY)).cluster_id)
+        worker_id = b"w" * 28
+        assert await node.process.spawn(node.join({b"lease": worker_id}, known)) == [b"lease"]
+
+    play(script)
+
+
 def test_after_a_job_has_begun_a_node_of_an_earlier_head_is_not_adopted() -> None:
     async def script(scene: GcsScene) -> None:
         it = Lost(scene)
