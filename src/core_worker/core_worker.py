@@ -170,7 +170,6 @@ class CoreWorker:
         self._actor_tasks = ActorTaskSubmitter(
             env, references, store, self.resolver, self.peers, tasks, dependencies, self._warnings
         )
-        self.adoption = AdoptionTeller(env, context, self.job_code, self._actor_tasks)
         self._handles = ActorHandles(env, self._actor_tasks)
         builder = TaskBuilder(
             env,
@@ -202,6 +201,7 @@ class CoreWorker:
             builder,
             self,
         )
+        self.adoption = AdoptionTeller(env, context, self.job_code, creator)
         self.canceller = TaskCanceller(
             env, references, self._dropped, self.peers, tasks, self._normal_tasks, self._actor_tasks, self
         )

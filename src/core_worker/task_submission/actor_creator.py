@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any
+from weakref import WeakValueDictionary
 
 from ray_mono.common import ids
 from ray_mono.common.exceptions import ActorAlreadyExistsError, RaySystemError
@@ -70,6 +71,14 @@ class ActorCreator:
         self._handles = handles
         self._builder = builder
         self._home = home
+        # Those that the GCS has taken from this process, while a handle or a call keeps them.
+        self._registered_here: WeakValueDictionary[bytes, CalledActor] = WeakValueDictionary()
+
+    def told_again(self) -> list[common_pb2.ActorInfo]:
+        """The actors that this process registered and that are not dead, for a GCS that has lost them. Lock
+        held."""
+        told = [actor.told_again() for actor in list(self._registered_here.values())]
+        return [info for info in told if info is not None]
 
     def create(self, code: Exported, options: ActorOptions, flat_args: list[Any]) -> HeldActor:
         """Registers the actor with the GCS. Raises ActorAlreadyExistsError if the name is taken,
@@ -119,6 +128,7 @@ class ActorCreator:
         def done(reply: Any, error: RpcError | None) -> None:
             if error is None and reply.created:
                 actor.is_registered(request)
+                self._registered_here[actor.actor_id] = actor
                 self._registered(task, actor, options)
             else:
                 # If another caller was first, our actor never existed.

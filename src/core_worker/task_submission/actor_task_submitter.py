@@ -79,11 +79,6 @@ class ActorTaskSubmitter:
             actor = self._actors[actor_id] = CalledActor(actor_id, self._env.config)
         return actor
 
-    def told_again(self) -> list[common_pb2.ActorInfo]:
-        """The actors that this process registered and that are not dead, for a GCS that has lost them."""
-        told = [actor.told_again() for actor in list(self._actors.values())]
-        return [info for info in told if info is not None]
-
     def describe(self) -> dict[str, Any]:
         """For DumpState."""
         return {
