@@ -63,7 +63,7 @@ FLOORS = {
         | framed
     """,
     "gcs": """
-        config forgetting pubsub raylet_client_pool task_event_log
+        config forgetting node_fences pubsub raylet_client_pool task_event_log
         | job_manager node_manager worker_manager
         | storage
         | answers environment kv
@@ -76,10 +76,10 @@ FLOORS = {
         | gcs_server
     """,
     "raylet": """
-        clients config effects gcs_outbox
-        | arguments gcs_client memory reclaim_streams store_client worker
-        | scheduling
-        | wire
+        clients config dead_nodes effects gcs_outbox
+        | arguments memory reclaim_streams store_client worker
+        | head_lease scheduling
+        | gcs_client wire
         | lease_answers
         | effect_runner
         | cluster_events lease_requests lent_cpus local_processes withdrawals

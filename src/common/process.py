@@ -153,6 +153,9 @@ def hide_argument(option: str) -> None:
 FINAL_STATUS = 76
 """The exit status of a service that must not be started again: another one has taken its place."""
 
+LOST_PLACE_STATUS = 77
+"""The exit status of a raylet whose node has lost its place in the cluster: it may join as a new one."""
+
 _PF_EXITING = 0x4
 """Linux's, among the flags of a process."""
 

@@ -45,6 +45,10 @@ STOP_TIMEOUT_S = 10.0
 logger = logging.getLogger(__name__)
 
 
+class LostPlaceError(Exception):
+    """The node may go on only as a new one."""
+
+
 class FinalError(Exception):
     """Ends a service that must not be started again."""
 
@@ -182,6 +186,8 @@ class Service:
                 _end_at_once(f"closing took longer than {STOP_TIMEOUT_S:g} s")
             if not main_task.cancelled():
                 main_task.result()
+        except LostPlaceError as error:
+            self._failure = self._failure or error
         except Exception as error:
             logger.critical("%s failed", self.name, exc_info=True)
             self._failure = self._failure or error
@@ -195,6 +201,8 @@ class Service:
         logger.info("%s ended%s", self.name, " after a failure" if self._failure else "")
         if isinstance(self._failure, FinalError):
             return process.FINAL_STATUS
+        if isinstance(self._failure, LostPlaceError):
+            return process.LOST_PLACE_STATUS
         return 1 if self._failure else 0
 
 

@@ -16,6 +16,8 @@ The worker also says the name of the task that it runs, until the task is over, 
 leaves. So the raylet knows what a worker ran that died, and whether one that is stopped runs anything. A name
 is written only if it differs from the last one.
 
+The raylet also says until when an actor's code may run here (raylet/head_lease.py).
+
 Answers of tasks that came together share a send, and so do those of an actor's short calls. Until that
 leaves, the worker keeps them here as well, so that its death loses none. Answers of an actor's calls are kept
 with their task's id, since an actor has no lease; those of its calls that came together with the id of the
@@ -31,11 +33,12 @@ import mmap
 import os
 import weakref
 from struct import Struct
+from time import CLOCK_BOOTTIME, clock_gettime_ns
 
 SETTLE_S = 0.005
 _PAGE_BYTES = 4096
 _BYTES = 17 * _PAGE_BYTES
-_BEGUN, _CLOSED, _IDENTITY, _NAME_BYTES = 0, 1, 2, 3
+_BEGUN, _CLOSED, _IDENTITY, _NAME_BYTES, _HEAD_LEASE = 0, 1, 2, 3, 7
 _FRAME_START, _FRAME_END = 32, 56
 _NAME_START = 64
 _NAME_BYTES_MAX = _PAGE_BYTES - _NAME_START
@@ -48,7 +51,7 @@ _KEPT_HEAD = Struct("<QQ")
 _CALL_HEAD = Struct("<Q24s")
 _KEPT_MAX = 1 << 16
 """More than any worker is sent ahead."""
-_NO_LEASE = (1 << 64) - 1
+_NO_LEASE = _NO_END = (1 << 64) - 1
 _NONE_KEPT, _CALLS_KEPT = -1, -2
 LEASE_SHIFT = 32
 LEASES_MASK = (1 << 32) - 1
@@ -65,6 +68,7 @@ class StartBoard:
         self._cells = memoryview(self._memory).cast("Q")
         self._cells[_CLOSED] = _NO_LEASE
         self._cells[_IDENTITY] = _identity(worker_id)
+        self._cells[_HEAD_LEASE] = _NO_END
         self._name: str | None = None
         self._name_bytes = 0
         # The number whose answer follows those that are kept, if there are any.
@@ -85,6 +89,10 @@ class StartBoard:
             self._write(name)
         cells[_NAME_BYTES] = self._name_bytes
         return True
+
+    def is_time_over(self) -> bool:
+        """Whether an actor may run elsewhere by now."""
+        return clock_gettime_ns(CLOCK_BOOTTIME) >= self._cells[_HEAD_LEASE]
 
     def rest(self) -> None:
         """Nothing runs."""
@@ -228,6 +236,10 @@ class BoardOfAnother:
         """Answers of an actor's calls that came together and had not left: the task id of the first of these
         calls, the place of the first answer, and each of them in order."""
         return self._memory[_FRAME_START:_FRAME_END], *self.kept(0)
+
+    def lease_ends(self, at_ns: int) -> None:
+        """at_ns: of CLOCK_BOOTTIME."""
+        self._cells[_HEAD_LEASE] = at_ns
 
     def close_lease(self, lease_number: int) -> None:
         """No task of this lease begins any more. What has begun is certain after SETTLE_S."""

@@ -23,6 +23,10 @@ class Clock(Protocol):
         """Seconds since the epoch, for people."""
         ...
 
+    def awake_or_asleep_s(self) -> float:
+        """Monotonic seconds that count while the machine sleeps, too: a lease does not sleep."""
+        ...
+
 
 class SystemClock:
     """The machine's clocks."""
@@ -32,6 +36,9 @@ class SystemClock:
 
     def wall_s(self) -> float:
         return time.time()
+
+    def awake_or_asleep_s(self) -> float:
+        return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
 def system_rng() -> random.Random:

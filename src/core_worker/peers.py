@@ -1,5 +1,8 @@
 """The other core workers and raylets that this process talks to. Each has one connection. It is opened when
 it is first needed, and again if it was lost and is needed once more.
+
+A machine that is cut off, or stands still, ends no connection. So those to a node that the cluster holds to
+be dead are closed here.
 """
 
 from __future__ import annotations
@@ -19,6 +22,8 @@ from ray_mono.rpc.surface import RpcError
 PUSH_TASK = "/ray_mono.rpc.CoreWorkerService/PushTask"
 
 PUSH_TASKS = "/ray_mono.rpc.CoreWorkerService/PushTasks"
+
+NODE_DIED = "the cluster holds its node to be dead"
 
 OnReply = Callable[[bytes, RpcError | None], None]
 """Takes a PushTaskReply's bytes, which mean nothing where there is an error."""
@@ -115,13 +120,23 @@ class Peer:
 class PeerPool:
     """The peers of one process. Lock held."""
 
-    def __init__(self, connect: Connect, node_id: bytes, worker_runs: Sequence[bytes]) -> None:
+    def __init__(
+        self,
+        connect: Connect,
+        node_id: bytes,
+        worker_runs: Sequence[bytes],
+        raylet: RayletServiceStub,
+    ) -> None:
         """connect(address) opens a channel. node_id: this node's; peers on it are reached by their Unix
-        sockets."""
+        sockets. raylet: this node's, which knows what nodes are dead."""
         self._connect = connect
         self._node_id = node_id
         self._worker_runs = worker_runs
+        self._watch_dead_nodes = raylet.WatchDeadNodes
+        self._watches_nodes = False
         self._peers: dict[bytes, Peer] = {}
+        # The peers on other nodes, by node.
+        self._far: dict[bytes, dict[bytes, None]] = {}
         self._raylets: dict[str, tuple[ReactorChannel, RayletServiceStub]] = {}
 
     def peer(self, address: common_pb2.Address) -> Peer:
@@ -133,12 +148,34 @@ class PeerPool:
             target = f"unix:{address.unix_path}" if is_near else f"{address.host}:{address.port}"
             peer = Peer(self._connect(target), worker_id, self._worker_runs)
             if not peer.channel.is_closed:
+                node_id = address.node_id
                 self._peers[worker_id] = peer
-                peer.channel.on_close(lambda reason: self._forget_peer(worker_id))
+                peer.channel.on_close(lambda reason: self._forget_peer(node_id, worker_id))
+                if node_id != self._node_id:
+                    self._far.setdefault(node_id, {})[worker_id] = None
+                    self._look_after_nodes()
         return peer
 
-    def _forget_peer(self, worker_id: bytes) -> None:
+    def _forget_peer(self, node_id: bytes, worker_id: bytes) -> None:
         self._peers.pop(worker_id, None)
+        there = self._far.get(node_id)
+        if there is not None:
+            there.pop(worker_id, None)
+            if not there:
+                del self._far[node_id]
+
+    def _look_after_nodes(self) -> None:
+        if not self._watches_nodes:
+            self._watches_nodes = True
+            self._watch_dead_nodes.start(common_pb2.Empty(), self._node_died, lambda error: None)
+
+    def _node_died(self, dead: Any) -> None:
+        """No answer from there is waited for any more."""
+        for worker_id in list(self._far.get(dead.node_id, ())):
+            self._peers[worker_id].channel.close(NODE_DIED)
+        known = self._raylets.get(f"{dead.host}:{dead.port}")
+        if known is not None:
+            known[0].close(NODE_DIED)
 
     def stub_for(self, address: common_pb2.Address) -> CoreWorkerServiceStub:
         return self.peer(address).stub
@@ -154,6 +191,7 @@ class PeerPool:
             channel = self._connect(target)
             known = self._raylets[target] = channel, RayletServiceStub(channel)
             channel.on_close(lambda reason: self._forget_raylet(target))
+            self._look_after_nodes()
         return known[1]
 
     def _forget_raylet(self, target: str) -> None:

@@ -26,6 +26,7 @@ from ray_mono.gcs.environment import Environment
 from ray_mono.gcs.job_manager import JobManager
 from ray_mono.gcs.kv import KeyValueStore
 from ray_mono.gcs.lease_client import LeaseClient
+from ray_mono.gcs.node_fences import NodeFences
 from ray_mono.gcs.node_health import NodeHealth
 from ray_mono.gcs.node_manager import NodeManager, raylet_address
 from ray_mono.gcs.pubsub.collections import Collections
@@ -58,13 +59,17 @@ class Cluster:
         self.answers = Answers(environment.writes, config.answering_callers_max, config.kept_answers_max)
         self.subscriptions = Subscriptions(config.subscriber_queue_max)
         self.actor_table = ActorTable(environment.writes, self._publish_actor)
-        self.health = NodeHealth(environment, self.nodes, self._on_health_failed)
+        self.fences = NodeFences(config.fence_margin_s)
+        self.health = NodeHealth(
+            environment, self.nodes, self.fences, self._on_health_failed, self._on_node_ended
+        )
         self._leases = LeaseClient(environment, self.nodes)
         self.scheduler = ActorScheduler(
             environment,
             self.actors,
             self.actor_table,
             self.nodes,
+            self.fences,
             self._leases,
             self._run,
             self.warn_drivers,
@@ -101,6 +106,7 @@ class Cluster:
                 "node %s joined from %s with %s", node_id.hex(), raylet_address(row), dict(row.total.amounts)
             )
             self._write_node(row)
+        self.confirm_node(NodeID(info.node_id))
         self.health.watch(NodeID(info.node_id))
         self.scheduler.nodes_changed()
         return [
@@ -111,6 +117,17 @@ class Cluster:
 
     def _is_unwanted(self, lease_id: bytes, worker_id: WorkerID) -> bool:
         return self.actors.of_worker(worker_id) is None and not self._leases.awaits(lease_id)
+
+    def confirm_node(self, node_id: NodeID) -> bool:
+        """Whether the node is alive. Then it may hear so, and run actors for the time of its lease.
+
+        Raises NodeIsDead.
+        """
+        if self.nodes.alive(node_id) is None:
+            self.nodes.check_not_dead(node_id)
+            return False
+        self.fences.confirmed(node_id, self._clock.time_s())
+        return True
 
     def report_resources(self, resources: common_pb2.NodeResources) -> None:
         """Raises UnknownNode, NodeIsDead."""
@@ -123,11 +140,19 @@ class Cluster:
                 self.scheduler.nodes_changed()
 
     def node_died(self, node_id: NodeID, cause: common_pb2.DeathCause) -> None:
-        """A node is gone, with everything on it. Nothing happens where that is known."""
+        """A node is gone, with everything on it. Nothing happens where that is known.
+
+        Its actors start again elsewhere when its processes have ended, or must have.
+        """
         now_s = self._clock.wall_s()
-        row = self.nodes.died(node_id, cause, now_s)
+        has_ended = self.nodes.has_ended(node_id)
+        row = self.nodes.died(node_id, cause, not has_ended, now_s)
         if row is None:
             return
+        if has_ended:
+            self.fences.ended(node_id)
+        else:
+            self._await_end(row)
         self._warn(self._warnings.node_died(row))
         logger.warning("node %s is dead: %s", node_id.hex(), cause.message)
         self._write_node(row)
@@ -141,6 +166,17 @@ class Cluster:
         for job_id in self.jobs.of_node(node_id):
             self.finish_job(job_id)
         self._run(self.actors.node_died(node_id, death_from_proto(worker_cause), now_s))
+
+    def _await_end(self, row: common_pb2.NodeInfo) -> None:
+        self.fences.died(NodeID(row.node_id), row.head_lease_s, self._clock.time_s())
+        self.health.watch_end(row)
+
+    def _on_node_ended(self, node_id: NodeID) -> None:
+        self.fences.ended(node_id)
+        row = self.nodes.ended(node_id)
+        if row is not None:
+            self._writes.put(Table.NODE, row.node_id, row.SerializeToString())
+        self.scheduler.nodes_changed()
 
     def _on_health_failed(self, node_id: NodeID, why: str) -> None:
         message = f"its raylet did not answer health checks: {why}"
@@ -290,6 +326,7 @@ class Cluster:
 
     def _forget_nodes(self) -> None:
         for node_id in self.nodes.forget_oldest(self._forgotten_before_s()):
+            self.fences.ended(node_id)
             self._writes.delete(Table.NODE, node_id.binary())
 
     def _forget_jobs(self) -> None:
@@ -411,11 +448,14 @@ class Cluster:
         self.workers.restore(common_pb2.WorkerInfo.FromString(row) for row in tables[Table.WORKER].values())
         self.kv.restore(tables[Table.KV])
         self.answers.restore(tables[Table.ANSWER])
+        for node_id in self.nodes.unregistered():
+            self.fences.confirmed(node_id, self._clock.time_s())
+            self.health.watch(node_id)
+        for node in self.nodes.lingering():
+            self._await_end(node)
         rows = [common_pb2.ActorInfo.FromString(row) for row in tables[Table.ACTOR].values()]
         self._run(self.actors.restore(self.actor_table.restore(rows)))
         self._end_jobs_without_actors(self.jobs.outlived())
-        for node_id in self.nodes.unregistered():
-            self.health.watch(node_id)
 
     def give_up_missing_nodes(self) -> None:
         """Declares dead what an earlier GCS knew and has not come back."""

@@ -38,6 +38,10 @@ class GcsConfig:
     node_return_timeout_s: float = 60.0
     """How long a node of an earlier GCS on this store may take to register again; it is dead after that."""
 
+    fence_margin_s: float = 2.0
+    """Beyond a silent node's lease, and a twentieth of it for the clocks, before its actors are started
+    elsewhere: what a node takes to kill its workers. Its lease is gcs_reconnect_timeout_s of its raylet."""
+
     head_notice_period_s: float = 1.0
     """How long such a node may take to find this head by itself before it is told, again and again."""
     adoption_grace_s: float = 10.0

@@ -49,6 +49,8 @@ class LivingNode:
     is_registered: bool
     """With this GCS; False for a row of an earlier one, until its raylet comes back."""
     failed_checks: int = 0
+    refused_checks: int = 0
+    """Of the failed ones, the last in a row where the machine said that nobody listens."""
 
 
 class NodeManager:
@@ -77,8 +79,7 @@ class NodeManager:
         True where the row changed. Raises NodeIsDead.
         """
         node_id = NodeID(info.node_id)
-        if node_id in self._dead:
-            raise NodeIsDead(self._dead[node_id])
+        self.check_not_dead(node_id)
         row = common_pb2.NodeInfo()
         row.CopyFrom(info)
         row.state = common_pb2.NODE_ALIVE
@@ -111,28 +112,47 @@ class NodeManager:
         return True
 
     def _get(self, node_id: NodeID) -> LivingNode:
-        if node_id in self._dead:
-            raise NodeIsDead(self._dead[node_id])
+        self.check_not_dead(node_id)
         node = self._living.get(node_id)
         if node is None or not node.is_registered:
             raise UnknownNode(node_id)
         return node
 
+    def check_not_dead(self, node_id: NodeID) -> None:
+        """Raises NodeIsDead."""
+        if node_id in self._dead:
+            raise NodeIsDead(self._dead[node_id])
+
     def check_answered(self, node_id: NodeID) -> None:
         """The raylet answered a health check."""
         if node_id in self._living:
-            self._living[node_id].failed_checks = 0
+            self._living[node_id].failed_checks = self._living[node_id].refused_checks = 0
 
-    def check_failed(self, node_id: NodeID) -> bool:
-        """The raylet did not answer. True when that was once too often: the node is to be declared dead."""
+    def check_failed(self, node_id: NodeID, is_refused: bool) -> bool:
+        """The raylet did not answer. True when that was once too often: the node is to be declared dead.
+
+        is_refused: its machine says that nobody listens there. Such checks are awaited for a while, since
+        they tell that the raylet has ended.
+        """
         node = self._living.get(node_id)
         if node is None:
             return False
         node.failed_checks += 1
-        return node.failed_checks >= self._failures_max
+        node.refused_checks = node.refused_checks + 1 if is_refused else 0
+        most = 2 * self._failures_max if is_refused else self._failures_max
+        return self.has_ended(node_id) or node.failed_checks >= most
 
-    def died(self, node_id: NodeID, cause: common_pb2.DeathCause, now_s: float) -> common_pb2.NodeInfo | None:
-        """Declares a node dead and returns its last row; None where it was not alive."""
+    def has_ended(self, node_id: NodeID) -> bool:
+        """Whether nobody has listened in a living node's stead for so many checks that its workers have ended
+        as well."""
+        node = self._living.get(node_id)
+        return node is not None and node.refused_checks >= self._failures_max
+
+    def died(
+        self, node_id: NodeID, cause: common_pb2.DeathCause, may_linger: bool, now_s: float
+    ) -> common_pb2.NodeInfo | None:
+        """Declares a node dead and returns its last row; None where it was not alive. may_linger: its
+        processes may live."""
         node = self._living.pop(node_id, None)
         if node is None:
             return None
@@ -141,8 +161,20 @@ class NodeManager:
         row.state = common_pb2.NODE_DEAD
         row.end_time_s = now_s
         row.death_cause.CopyFrom(cause)
+        row.may_linger = may_linger
         self._dead[node_id] = row
         return row
+
+    def ended(self, node_id: NodeID) -> common_pb2.NodeInfo | None:
+        """The processes of a dead node are gone. Returns its row; None where it was forgotten."""
+        row = self._dead.get(node_id)
+        if row is not None:
+            row.may_linger = False
+        return row
+
+    def lingering(self) -> list[common_pb2.NodeInfo]:
+        """Dead nodes whose processes may have lived when they died."""
+        return [row for row in self._dead.values() if row.may_linger]
 
     def forget_oldest(self, ended_before_s: float) -> list[NodeID]:
         """Drops dead nodes beyond the limit, and those that died before a time.

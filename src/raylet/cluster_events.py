@@ -9,6 +9,7 @@ from ray_mono.common.scheduling.resources import ResourceSet
 from ray_mono.common.world import Clock
 from ray_mono.protobuf import common_pb2, gcs_pb2
 from ray_mono.raylet.clients import Clients
+from ray_mono.raylet.dead_nodes import DeadNodes
 from ray_mono.raylet.effect_runner import EffectRunner
 from ray_mono.raylet.scheduling.cluster_view import ClusterView
 from ray_mono.raylet.scheduling.lease_manager import LeaseManager
@@ -27,6 +28,7 @@ class ClusterEvents:
         cluster: ClusterView,
         effects: EffectRunner,
         store: StoreClient,
+        dead_nodes: DeadNodes,
         end: Callable[[str], None],
     ) -> None:
         """node_id: this node's. end(reason): the raylet cannot go on."""
@@ -37,6 +39,7 @@ class ClusterEvents:
         self._cluster = cluster
         self._effects = effects
         self._store = store
+        self._dead_nodes = dead_nodes
         self._end = end
         self._last_job_number = 0
 
@@ -74,6 +77,7 @@ class ClusterEvents:
         if node.state == common_pb2.NODE_DEAD:
             if node.node_id == self._node_id:
                 self._end(f"the cluster holds this node for dead: {node.death_cause.message}")
+            self._dead_nodes.died(node)
             self._effects.run(self._leases.node_died(node.node_id, now_s))
             return
         total = ResourceSet.from_proto(node.total)

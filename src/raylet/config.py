@@ -98,7 +98,8 @@ class RayletConfig:
     connect_timeout_s: float = 10.0
     """One attempt to reach the GCS or the store."""
     gcs_reconnect_timeout_s: float = 60.0
-    """A raylet that did not reach the GCS for this long ends."""
+    """A node that no GCS has confirmed for this long ends, and its actors with it (head_lease.py). Shorter: a
+    node that was cut off is replaced sooner. Longer: a head may be away longer."""
     gcs_outbox_max: int = 10_000
     """Reports that wait while the GCS is away; above it the oldest is dropped, and the log says so."""
 
@@ -112,6 +113,8 @@ class RayletConfig:
         if self.maximum_startup_concurrency < 0:
             given = self.maximum_startup_concurrency
             raise ValueError(f"maximum_startup_concurrency takes 1 or more (0: max(4, CPUs)), got {given}")
+        if not self.gcs_reconnect_timeout_s > 0:
+            raise ValueError(f"gcs_reconnect_timeout_s must be above 0, got {self.gcs_reconnect_timeout_s}")
         for name in _NOT_NEGATIVE:
             if not getattr(self, name) >= 0:
                 raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")

@@ -2,12 +2,13 @@
 listens.
 
 No lease waits on any of this. There is one connection at a time, and on each the same happens. First the
-node registers (also again, after the GCS was away). Then four loops run until one of them fails:
+node registers (also again, after the GCS was away). Then five loops run until one of them fails:
 
     listen            changes of the cluster come in; at first, which jobs are over
     report            the node's resources go out when they changed, gathered for `report_period_s`
     outbox            messages go out
     keep registered   the node registers again whenever a lease for an actor has lost its requester
+    keep confirmed    the head is asked whether it holds the node to be alive (head_lease.py)
 
 Each registration names the leases for actors, and its answer names those of them that nobody wants. For a
 head that lost its store it says what else this node knows.
@@ -17,8 +18,7 @@ given, and those that a head has told.
 
 A head whose number is below one that the cluster has had is not listened to: another one took over from it.
 
-A GCS that stays away longer than `gcs_reconnect_timeout_s`, or that holds this node for dead, ends the
-raylet.
+If no GCS has confirmed the node for `gcs_reconnect_timeout_s`, or one holds it to be dead, the raylet ends.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ from ray_mono.common.world import Clock
 from ray_mono.protobuf import common_pb2, gcs_pb2, gcs_rpc
 from ray_mono.raylet.config import RayletConfig
 from ray_mono.raylet.gcs_outbox import GcsOutbox
+from ray_mono.raylet.head_lease import HeadLease
 from ray_mono.rpc.surface import AsyncChannel, RpcError, StatusCode, Transport
 
 logger = logging.getLogger(__name__)
@@ -92,6 +93,7 @@ class GcsClient:
         config: RayletConfig,
         transport: Transport,
         clock: Clock,
+        lease: HeadLease,
         outbox: GcsOutbox,
         current_resources: Callable[[], Awaitable[common_pb2.NodeResources]],
         events: GcsEvents,
@@ -100,6 +102,7 @@ class GcsClient:
         self._config = config
         self._transport = transport
         self._clock = clock
+        self._lease = lease
         self._outbox = outbox
         self._current_resources = current_resources
         self._events = events
@@ -168,10 +171,9 @@ class GcsClient:
         refuses this node.
         """
         pauses = Backoff(RETRY_FIRST_S, RETRY_MAX_S)
-        lost_s = self._clock.time_s()
         while True:
             try:
-                channel = await self._connect(lost_s)
+                channel = await self._connect()
             except RpcError as error:
                 return f"the GCS at {self._address} cannot be reached: {error.message}"
             self._channel = channel
@@ -180,10 +182,7 @@ class GcsClient:
             except RpcError as error:
                 if error.code in (StatusCode.FAILED_PRECONDITION, StatusCode.INVALID_ARGUMENT):
                     return f"the GCS refuses this node: {error.message}"
-                now_s = self._clock.time_s()
-                if self._registered.is_set():
-                    lost_s = now_s
-                elif now_s - lost_s >= self._config.gcs_reconnect_timeout_s:
+                if self._is_lease_over():
                     return f"the GCS at {self._address} does not take this node: {error.message}"
                 logger.warning("lost the GCS at %s: %s; connecting again", self._address, error)
                 if not self._registered.is_set():
@@ -195,18 +194,17 @@ class GcsClient:
                 channel.close()
             await asyncio.sleep(pauses.next_s())
 
-    async def _connect(self, lost_s: float) -> AsyncChannel:
-        """Raises RpcError when the bound of `gcs_reconnect_timeout_s` is over, or the secret is wrong.
+    def _is_lease_over(self) -> bool:
+        return self._lease.is_over(self._clock.awake_or_asleep_s())
 
-        lost_s: since when there is none.
-        """
+    async def _connect(self) -> AsyncChannel:
+        """Raises RpcError when the bound of `gcs_reconnect_timeout_s` is over, or the secret is wrong."""
         backoff = Backoff(RETRY_FIRST_S, RETRY_MAX_S)
         while True:
             try:
                 return await self._transport.connect(self._address, self._config.connect_timeout_s)
             except RpcError as error:
-                waited_s = self._clock.time_s() - lost_s
-                if error.code != StatusCode.UNAVAILABLE or waited_s >= self._config.gcs_reconnect_timeout_s:
+                if error.code != StatusCode.UNAVAILABLE or self._is_lease_over():
                     raise
                 pause_s = backoff.next_s()
                 level = logging.INFO if pause_s < 1 else logging.WARNING
@@ -239,6 +237,7 @@ class GcsClient:
                 self._report(stub),
                 self._empty_outbox(stub),
                 self._keep_registered(stub, node),
+                self._keep_confirmed(stub),
             )
         ]
         try:
@@ -253,6 +252,7 @@ class GcsClient:
 
     async def _register(self, stub: gcs_rpc.GcsServiceAsyncStub, node: common_pb2.NodeInfo) -> None:
         self._outbox.registers()
+        asked_s = self._clock.awake_or_asleep_s()
         request = self._events.registration(node, self._cluster_id)
         reply = await stub.RegisterNode(request, timeout_s=CALL_TIMEOUT_S)
         if reply.cluster_id == self._cluster_id and reply.head_number < self._head_number:
@@ -261,12 +261,24 @@ class GcsClient:
                 f"it is head {reply.head_number}, and head {self._head_number} took over",
             )
         self._cluster_id, self._head_number = reply.cluster_id, reply.head_number
+        self._lease.confirmed(asked_s)
         self._events.disowned(reply.unwanted_lease_ids)
 
     async def _keep_registered(self, stub: gcs_rpc.GcsServiceAsyncStub, node: common_pb2.NodeInfo) -> None:
         while True:
             await self._outbox.until_it_must_register()
             await self._register(stub, node)
+
+    async def _keep_confirmed(self, stub: gcs_rpc.GcsServiceAsyncStub) -> None:
+        """A head that does not answer is as good as gone: the node looks for another connection, or head."""
+        request = gcs_pb2.CheckAliveRequest(node_ids=[self._config.node_id])
+        while True:
+            await asyncio.sleep(self._lease.period_s)
+            asked_s = self._clock.awake_or_asleep_s()
+            reply = await stub.CheckAlive(request, timeout_s=3 * self._lease.period_s)
+            if not all(reply.raylet_alive):
+                raise RpcError(StatusCode.UNAVAILABLE, "it does not know this node")
+            self._lease.confirmed(asked_s)
 
     async def _listen(self, stub: gcs_rpc.GcsServiceAsyncStub) -> None:
         """Rows first, then changes. Jobs have no rows on their channel: those that ended meanwhile are asked

@@ -14,6 +14,7 @@ from ray_mono.raylet.config import RayletConfig
 from ray_mono.raylet.effect_runner import EffectRunner
 from ray_mono.raylet.effects import Effect
 from ray_mono.raylet.gcs_outbox import GcsOutbox
+from ray_mono.raylet.head_lease import HeadLease
 from ray_mono.raylet.scheduling.lease_manager import LeaseManager
 from ray_mono.raylet.store_client import StoreClient
 from ray_mono.raylet.worker.death_reports import DeathReports
@@ -38,6 +39,7 @@ class LocalProcesses:
         outbox: GcsOutbox,
         store: StoreClient,
         deaths: DeathReports,
+        head_lease: HeadLease,
     ) -> None:
         self._config = config
         self._clock = clock
@@ -49,6 +51,7 @@ class LocalProcesses:
         self._outbox = outbox
         self._store = store
         self._deaths = deaths
+        self._head_lease = head_lease
         self._last_words = LastWords()
         self._is_closed = False
 
@@ -91,6 +94,7 @@ class LocalProcesses:
                 self._effects.run(effects)
                 raise ValueError(refusal)
         self._clients.add(process)
+        self._head_lease.tell(process)
         process.connection.on_close(lambda reason: self._connection_ended(process, reason))
         self._outbox.add_worker(process.info(self._config.node_id))
         self._effects.run(effects)

@@ -28,7 +28,7 @@ from ray_mono.common.background import BackgroundTasks
 from ray_mono.common.ids import WorkerID
 from ray_mono.common.lifeline import LIFELINE_SUFFIX
 from ray_mono.common.scheduling.node_snapshot import NodeSnapshot
-from ray_mono.common.service import Service, run_service
+from ray_mono.common.service import LostPlaceError, Service, run_service
 from ray_mono.common.world import Clock, SystemClock, system_rng
 from ray_mono.protobuf import common_pb2
 from ray_mono.protobuf.raylet_rpc import raylet_service_handlers
@@ -37,9 +37,11 @@ from ray_mono.raylet.arguments import Arguments, parse_arguments, template_comma
 from ray_mono.raylet.clients import Clients
 from ray_mono.raylet.cluster_events import ClusterEvents
 from ray_mono.raylet.config import RayletConfig
+from ray_mono.raylet.dead_nodes import DeadNodes
 from ray_mono.raylet.effect_runner import EffectRunner
 from ray_mono.raylet.gcs_client import GcsClient
 from ray_mono.raylet.gcs_outbox import GcsOutbox
+from ray_mono.raylet.head_lease import HeadLease
 from ray_mono.raylet.lease_answers import LeaseAnswers
 from ray_mono.raylet.lease_requests import LeaseRequests
 from ray_mono.raylet.lent_cpus import LentCpus
@@ -98,6 +100,7 @@ class Raylet:
         self._crowd = CrowdWarnings(config.num_cpus, config.host)
         # The shell around them.
         answers, reclaims = LeaseAnswers(), ReclaimStreams()
+        self._reclaims, self._dead_nodes = reclaims, DeadNodes()
         outbox = GcsOutbox(config.node_id, config.gcs_outbox_max)
         grace_s = config.worker_exit_grace_s
         ender = WorkerEnder(transport, launcher, clients, self._tasks, grace_s, self._refused_to_end)
@@ -105,6 +108,7 @@ class Raylet:
             clients, answers, reclaims, outbox, launcher, ender, clock, self._look_if_leases_wait
         )
         self._store = StoreClient(config.store_socket, config.pid, transport, clock, config.connect_timeout_s)
+        self._lease = HeadLease(config.gcs_reconnect_timeout_s, clock.awake_or_asleep_s(), launcher, clients)
         deaths = DeathReports(config, launcher, clock, outbox)
         self._requests = LeaseRequests(config, clock, clients, self.leases, answers, self._effects, deaths)
         self._processes = LocalProcesses(
@@ -118,6 +122,7 @@ class Raylet:
             outbox,
             self._store,
             deaths,
+            self._lease,
         )
         self._withdrawals = Withdrawals(clock, clients, self.leases, reclaims, self._effects)
         self._memory_guard = None
@@ -134,16 +139,16 @@ class Raylet:
             self._cluster,
             self._effects,
             self._store,
-            self.end,
+            self._dead_nodes,
+            self.lose_place,
         )
-        self._gcs = GcsClient(config, transport, clock, outbox, self._current_resources, events)
-        self._reclaims = reclaims
+        self._gcs = GcsClient(config, transport, clock, self._lease, outbox, self._current_resources, events)
         self._listeners: list[Listener] = []
         self._will_look = False
         self._ended = asyncio.Event()
         self._end_reason = ""
         self._failure: BaseException | None = None
-        self._is_stopping = False
+        self._is_stopping = self._has_lost_place = False
 
     # ---- its life
 
@@ -177,6 +182,7 @@ class Raylet:
             self._processes,
             self._requests,
             self._reclaims,
+            self._dead_nodes,
             self._withdrawals,
             self._lent_cpus,
             self._gcs,
@@ -195,6 +201,17 @@ class Raylet:
     def addresses(self) -> list[str]:
         """TCP, then Unix."""
         return [listener.address for listener in self._listeners]
+
+    @property
+    def has_lost_place(self) -> bool:
+        """Whether the cluster has, or will have, given this node up."""
+        return self._has_lost_place
+
+    def lose_place(self, reason: str) -> None:
+        """As end: the node may run nothing more, and join again as a new one."""
+        if not (self._ended.is_set() or self._is_stopping):
+            self._has_lost_place = True
+        self.end(reason)
 
     def end(self, reason: str) -> None:
         """Makes until_ended() return; the first reason counts."""
@@ -222,12 +239,15 @@ class Raylet:
         await self._tasks.close()
 
     async def _keep_gcs(self, node: common_pb2.NodeInfo) -> None:
-        self.end(await self._gcs.run(node))
+        self.lose_place(await self._gcs.run(node))
 
     async def _tick(self) -> None:
         ticks = 0
         while True:
             self._effects.run(self.leases.tick(self._clock.time_s()))
+            if self._lease.is_over(self._clock.awake_or_asleep_s()):
+                given_s = self._config.gcs_reconnect_timeout_s
+                self.lose_place(f"no head has confirmed this node for {given_s:g} s")
             self._effects.run(self._crowd.due(self._pool, self.ledger.count_blocked()))
             self._lent_cpus.look()
             ticks += 1
@@ -324,6 +344,8 @@ async def serve(service: Service, arguments: Arguments) -> None:
         await service.until_stopped()
     finally:
         await raylet.stop()
+    if raylet.has_lost_place:
+        raise LostPlaceError("this node has lost its place in the cluster")
 
 
 def main() -> int:

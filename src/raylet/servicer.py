@@ -12,6 +12,7 @@ from ray_mono.common.world import Clock
 from ray_mono.protobuf import common_pb2, raylet_pb2, raylet_rpc
 from ray_mono.raylet.clients import ClientProcess, open_board
 from ray_mono.raylet.config import RayletConfig
+from ray_mono.raylet.dead_nodes import DeadNodes
 from ray_mono.raylet.effects import Rejected, RejectionKind
 from ray_mono.raylet.gcs_client import GcsClient
 from ray_mono.raylet.lease_requests import LeaseRequests
@@ -37,6 +38,7 @@ class RayletServicer(raylet_rpc.RayletServiceServicer):
         processes: LocalProcesses,
         requests: LeaseRequests,
         reclaims: ReclaimStreams,
+        dead_nodes: DeadNodes,
         withdrawals: Withdrawals,
         lent_cpus: LentCpus,
         gcs: GcsClient,
@@ -50,6 +52,7 @@ class RayletServicer(raylet_rpc.RayletServiceServicer):
         self._processes = processes
         self._requests = requests
         self._reclaims = reclaims
+        self._dead_nodes = dead_nodes
         self._withdrawals = withdrawals
         self._lent_cpus = lent_cpus
         self._gcs = gcs
@@ -182,6 +185,13 @@ class RayletServicer(raylet_rpc.RayletServiceServicer):
         async with contextlib.aclosing(self._reclaims.stream(requester)) as stream:
             async for named in stream:
                 yield named
+
+    async def WatchDeadNodes(
+        self, request: common_pb2.Empty, context: CallContext
+    ) -> AsyncIterator[raylet_pb2.DeadNode]:
+        async with contextlib.aclosing(self._dead_nodes.stream()) as stream:
+            async for dead in stream:
+                yield dead
 
     async def KillWorker(
         self, request: raylet_pb2.KillWorkerRequest, context: CallContext

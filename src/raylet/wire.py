@@ -94,6 +94,7 @@ def node_info(config: RayletConfig, start_time_s: float) -> common_pb2.NodeInfo:
         is_head=config.is_head,
         start_time_s=start_time_s,
         session_dir=config.session_dir,
+        head_lease_s=config.gcs_reconnect_timeout_s,
     )
 
 

@@ -24,7 +24,7 @@ from ray_mono.rpc.framed_handshake import ClientDoor, shaken
 from ray_mono.rpc.framed_server import ServerConnection
 from ray_mono.rpc.grpc_splice import GrpcSplice
 from ray_mono.rpc.sockets import TcpAddress, UnixAddress
-from ray_mono.rpc.surface import Handlers, RpcError, StatusCode
+from ray_mono.rpc.surface import Handlers, NobodyListens, RpcError, StatusCode
 from ray_mono.rpc.tcp_door import TcpDoor
 from ray_mono.rpc.unix_door import UnixDoor
 
@@ -62,8 +62,10 @@ class FramedTransport:
                 StatusCode.UNAVAILABLE, f"{address} did not answer within {timeout_s:g} s"
             ) from None
         except OSError as error:
-            why = sockets.why_not(error)
-            raise RpcError(StatusCode.UNAVAILABLE, f"cannot connect to {address}: {why}") from error
+            message = f"cannot connect to {address}: {sockets.why_not(error)}"
+            if isinstance(error, ConnectionRefusedError):
+                raise NobodyListens(message) from error
+            raise RpcError(StatusCode.UNAVAILABLE, message) from error
         return channel
 
     async def _connect_unix(self, address: UnixAddress, channel: FramedChannel) -> None:

@@ -66,6 +66,13 @@ class RpcError(ray_error.RpcError):
         return ray_error.RpcError, (str(self), int(self.code))
 
 
+class NobodyListens(RpcError):
+    """A machine answers that nobody listens at that address. So whoever did has ended."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(StatusCode.UNAVAILABLE, message)
+
+
 class UnaryUnary(Protocol[RequestIn, ReplyOut]):
     """A method of a reactor channel (threads)."""
 
@@ -211,8 +218,8 @@ class Transport(Protocol):
     """
 
     async def connect(self, address: str, timeout_s: float) -> AsyncChannel:
-        """Raises RpcError UNAVAILABLE when nobody answers within timeout_s, UNAUTHENTICATED when the secret
-        is refused.
+        """Raises RpcError UNAVAILABLE when nobody answers within timeout_s (NobodyListens where the machine
+        says so), UNAUTHENTICATED when the secret is refused.
         """
         ...
 

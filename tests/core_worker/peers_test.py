@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
 import pytest
 
 from ray_mono.core_worker.peers import PeerPool
-from ray_mono.protobuf import common_pb2
+from ray_mono.protobuf import common_pb2, raylet_pb2
 from tests.core_worker.scene import ELSEWHERE, NODE_ID, Wire, address_of
 
 
@@ -18,7 +22,11 @@ class Pool:
             self.opened.append(address)
             return self.wire.connect(address)
 
-        self.peers = PeerPool(connect, NODE_ID, [])  # type: ignore[arg-type]
+        self.watches: list[Callable[[raylet_pb2.DeadNode], None]] = []
+        """Who hears of nodes that died."""
+        watch = SimpleNamespace(start=lambda request, on_item, on_end: self.watches.append(on_item))
+        raylet: Any = SimpleNamespace(WatchDeadNodes=watch)
+        self.peers = PeerPool(connect, NODE_ID, [], raylet)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -72,3 +80,20 @@ def test_at_the_end_every_connection_is_closed() -> None:
     pool.peers.raylet_at("far:7")
     pool.peers.close("this process disconnected")
     assert all(channel.is_closed for channel in pool.wire.channels.values()) and len(pool.opened) == 2
+
+
+def test_what_leads_to_a_node_that_died_is_closed() -> None:
+    pool = Pool()
+    pool.peers.peer(address_of(b"near"))
+    assert not pool.watches
+    far, other = (
+        pool.peers.peer(address_of(b"far", ELSEWHERE)),
+        pool.peers.peer(address_of(b"more", b"m" * 28)),
+    )
+    raylet = pool.peers.raylet_at("far:9")
+    [hear] = pool.watches
+    hear(raylet_pb2.DeadNode(node_id=ELSEWHERE, host="far", port=9))
+    assert far.channel.is_closed and not other.channel.is_closed
+    assert pool.peers.raylet_at("far:9") is not raylet
+    assert pool.peers.peer(address_of(b"far", ELSEWHERE)) is not far
+    hear(raylet_pb2.DeadNode(node_id=b"unknown", host="unknown", port=9))

@@ -46,6 +46,9 @@ class SceneReactor:
     def wall_s(self) -> float:
         return 1e9 + self.now_s
 
+    def awake_or_asleep_s(self) -> float:
+        return self.now_s
+
     # ---- the reactor
 
     def call_later(self, delay_s: float, callback: Callable[[], None]) -> SceneTimer:

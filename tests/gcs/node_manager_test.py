@@ -64,16 +64,36 @@ def test_registering_again_changes_nothing_and_keeps_the_reports() -> None:
 
 def test_a_node_is_dead_when_enough_checks_in_a_row_failed() -> None:
     manager = make(NODE)
-    assert [manager.check_failed(NODE) for _ in range(2)] == [False, False]
+    assert [manager.check_failed(NODE, False) for _ in range(2)] == [False, False]
     manager.check_answered(NODE)
-    assert [manager.check_failed(NODE) for _ in range(3)] == [False, False, True]
+    assert [manager.check_failed(NODE, False) for _ in range(3)] == [False, False, True]
+    assert not manager.has_ended(NODE)
+
+
+def test_a_node_has_ended_when_nobody_listened_in_its_stead_for_some_checks() -> None:
+    manager = make(NODE)
+    manager.check_failed(NODE, False)
+    assert [manager.check_failed(NODE, True) for _ in range(3)] == [False, False, True]
+    assert manager.has_ended(NODE)
+    row = manager.died(NODE, SILENCE, may_linger=False, now_s=5.0)
+    assert row is not None and not manager.lingering()
+
+
+def test_a_node_that_only_sometimes_refuses_is_dead_in_the_end() -> None:
+    manager = make(NODE)
+    failed = [manager.check_failed(NODE, number % 2 == 1) for number in range(FAILURES_MAX)]
+    assert failed == [False, False, True]
+    assert not manager.has_ended(NODE)
 
 
 def test_a_dead_node_is_refused_with_the_reason() -> None:
     manager = make(NODE)
-    row = manager.died(NODE, SILENCE, now_s=5.0)
+    row = manager.died(NODE, SILENCE, may_linger=True, now_s=5.0)
     assert row is not None and (row.state, row.end_time_s) == (common_pb2.NODE_DEAD, 5.0)
-    assert manager.died(NODE, SILENCE, now_s=6.0) is None
+    assert manager.died(NODE, SILENCE, may_linger=True, now_s=6.0) is None
+    assert [row.node_id for row in manager.lingering()] == [NODE.binary()]
+    manager.ended(NODE)
+    assert not manager.lingering()
     with pytest.raises(NodeIsDead, match="silence"):
         manager.register(info(), now_s=7.0)
     with pytest.raises(NodeIsDead):
@@ -101,7 +121,7 @@ def test_the_nodes_that_died_first_are_forgotten_first() -> None:
     nodes = [NodeID(bytes([number]) * 28) for number in range(3)]
     manager = make(*nodes, dead_nodes_max=2)
     for node_id in (nodes[1], nodes[0], nodes[2]):
-        manager.died(node_id, SILENCE, now_s=2.0)
+        manager.died(node_id, SILENCE, may_linger=True, now_s=2.0)
     assert manager.forget_oldest(0) == [nodes[1]]
     assert [row.node_id for row in manager.rows()] == [nodes[0].binary(), nodes[2].binary()]
 

@@ -103,6 +103,7 @@ class FakeNode(raylet_rpc.RayletServiceServicer):
             host=ip,
             node_manager_port=int(listener.address.rpartition(":")[2]),
             total=self.total.to_proto(),
+            head_lease_s=self.scene.head_lease_s,
         )
         await self.join()
 
@@ -127,6 +128,12 @@ class FakeNode(raylet_rpc.RayletServiceServicer):
         if told is not None:
             request.MergeFrom(told)
         return list((await self.gcs.RegisterNode(request)).unwanted_lease_ids)
+
+    async def is_confirmed(self) -> bool:
+        """Asks the GCS, as a raylet does of itself."""
+        assert self.gcs is not None
+        reply = await self.gcs.CheckAlive(gcs_pb2.CheckAliveRequest(node_ids=[self.node_id]))
+        return list(reply.raylet_alive) == [True]
 
     async def report(self, version: int, free: Mapping[str, float]) -> None:
         assert self.gcs is not None
@@ -206,6 +213,8 @@ class GcsScene:
         self.world = world
         self.ids = world.rng("ids")
         self.settings = settings
+        self.head_lease_s = 0.0
+        """Of the nodes that are added from now on."""
         self.storage = MemoryStorage()
         self.gcs_process: SimProcess | None = None
         self.server: GcsServer | None = None

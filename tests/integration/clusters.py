@@ -13,7 +13,7 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -45,8 +45,12 @@ def run_command(*arguments: str) -> Done:
 
 def run_python(*arguments: str) -> Done:
     """Runs `python ARGUMENTS`, which can import what this process can; returns when it has ended."""
+    return _run([sys.executable, *arguments])
+
+
+def _run(command: Sequence[str]) -> Done:
     done = subprocess.run(
-        [sys.executable, *arguments],
+        command,
         env={**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
         stdin=subprocess.DEVNULL,
         capture_output=True,
@@ -79,12 +83,7 @@ class CommandLineCluster:
         reaper.wait(COMMAND_TIMEOUT_S)
 
     def _start(self, *arguments: str) -> NodeRecord:
-        done = run_command("start", *arguments)
-        assert done.status == 0, done.out + done.error
-        shown = re.search(r"\(node (\w+):", done.out)
-        assert shown, done.out
-        (path,) = self._base.glob(f"session_*/nodes/{shown[1]}*.json")
-        return NodeRecord.read(path)
+        return _started(self._base, run_command("start", *arguments))
 
     @property
     def secret(self) -> str:
@@ -97,6 +96,21 @@ class CommandLineCluster:
     def stop(self) -> None:
         done = run_command("stop")
         assert done.status == 0, done.out + done.error
+
+
+def join_cluster(base: Path, address: str, before: Sequence[str] = (), **options: Any) -> NodeRecord:
+    """Adds a node to a cluster of this machine. before: what goes before the command. The rest is as for
+    CommandLineCluster."""
+    start = ["-m", "ray_mono.scripts", "start", f"--address={address}", *_options(options)]
+    return _started(base, _run([*before, sys.executable, *start]))
+
+
+def _started(base: Path, done: Done) -> NodeRecord:
+    assert done.status == 0, done.out + done.error
+    shown = re.search(r"\(node (\w+):", done.out)
+    assert shown, done.out
+    (path,) = base.glob(f"session_*/nodes/{shown[1]}*.json")
+    return NodeRecord.read(path)
 
 
 def _options(options: dict[str, Any]) -> Iterator[str]:

@@ -9,6 +9,7 @@ from ray_mono.common.ids import JobID
 from ray_mono.protobuf import common_pb2
 from ray_mono.raylet.clients import ClientProcess, Clients
 from ray_mono.raylet.cluster_events import ClusterEvents
+from ray_mono.raylet.dead_nodes import DeadNodes
 from tests.raylet.scheduling.lease_scene import HERE, JOB_A, THERE, Scene, units
 
 
@@ -20,12 +21,13 @@ class Node:
         self.ends: list[str] = []
         self.freed: list[bytes] = []
         self.collected = 0
+        self.dead_nodes = DeadNodes()
         clock: Any = SimpleNamespace(time_s=lambda: scene.now_s)
         effects: Any = SimpleNamespace(run=scene.take)
         store: Any = SimpleNamespace(free_owned_by=self.freed.append, collect_garbage=self._collect)
         self.clients = Clients()
         self.events = ClusterEvents(
-            HERE, clock, self.clients, scene.manager, scene.cluster, effects, store, self.ends.append
+            HERE, clock, self.clients, scene.manager, scene.cluster, effects, store, self.dead_nodes, self.ends.append
         )
 
     def _collect(self) -> None:

@@ -5,15 +5,19 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from ray_mono.common.scheduling.resources import ResourceSet
 from ray_mono.protobuf import common_pb2, gcs_pb2, gcs_rpc
 from ray_mono.raylet import gcs_client, gcs_outbox
+from ray_mono.raylet.clients import Clients
 from ray_mono.raylet.config import RayletConfig
 from ray_mono.raylet.gcs_client import GcsClient
 from ray_mono.raylet.gcs_outbox import GcsOutbox
+from ray_mono.raylet.head_lease import HeadLease
 from ray_mono.rpc.surface import CallContext, RpcError, StatusCode
 from tests.simulation.process import SimProcess
 from tests.simulation.world import World
@@ -34,6 +38,9 @@ class FakeGcs(gcs_rpc.GcsServiceServicer):
         self.deaths: list[bytes] = []
         self.reports: list[common_pb2.NodeResources] = []
         self.holds_answers = False
+        self.is_silent = False
+        """It does not confirm nodes."""
+        self.knows_node = True
         self.refuses: set[bytes] = set()
         self.jobs: list[common_pb2.JobInfo] = []
         self.published: asyncio.Queue[gcs_pb2.PubMessage | None] = asyncio.Queue()
@@ -45,6 +52,14 @@ class FakeGcs(gcs_rpc.GcsServiceServicer):
         return gcs_pb2.RegisterNodeReply(
             unwanted_lease_ids=self.unwanted, head_number=self.head[1], cluster_id=self.head[0]
         )
+
+    async def CheckAlive(
+        self, request: gcs_pb2.CheckAliveRequest, context: CallContext
+    ) -> gcs_pb2.CheckAliveReply:
+        assert request.node_ids == [NODE_ID]
+        if self.is_silent:
+            await asyncio.Event().wait()
+        return gcs_pb2.CheckAliveReply(raylet_alive=[self.knows_node])
 
     async def ReportResources(
         self, request: common_pb2.NodeResources, context: CallContext
@@ -125,6 +140,7 @@ class Scene:
         self.address = f"{world.network.ip_of('head')}:6379"
         self._gcs_process: SimProcess | None = None
         self.client: GcsClient
+        self.lease: HeadLease
         self.outbox: GcsOutbox
 
     async def start_gcs(self, head: tuple[bytes, int] = (b"cluster", 1)) -> FakeGcs:
@@ -157,7 +173,12 @@ class Scene:
         transport, clock = self.world.transport(process), self.world.clock
         node = common_pb2.NodeInfo(node_id=NODE_ID)
         self.outbox = GcsOutbox(NODE_ID, self._outbox_max)
-        self.client = GcsClient(config, transport, clock, self.outbox, self._resources, self.heard)
+        launcher: Any = SimpleNamespace(lease_ends=lambda at_s: None)
+        duration_s = config.gcs_reconnect_timeout_s
+        self.lease = HeadLease(duration_s, clock.awake_or_asleep_s(), launcher, Clients())
+        self.client = GcsClient(
+            config, transport, clock, self.lease, self.outbox, self._resources, self.heard
+        )
         ended = process.spawn(self.client.run(node))
         await self.client.until_registered()
         return ended
@@ -397,5 +418,35 @@ def test_a_node_that_only_finds_a_head_that_was_replaced_gives_up_as_if_there_we
         await scene.start_gcs((b"cluster", 6))
         async with asyncio.timeout(RayletConfig.gcs_reconnect_timeout_s + 10):
             assert "head 7 took over" in await ended
+
+    play(script)
+
+
+def test_a_node_may_run_actors_for_as_long_as_a_head_confirmed_it_counted_from_when_it_asked() -> None:
+    async def script(scene: Scene) -> None:
+        gcs = await scene.start_gcs()
+        ended = await scene.start_client()
+        clock, duration_s = scene.world.clock, RayletConfig.gcs_reconnect_timeout_s
+        await asyncio.sleep(3 * duration_s)
+        assert not scene.lease.is_over(clock.awake_or_asleep_s())
+        assert not ended.done()
+        gcs.is_silent = True
+        silent_s = clock.awake_or_asleep_s()
+        assert scene.lease.ends_s < silent_s + duration_s
+        await asyncio.sleep(scene.lease.period_s * 1.5)
+        assert scene.lease.ends_s < silent_s + duration_s, "an answer that does not come confirms nothing"
+
+    play(script)
+
+
+def test_a_head_that_confirms_nothing_is_as_good_as_gone() -> None:
+    async def script(scene: Scene) -> None:
+        gcs = await scene.start_gcs()
+        await scene.start_client()
+        gcs.is_silent = True
+        await until(lambda: len(gcs.registrations) >= 2)
+        gcs.is_silent = False
+        gcs.knows_node = False
+        await until(lambda: len(gcs.registrations) >= 3)
 
     play(script)

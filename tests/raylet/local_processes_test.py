@@ -14,6 +14,7 @@ import pytest
 from ray_mono.common.start_board import LEASE_SHIFT, BoardOfAnother, StartBoard
 from ray_mono.protobuf import common_pb2
 from ray_mono.raylet.clients import ClientProcess, Clients
+from ray_mono.raylet.head_lease import HeadLease
 from ray_mono.raylet.local_processes import LocalProcesses
 from ray_mono.raylet.worker.launcher import WorkerExit
 from ray_mono.rpc.surface import Connection
@@ -55,6 +56,7 @@ class Node:
         outbox: Any = SimpleNamespace(add_worker=lambda info: self.added.append(info.worker_id))
         store: Any = SimpleNamespace(free_owned_by=self.freed.append)
         deaths: Any = SimpleNamespace(exited=lambda exit_: None, report=self._report, hear_out=self._hear_out)
+        launcher: Any = SimpleNamespace(lease_ends=lambda at_s: None)
         effects: Any = SimpleNamespace(run=scene.take)
         self.processes = LocalProcesses(
             config,
@@ -67,6 +69,7 @@ class Node:
             outbox,
             store,
             deaths,
+            HeadLease(60.0, 0.0, launcher, self.clients),
         )
 
     async def _report(self, process: ClientProcess, connection_end: str, end_reason: str) -> None:

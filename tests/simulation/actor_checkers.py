@@ -1,7 +1,7 @@
 """What outsiders check about actors: incarnations, restarts, and the order of calls.
 
-- One live incarnation: when a constructor begins, no other process of the actor lives, unless its node is
-  held to be dead (nobody can tell a machine that cannot be reached to stop).
+- One live incarnation: when a constructor begins, no other process of the actor lives, unless it is stopped;
+  and when it goes on, it begins no call.
 - Incarnations are numbered upwards and no more than max_restarts allow.
 - A caller's calls run in order within an incarnation, each at most once there (unless connections break), and
   no more often than max_task_retries allow.
@@ -53,8 +53,8 @@ class ActorJournal:
         self.actors: dict[bytes, ActorStory] = {}
         self.calls_done = 0
         self.calls_failed = 0
-        self.is_node_held_dead: Callable[[bytes], bool] = lambda node_id: False
-        """Whether the GCS has given up a node; set by the cluster."""
+        self.is_stopped: Callable[[bytes], bool] = lambda worker_id: False
+        """Whether the process of a worker is stopped; set by the cluster."""
         self.connections_break = False
         self._of_worker: dict[bytes, bytes] = {}
         # An ordered set.
@@ -67,7 +67,7 @@ class ActorJournal:
         """A worker was pushed the creation task, as incarnation `number`."""
         story = self.actors[actor_id]
         for other in story.incarnations:
-            if other.is_alive and not self.is_node_held_dead(other.node_id):
+            if other.is_alive and not self.is_stopped(other.worker_id):
                 raise ActorCheckFailed(
                     f"actor {_short(actor_id)} begins as worker {_short(worker_id)}, incarnation {number},"
                     f" while worker {_short(other.worker_id)}, incarnation {other.number}, lives"
@@ -117,6 +117,11 @@ class ActorJournal:
         """A caller's `number`-th call runs."""
         story = self.actors[actor_id]
         incarnation = next(one for one in story.incarnations if one.worker_id == worker_id)
+        if story.incarnations[-1] is not incarnation:
+            raise ActorCheckFailed(
+                f"actor {_short(actor_id)} runs call {number} as worker {_short(worker_id)}, incarnation "
+                f"{incarnation.number}, while incarnation {story.incarnations[-1].number} has begun"
+            )
         # What was sent before a connection broke may run, and is sent again to the same process.
         sequence = (caller, attempt if self.connections_break else 0)
         last_call = incarnation.last_calls.get(sequence, -1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -157,3 +158,12 @@ def test_what_began_last_is_told_whatever_its_lease(sides: Sides) -> None:
     assert raylet.last_begun == number(3)
     worker.may_begin(number(1, OTHER_LEASE), "f")
     assert raylet.last_begun == number(1, OTHER_LEASE)
+
+
+def test_an_actor_may_run_until_the_raylet_says_and_for_ever_where_it_says_nothing(sides: Sides) -> None:
+    worker, raylet = sides
+    assert not worker.is_time_over()
+    raylet.lease_ends(time.clock_gettime_ns(time.CLOCK_BOOTTIME) + 1_000_000_000_000)
+    assert not worker.is_time_over()
+    raylet.lease_ends(1)
+    assert worker.is_time_over()

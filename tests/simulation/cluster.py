@@ -63,8 +63,10 @@ class SimCluster:
         limits: CoreWorkerConfig | None = None,
         disk: DiskKnobs | None = None,
         watches_memory: bool = False,
+        gcs_reconnect_timeout_s: float = RayletConfig.gcs_reconnect_timeout_s,
     ) -> None:
         self.world = world
+        self._gcs_reconnect_timeout_s = gcs_reconnect_timeout_s
         self._limits = limits or CoreWorkerConfig()
         self.journal = journal
         self.nodes: list[SimNode] = []
@@ -79,10 +81,11 @@ class SimCluster:
         self._checked_at_s = 0.0
         world.machine.judged_by(journal.objects)
         journal.objects.stored = self._stored
-        journal.actors.is_node_held_dead = self._is_held_dead
+        journal.actors.is_stopped = self._is_stopped
 
-    def _is_held_dead(self, node_id: bytes) -> bool:
-        return self._gcs is not None and self._gcs.cluster.nodes.is_dead(NodeID(node_id))
+    def _is_stopped(self, worker_id: bytes) -> bool:
+        name = f"worker {worker_id.hex()[:8]}"
+        return any(process.name == name and process.is_stopped for process in self.living_workers())
 
     def _stored(self, with_evictable: bool) -> list[bytes]:
         return [
@@ -150,6 +153,7 @@ class SimCluster:
             store_socket=store.socket,
             store_file=store.path,
             object_manager_port=store.port,
+            gcs_reconnect_timeout_s=self._gcs_reconnect_timeout_s,
         )
         make = lambda: Raylet(  # noqa: E731
             config, world.transport(process), launcher, world.clock, world.rng(process.name), memory=memory

@@ -265,7 +265,11 @@ class SimWorker(CoreProcess):
 
     def main(self) -> None:
         self.listen()
-        board = SimBoard(lambda: self.journal.worker_waits(self.worker_id))
+        clock = self.world.clock
+        board = SimBoard(
+            lambda: self.journal.worker_waits(self.worker_id),
+            lambda: round(clock.awake_or_asleep_s() * 1_000_000_000),
+        )
         self.world.machine.boards[self.worker_id] = board
         try:
             self.connect()

@@ -18,7 +18,7 @@ from tests.simulation.generator_programs import GeneratorScript
 from tests.simulation.loss_programs import LossScript
 from tests.simulation.network import NetworkKnobs
 from tests.simulation.object_programs import ObjectScript
-from tests.simulation.scenario import Fault, FaultKind, HeadFault, Scenario
+from tests.simulation.scenario import STOPS, Fault, FaultKind, HeadFault, Scenario
 from tests.simulation.scripts import TaskScript
 from tests.simulation.storage import CommitStep, DiskKnobs
 from tests.simulation.task_programs import MapScript
@@ -34,6 +34,7 @@ class Weather(enum.Enum):
 
 
 DEATHS = (FaultKind.KILL_WORKER, FaultKind.KILL_RAYLET, FaultKind.RESTART_GCS)
+STORM = tuple(kind for kind in FaultKind if kind not in STOPS)
 
 
 def draw_scenario(seed: int, num_tasks: int = 120, weather: Weather | None = None) -> Scenario:
@@ -56,7 +57,7 @@ def draw_scenario(seed: int, num_tasks: int = 120, weather: Weather | None = Non
         slow_probability=rng.choice([0.0, 0.0, 0.01, 0.1]),
         break_probability=rng.choice([0.0, 0.0, 0.001, 0.01]) if weather is Weather.STORM else 0.0,
     )
-    kinds = {Weather.CALM: (), Weather.DEATHS: DEATHS, Weather.STORM: tuple(FaultKind)}[weather]
+    kinds = {Weather.CALM: (), Weather.DEATHS: DEATHS, Weather.STORM: STORM}[weather]
     faults = tuple(_draw_fault(rng, kinds) for _ in range(rng.randint(0, 8))) if kinds else ()
     scenario = Scenario(
         node_units,
@@ -166,10 +167,10 @@ def _draw_map(rng: random.Random, with_faults: bool) -> MapScript:
 
 
 def _draw_actors(rng: random.Random, with_faults: bool) -> tuple[ActorScript, ...]:
-    return tuple(_draw_actor(rng, with_faults) for _ in range(rng.choice([0, 3, 10])))
+    return tuple(draw_actor(rng, with_faults) for _ in range(rng.choice([0, 3, 10])))
 
 
-def _draw_actor(rng: random.Random, with_faults: bool) -> ActorScript:
+def draw_actor(rng: random.Random, with_faults: bool) -> ActorScript:
     num_calls = rng.choice([0, 1, 10, 30])
     dies = with_faults and rng.random() < 0.4
     return ActorScript(

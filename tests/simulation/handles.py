@@ -18,6 +18,8 @@ class LiveProcess(Protocol):
 
     name: str
     is_alive: bool
+    stopped_until_s: float
+    """SIGSTOP until then: what it would do before, it does then."""
     has_run: bool
     """Set when a callback of the process runs; whoever looks at processes after each step resets it."""
 
@@ -41,6 +43,7 @@ class SimHandle(asyncio.TimerHandle):
     ) -> None:
         context = contextvars.copy_context() if context is None else context
         super().__init__(when_s, callback, args, loop, context)
+        self.loop: Any = loop
         self.key = (when_s, sequence)
         self.process = context.get(CURRENT_PROCESS)
 
@@ -50,6 +53,8 @@ class SimHandle(asyncio.TimerHandle):
     def _run(self) -> None:
         if self.process is None:
             super()._run()
+        elif self.process.stopped_until_s > self.loop.time():
+            self.loop.put_off(self, self.process.stopped_until_s)
         elif self.process.is_alive:
             self.process.has_run = True
             super()._run()

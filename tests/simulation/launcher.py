@@ -7,6 +7,8 @@ the raylet dies.
 
 from __future__ import annotations
 
+import asyncio
+import contextvars
 import random
 from collections.abc import Callable
 
@@ -19,6 +21,8 @@ from tests.simulation.world import World
 
 FORK_DELAY_S = (0.005, 0.04)
 REAP_DELAY_S = (0.0001, 0.005)
+LEASE_POLL_S = (0.0, 0.5)
+"""Between the end of the node's time and when the template sees it."""
 TERMINATE_DELAY_S = (0.001, 0.05)
 """Between SIGTERM and a worker's end."""
 
@@ -37,6 +41,7 @@ class SimWorkerLauncher:
         # By startup token: orders that are being forked (None), and workers.
         self._workers: dict[int, SimProcess | None] = {}
         self._is_closed = False
+        self._lease_timer: asyncio.TimerHandle | None = None
         raylet.on_death(lambda _reason: self._raylet_died())
 
     async def open(self, on_exit: Callable[[WorkerExit], None], tasks: BackgroundTasks) -> None:
@@ -55,6 +60,20 @@ class SimWorkerLauncher:
     def cpu_time_s(self, startup_token: int) -> float | None:
         """Simulated tasks only sleep."""
         return 0.0 if self._workers.get(startup_token) is not None else None
+
+    def lease_ends(self, at_s: float) -> None:
+        if self._lease_timer is not None:
+            self._lease_timer.cancel()
+        at_s += self._rng.uniform(*LEASE_POLL_S)
+        self._lease_timer = self._world.loop.call_at(at_s, self._time_is_over, context=contextvars.Context())
+
+    def _time_is_over(self) -> None:
+        """The template sees it when it runs."""
+        stopped_until_s = self._world.network.stopped_until_s(self._raylet.host_name)
+        if stopped_until_s > self._world.loop.time():
+            self.lease_ends(stopped_until_s)
+        else:
+            self._end_all("its node's time is over")
 
     async def close(self) -> None:
         self._on_exit = lambda exit_: None
@@ -105,7 +124,10 @@ class SimWorkerLauncher:
 
     def _raylet_died(self) -> None:
         """The kernel ends the template and what it forked."""
+        self._end_all("its raylet died")
+
+    def _end_all(self, reason: str) -> None:
         self._is_closed = True
         for process in self.living():
-            process.kill("its raylet died")
+            process.kill(reason)
         self._workers.clear()

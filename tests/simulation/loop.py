@@ -110,6 +110,11 @@ class VirtualLoop(asyncio.AbstractEventLoop):
     ) -> SimHandle:
         return self.call_at(self._now_s + delay, callback, *args, context=context)
 
+    def put_off(self, handle: SimHandle, until_s: float) -> None:
+        """It is due, and its process is stopped."""
+        handle.key = until_s, next(self._sequence)
+        heapq.heappush(self._timers, handle)
+
     def _timer_handle_cancelled(self, handle: asyncio.TimerHandle) -> None:
         """asyncio's handles tell their loop; cancelled ones are dropped here when they come up."""
 
@@ -208,7 +213,7 @@ class VirtualLoop(asyncio.AbstractEventLoop):
                 f"nothing is left to happen at {self._now_s:.6f} s, but this has not ended:\n{what()}\n"
                 f"{self.describe_waits()}"
             )
-        when_s = self._timers[0].when()
+        when_s = self._timers[0].key[0]
         if end_s is not None and when_s > end_s:
             raise TimeLimitReached(
                 f"at {end_s:.6f} virtual seconds this has not ended:\n{what()}\n{self.describe_waits()}"
@@ -216,7 +221,7 @@ class VirtualLoop(asyncio.AbstractEventLoop):
         if when_s > self._now_s:
             self._now_s = when_s
             self._turns_at_this_instant = 0
-        while self._timers and self._timers[0].when() <= self._now_s:
+        while self._timers and self._timers[0].key[0] <= self._now_s:
             self._ready.append(heapq.heappop(self._timers))
 
     def _count_turn(self, handle: SimHandle) -> None:

@@ -14,6 +14,7 @@ import gc
 import io
 import os
 from collections.abc import Callable, Iterator
+from time import CLOCK_BOOTTIME, clock_gettime_ns
 from types import SimpleNamespace
 from typing import Any, NoReturn
 
@@ -65,6 +66,7 @@ def this_process() -> SimProcess:
     return process
 
 
+NEVER_NS = (1 << 64) - 1
 KEPT_BYTES_MAX, KEPT_SIZE_BYTES, CALL_SIZE_BYTES = 65_520, 4, 32
 """The room for answers, and what each takes of it besides itself: of a task, of an actor's call."""
 
@@ -74,9 +76,15 @@ class SimBoard:
 
     fd = 1
 
-    def __init__(self, on_close: Callable[[], None] = lambda: None) -> None:
+    def __init__(
+        self,
+        on_close: Callable[[], None] = lambda: None,
+        now_ns: Callable[[], int] = lambda: clock_gettime_ns(CLOCK_BOOTTIME),
+    ) -> None:
         """on_close(): a lease is closed; what it holds is perhaps lent to others."""
         self._on_close = on_close
+        self._now_ns = now_ns
+        self._head_lease_ns = NEVER_NS
         self._begun = 0
         self._closed = -1
         self._name = ""
@@ -90,6 +98,12 @@ class SimBoard:
             return False
         self._name = name
         return True
+
+    def is_time_over(self) -> bool:
+        return self._now_ns() >= self._head_lease_ns
+
+    def lease_ends(self, at_ns: int) -> None:
+        self._head_lease_ns = at_ns
 
     def rest(self) -> None:
         self._name = ""
@@ -270,7 +284,7 @@ class Machine:
             *((module, "time", clock) for module in (executor, generator_runner, async_group, task_events)),
             (shared_runner, "perf_counter", self.now_s),
             (actor_runtime, "time", clock),
-            *((module, "os", ends) for module in (interrupter, task_reply, servicer, worker_exit)),
+            *((module, "os", ends) for module in (executor, interrupter, task_reply, servicer, worker_exit)),
             (interrupter, "strike_main_thread", self.strike_main_thread),
             (interrupter, "threading", threads),
             (actor_runtime, "CallThread", self.start_thread),

@@ -24,7 +24,7 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from ray_mono.rpc.surface import RpcError, StatusCode
+from ray_mono.rpc.surface import NobodyListens, RpcError, StatusCode
 from tests.simulation.endpoint import Endpoint, Item
 from tests.simulation.loop import VirtualLoop
 from tests.simulation.process import SimProcess
@@ -63,6 +63,7 @@ class Host:
     ip: str
     is_up: bool = True
     processes: list[SimProcess] = field(default_factory=list)
+    stopped_until_s: float = 0.0
     next_port: int = 20_000
 
 
@@ -115,9 +116,20 @@ class SimNetwork:
     def start_process(self, host_name: str, name: str) -> SimProcess:
         host = self._hosts[host_name]
         process = SimProcess(self.loop, host_name, name, next(self._pids))
+        process.stop(host.stopped_until_s)
         host.processes.append(process)
         process.on_death(lambda reason: self._process_died(process))
         return process
+
+    def stop_host(self, name: str, until_s: float) -> None:
+        """Every process there gets SIGSTOP, and SIGCONT at that time. The machine itself goes on."""
+        host = self._hosts[name]
+        host.stopped_until_s = max(host.stopped_until_s, until_s)
+        for process in host.processes:
+            process.stop(until_s)
+
+    def stopped_until_s(self, host_name: str) -> float:
+        return self._hosts[host_name].stopped_until_s
 
     def crash_host(self, name: str) -> None:
         """Power loss: everything on the host stops and nobody is told."""
@@ -212,7 +224,7 @@ class SimNetwork:
         except TimeoutError:
             raise RpcError(StatusCode.UNAVAILABLE, f"{address}: no answer within {timeout_s:g} s") from None
         if isinstance(outcome, str):
-            raise RpcError(StatusCode.UNAVAILABLE, f"{address}: {outcome}")
+            raise NobodyListens(f"{address}: {outcome}")
         return outcome
 
     def _arrive(
@@ -233,7 +245,12 @@ class SimNetwork:
         client.peer, server.peer = server, client
         self._endpoints[client.number], self._endpoints[server.number] = client, server
         client.arrival_s(self.loop.time() + delay_s)
-        binding.process.run(binding.accept, server)
+        if binding.process.is_stopped:
+            # The machine accepts; the process sees it later.
+            context = binding.process.context.copy()
+            self.loop.call_soon(binding.accept, server, context=context)
+        else:
+            binding.process.run(binding.accept, server)
         self.loop.call_later(delay_s, self._answer, answer, client, context=contextvars.Context())
 
     def _answer(self, answer: asyncio.Future[Endpoint | str], outcome: Endpoint | str) -> None:

@@ -26,6 +26,7 @@ class SimProcess:
         self.name = name
         self.pid = pid
         self.is_alive = True
+        self.stopped_until_s = 0.0
         self.has_run = False
         self.core: CoreWorker | None = None
         """Of a driver or worker that has joined."""
@@ -52,6 +53,14 @@ class SimProcess:
             self._on_death.insert(0 if is_first else len(self._on_death), callback)
         else:
             callback("it was dead already")
+
+    def stop(self, until_s: float) -> None:
+        """SIGSTOP, and SIGCONT at that time."""
+        self.stopped_until_s = max(self.stopped_until_s, until_s)
+
+    @property
+    def is_stopped(self) -> bool:
+        return self.stopped_until_s > self.loop.time()
 
     def kill(self, reason: str) -> None:
         """Ends the process at this instant, as SIGKILL does. Nothing happens to one that is dead."""

@@ -31,6 +31,7 @@ from dataclasses import dataclass, field
 from ray_mono.common.scheduling.resources import ResourceSet
 from ray_mono.core_worker.config import CoreWorkerConfig
 from ray_mono.core_worker.options import TaskOptions
+from ray_mono.raylet.config import RayletConfig
 from tests.simulation.actor_programs import ActorScript, live_with_actor
 from tests.simulation.checkers import Journal
 from tests.simulation.cluster import SimCluster
@@ -75,6 +76,11 @@ class FaultKind(enum.Enum):
     BREAK_CONNECTION = "a connection between hosts breaks"
     PARTITION = "two hosts cannot reach each other for a while"
     RESTART_GCS = "the GCS is killed and started again on its store"
+    STOP_RAYLET = "a raylet is stopped for a while"
+    STOP_HOST = "all of a node's processes are stopped for a while"
+
+
+STOPS = (FaultKind.STOP_RAYLET, FaultKind.STOP_HOST)
 
 
 @dataclass(frozen=True)
@@ -123,6 +129,7 @@ class Scenario:
     disk: DiskKnobs = field(default_factory=DiskKnobs)
     limits: CoreWorkerConfig = CoreWorkerConfig()
     """Of all core workers."""
+    gcs_reconnect_timeout_s: float = RayletConfig.gcs_reconnect_timeout_s
 
     @property
     def is_harmless(self) -> bool:
@@ -146,7 +153,7 @@ class Scenario:
     @property
     def connections_break(self) -> bool:
         """Whether a process that lives may count as dead to another."""
-        breaking = (FaultKind.BREAK_CONNECTION, FaultKind.PARTITION, FaultKind.CRASH_HOST)
+        breaking = (FaultKind.BREAK_CONNECTION, FaultKind.PARTITION, FaultKind.CRASH_HOST, *STOPS)
         return bool(self.knobs.break_probability) or any(fault.kind in breaking for fault in self.faults)
 
 
@@ -186,7 +193,7 @@ def run_scenario(
     with World(seed, scenario.knobs, trace) as world:
         journal = Journal()
         journal.expects(scenario.connections_break, is_harmless=not scenario.explains_errors)
-        cluster = SimCluster(world, journal, scenario.limits, scenario.disk, bool(scenario.memory_faults))
+        cluster = SimCluster(world, journal, scenario.limits, scenario.disk, bool(scenario.memory_faults), scenario.gcs_reconnect_timeout_s)
         if check_internals:
             world.check(cluster.check_services)
         limit_s = liveness_s + max([fault.at_s + fault.lasts_s for fault in scenario.faults], default=0.0)
@@ -333,6 +340,11 @@ def inflict(cluster: SimCluster, fault: Fault) -> None:
             if first != second:
                 network.partition(hosts[first], hosts[second])
                 cluster.world.loop.call_later(fault.lasts_s, network.heal, context=contextvars.Context())
+        case FaultKind.STOP_RAYLET if nodes:
+            nodes[fault.choice % len(nodes)].process.stop(cluster.world.loop.time() + fault.lasts_s)
+        case FaultKind.STOP_HOST if nodes:
+            node = nodes[fault.choice % len(nodes)]
+            network.stop_host(node.host_name, cluster.world.loop.time() + fault.lasts_s)
         case FaultKind.RESTART_GCS:
             cluster.restart_gcs(fault.lasts_s)
         case _:

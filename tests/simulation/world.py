@@ -47,6 +47,9 @@ class SimClock:
     def wall_s(self) -> float:
         return EPOCH_S + self._loop.time()
 
+    def awake_or_asleep_s(self) -> float:
+        return self._loop.time()
+
 
 class _ErrorLog(logging.Handler):
     """Turns errors that services log into failures of the run."""

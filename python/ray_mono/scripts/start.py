@@ -18,6 +18,7 @@ from ray_mono._private.node.node import Node
 from ray_mono._private.node.parameter import DEFAULT_PORT, RayParams
 from ray_mono._private.node.ports import PortInUseError
 from ray_mono._private.node.services import REDIS_ADDRESS_VARIABLE
+from ray_mono.common.process import module_command
 from ray_mono.rpc.auth import TOKEN_FILE_NAME, TOKEN_VARIABLE, USER_TOKEN_PATH
 from ray_mono.scripts import failures
 
@@ -85,7 +86,7 @@ def start_node(
         node = _start_head(params) if head else _join(params, address)
         if not block:
             # Before it is on its own: what cannot be found again could not be stopped either.
-            node.detach()
+            node.detach([] if head else _rejoin_command(node))
     _say_what_now(node, params, block)
     if block:
         _stay(node)
@@ -136,6 +137,11 @@ def _join(params: RayParams, address: str | None) -> Node:
         # The first node here: from now on `auto` means its cluster on this machine.
         node.make_current()
     return node
+
+
+def _rejoin_command(node: Node) -> list[str]:
+    """This command again. Of two addresses the last one counts."""
+    return [*module_command("ray_mono.scripts"), *sys.argv[1:], f"--address={node.gcs_address}"]
 
 
 def _say_what_now(node: Node, params: RayParams, block: bool) -> None:

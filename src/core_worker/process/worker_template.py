@@ -9,7 +9,12 @@ goes before it, as u32 little-endian.
     poll ─┬─ command: fork ──► child: files, environment and title of its own (template_child.py); then
           │                    run_worker, which never returns
           ├─ SIGCHLD: reap, kill what is left of the child's process group, tell the raylet
-          └─ SIGTERM, or the raylet's end closed: end every child, then what they left behind, then itself
+          ├─ SIGTERM, or the raylet ends in order: end every child, then what they left behind, then itself
+          └─ the raylet is dead, or this node's time is over: kill every child at once, and so on
+
+A raylet that is dead, or stopped, or cut off from the head, may not have its actors run on: the head starts
+them elsewhere. So the raylet says again and again when the children are to be killed
+(raylet/head_lease.py).
 
 Children die with the raylet (common/lifeline.py). If only the template dies they go on, and the raylet looks
 after them (orphans.py). When a child ends, its process group is killed. When the template ends in order, it
@@ -69,9 +74,13 @@ BLAS_THREADS = "OPENBLAS_NUM_THREADS"
 RECEIVE_BYTES = 1 << 16
 KILL_POLL_S = 0.02
 """How often the template looks for children that are still there when it ends."""
+LEASE_POLL_S = 0.5
+"""How often the template looks whether its time is over. The clock of `poll` stops while the machine sleeps.
+"""
 KILL_BOUND_S = 5.0
 """A process that SIGKILL does not end within this time hangs in the kernel. It is left to the node's reaper.
 """
+NO_END = (1 << 64) - 1
 HELD_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD)
 
 
@@ -95,6 +104,8 @@ class Template:
         # Living children by pid, with what they were told.
         self._children: dict[int, Fork] = {}
         self._is_stopping = False
+        self._grace_s = 0.0
+        self._lease_ends_ns = NO_END
         self._wakeup_out, self._wakeup_in = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
 
     # ---- the loop
@@ -112,16 +123,23 @@ class Template:
         self._tell(raylet_pb2.TemplateEvent(ready=raylet_pb2.TemplateEvent.Ready(pid=os.getpid())))
         received = bytearray()
         while not self._is_stopping:
-            for descriptor, _ in poll.poll():
+            for descriptor, _ in poll.poll(LEASE_POLL_S * 1000):
                 if descriptor == self._wakeup_out:
                     with contextlib.suppress(BlockingIOError):
                         os.read(self._wakeup_out, RECEIVE_BYTES)
                     self._reap()
                 else:
                     self._receive(received)
+            if time.clock_gettime_ns(time.CLOCK_BOOTTIME) >= self._lease_ends_ns:
+                print("no head has confirmed this node: its workers are killed", file=sys.stderr, flush=True)
+                self._is_stopping = True
         self._end_children()
 
     def _on_terminate(self, signum: int, frame: object) -> None:
+        self._end_in_order()
+
+    def _end_in_order(self) -> None:
+        self._grace_s = self._arguments.exit_grace_s
         self._is_stopping = True
 
     def _receive(self, received: bytearray) -> None:
@@ -143,6 +161,9 @@ class Template:
                 self._fork(command.fork)
             if command.HasField("kill"):
                 self._signal_child(command.kill.startup_token, command.kill.signal)
+            if command.HasField("end"):
+                self._end_in_order()
+            self._lease_ends_ns = command.lease_ends_ns or self._lease_ends_ns
 
     def _tell(self, event: raylet_pb2.TemplateEvent) -> None:
         try:
@@ -237,12 +258,12 @@ class Template:
     # ---- the end
 
     def _end_children(self) -> None:
-        """Ends all children: by SIGTERM, and after the grace period by SIGKILL. Also kills what they left
-        behind."""
+        """Ends all children: in order by SIGTERM, and after the grace period by SIGKILL. Also kills what they
+        left behind."""
         for pid in self._children:
             with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGTERM)
-        deadline_s = time.monotonic() + self._arguments.exit_grace_s
+                os.kill(pid, signal.SIGTERM if self._grace_s else signal.SIGKILL)
+        deadline_s = time.monotonic() + self._grace_s
         while self._children and time.monotonic() < deadline_s:
             time.sleep(KILL_POLL_S)
             self._reap()
@@ -253,6 +274,7 @@ class Template:
                     os.kill(pid, signal.SIGKILL)
             time.sleep(KILL_POLL_S)
             self._reap()
+        self._reap()  # also those that had ended before anybody looked
 
 
 def warm_up(worker_module: str) -> Hook | None:

@@ -60,6 +60,8 @@ class ActorParts:
     """Runs a call on the thread that calls it, and answers: Executor.run_here."""
     finish_exit: Callable[[BaseException], None]
     """The actor's code ended it: Executor.finish_exit."""
+    check_time: Callable[[], None]
+    """Before a call begins: Executor.check_time."""
 
 
 class ActorRuntime:
@@ -99,6 +101,7 @@ class ActorRuntime:
                 parts.events,
                 self.answer_error,
                 self.exit_by,
+                parts.check_time,
             )
             for name, limit in self._groups.items():
                 self._loops[name] = AsyncGroup(group_parts, name, limit)
@@ -188,6 +191,7 @@ class ActorRuntime:
             pool.submit(self._run_threaded, call, task, prepared)
 
     def _run_threaded(self, call: Call, task: TaskContext, prepared: list[Any]) -> None:
+        self._parts.check_time()
         try:
             self._parts.run_here(call, task, prepared)
         except BaseException as error:

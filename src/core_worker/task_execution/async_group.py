@@ -63,6 +63,8 @@ class AsyncParts:
     """Answers a call by the error that left the user's code."""
     exit_by: Callable[[BaseException], None]
     """A coroutine ended the actor."""
+    check_time: Callable[[], None]
+    """Before a call begins: Executor.check_time."""
 
 
 class AsyncGroup:
@@ -235,6 +237,7 @@ class AsyncGroup:
 
     async def _run(self, call: Call, task: TaskContext, prepared: list[Any]) -> None:
         parts = self._parts
+        parts.check_time()
         target, args, kwargs = prepared
         prepared.clear()
         parts.context.enter(task)

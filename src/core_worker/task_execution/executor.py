@@ -16,6 +16,8 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import logging
+import os
 import time
 from collections.abc import Callable
 from typing import Any
@@ -53,6 +55,8 @@ from ray_mono.core_worker.task_execution.visible_devices import VisibleDevices
 from ray_mono.core_worker.task_submission.function_manager import FunctionManager
 from ray_mono.core_worker.task_submission.worker_runs import WorkerRuns
 from ray_mono.protobuf.common_pb2 import ACTOR_CREATION_TASK, ACTOR_TASK, NORMAL_TASK
+
+logger = logging.getLogger(__name__)
 
 IDLE_TITLE_S = 0.2
 """How long a worker's title still names its last task."""
@@ -189,6 +193,8 @@ class Executor:
                 return
             if self._blocked.num_blocked:
                 self._blocked.task_begins()
+        else:
+            self.check_time()
         try:
             # Whoever runs the call empties this. If arguments outlived the call, their references would count
             # as kept.
@@ -204,6 +210,12 @@ class Executor:
             self._actor.dispatch(call, task, prepared)
             return
         self.run_here(call, task, prepared)
+
+    def check_time(self) -> None:
+        """Before an actor's code begins. Where the head may start the actor elsewhere, it does not."""
+        if self._board.is_time_over():
+            logger.warning("no head has confirmed this node for too long: its actors may be elsewhere")
+            os._exit(1)
 
     def not_begun(self, call: Call) -> None:
         """Its lease was closed: it runs elsewhere."""
@@ -358,6 +370,7 @@ class Executor:
                 self._events,
                 self.run_here,
                 self.finish_exit,
+                self.check_time,
             )
             runtime = ActorRuntime(parts, spec, task)
             with self._env.lock:

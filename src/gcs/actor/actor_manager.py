@@ -334,6 +334,7 @@ class ActorManager:
             node_id=None,
             worker_id=None,
             killing=None,
+            lost_on=actor.node_id,
             pending_reason="",
             creations_failed=actor.creations_failed + (actor.state is not ActorLife.ALIVE),
         )

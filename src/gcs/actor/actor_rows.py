@@ -80,6 +80,7 @@ def write_fields(actor: Actor, info: common_pb2.ActorInfo) -> None:
     info.version = actor.version
     info.num_restarts = actor.num_restarts
     info.pending_reason = actor.pending_reason
+    info.lost_on_node_id = b"" if actor.lost_on is None else actor.lost_on.binary()
     info.start_time_s = actor.start_time_s
     info.end_time_s = actor.end_time_s
     if actor.worker_id is None:
@@ -108,6 +109,7 @@ def read_fields(info: common_pb2.ActorInfo) -> Actor:
         ending=death_from_proto(info.death_cause) if has_cause and not is_dead else None,
         killing=death_from_proto(info.kill_cause) if info.HasField("kill_cause") else None,
         death=death_from_proto(info.death_cause) if is_dead else None,
+        lost_on=NodeID(info.lost_on_node_id) if info.lost_on_node_id else None,
         pending_reason=info.pending_reason,
         story=("restored",),
     )

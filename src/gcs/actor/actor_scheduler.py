@@ -28,6 +28,7 @@ from ray_mono.gcs.actor.actor_state import ActorLife, Death, DeathKind
 from ray_mono.gcs.actor.actor_table import ActorTable
 from ray_mono.gcs.environment import Environment
 from ray_mono.gcs.lease_client import LeaseClient, LeasedWorker, NotLeased, reason_of
+from ray_mono.gcs.node_fences import NodeFences
 from ray_mono.gcs.node_manager import NodeManager, raylet_address
 from ray_mono.protobuf import common_pb2, core_worker_pb2, core_worker_rpc, raylet_pb2
 from ray_mono.rpc.surface import RpcError, StatusCode
@@ -60,6 +61,7 @@ class ActorScheduler:
         actors: ActorManager,
         table: ActorTable,
         nodes: NodeManager,
+        fences: NodeFences,
         leases: LeaseClient,
         apply: Callable[[list[Effect]], None],
         warn_driver: Callable[[common_pb2.ErrorInfo], None],
@@ -69,6 +71,7 @@ class ActorScheduler:
         self._actors = actors
         self._table = table
         self._nodes = nodes
+        self._fences = fences
         self._leases = leases
         self._apply = apply
         self._warn_driver = warn_driver
@@ -103,7 +106,7 @@ class ActorScheduler:
             task.cancel()
 
     def nodes_changed(self) -> None:
-        """A node joined, or has other totals: actors that fitted nowhere look again."""
+        """A node joined, has other totals, or has ended: actors that wait for that look again."""
         self._nodes_changed.set()
         self._nodes_changed = asyncio.Event()
 
@@ -120,6 +123,7 @@ class ActorScheduler:
 
     async def _place(self, actor_id: ActorID, incarnation: int, delay_s: float) -> None:
         await asyncio.sleep(delay_s)
+        await self._until_last_ended(actor_id)
         demand = demand_of(self._table.spec(actor_id))
         waits_for_room = False
         backoff = Backoff(self._config.lease_retry_period_s, self._config.lease_retry_period_max_s)
@@ -156,6 +160,21 @@ class ActorScheduler:
             await self._construct(actor_id, incarnation, lease, waits_for_room=False)
             return
         await self._place(actor_id, incarnation, 0.0)
+
+    async def _until_last_ended(self, actor_id: ActorID) -> None:
+        """Waits until the actor's last worker has ended, also where its node is only silent. Bounded by the
+        node's lease."""
+        clock = self._environment.clock
+        while (actor := self._actors.get(actor_id)) is not None:
+            left_s = self._fences.left_s(actor.lost_on, clock.time_s())
+            if not left_s:
+                return
+            node = "" if actor.lost_on is None else actor.lost_on.hex()
+            reason = f"Node {node}, where it ran, is silent and may run it for another {left_s:.0f} s."
+            self._apply(self._actors.waits_because(actor_id, reason))
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(left_s):
+                    await self._nodes_changed.wait()
 
     # ---- the lease
 

@@ -124,6 +124,8 @@ class Actor:
     node_id: NodeID | None = None
     worker_id: WorkerID | None = None
     """Of the incarnation that is alive or being created; both None while it is not placed, and when dead."""
+    lost_on: NodeID | None = None
+    """Where the last worker was when it was lost: it may still run there, if the node is only silent."""
     creations_failed: int = 0
     """Workers in a row that died before the constructor returned."""
     ending: Death | None = None

@@ -78,6 +78,17 @@ class NodeInfoServicer(gcs_rpc.GcsServiceServicer):
         await self._writes.flushed()
         return common_pb2.Empty()
 
+    async def CheckAlive(
+        self, request: gcs_pb2.CheckAliveRequest, context: CallContext
+    ) -> gcs_pb2.CheckAliveReply:
+        """Refused for a dead node: whoever asks of itself has to hear why."""
+        try:
+            nodes = [parse_id(NodeID, "node_ids", node_id) for node_id in request.node_ids]
+            alive = [self._cluster.confirm_node(node_id) for node_id in nodes]
+        except NodeIsDead as error:
+            raise RpcError(StatusCode.FAILED_PRECONDITION, str(error)) from error
+        return gcs_pb2.CheckAliveReply(raylet_alive=alive)
+
     async def GetAllNodes(self, request: common_pb2.Empty, context: CallContext) -> gcs_pb2.GetAllNodesReply:
         await self._adoption.heard()
         await self._writes.flushed()

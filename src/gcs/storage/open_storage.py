@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import argparse
 import os
-import time
 
+from ray_mono.common.world import SystemClock
 from ray_mono.gcs.config import GcsConfig
 from ray_mono.gcs.storage.memory_storage import MemoryStorage
 from ray_mono.gcs.storage.redis_address import ACCEPTED, parse_redis_address
@@ -98,13 +98,8 @@ def open_storage(arguments: argparse.Namespace, config: GcsConfig) -> TableStora
         parse_redis_address(address, username, password),
         arguments.redis_namespace,
         config.redis_retry_for_s,
-        awake_or_asleep_s,
+        SystemClock().awake_or_asleep_s,
     )
-
-
-def awake_or_asleep_s() -> float:
-    """Monotonic seconds that count while the machine sleeps, too: a lease does not sleep."""
-    return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
 def _embedded_storage(arguments: argparse.Namespace) -> TableStorage:
@@ -112,7 +107,7 @@ def _embedded_storage(arguments: argparse.Namespace) -> TableStorage:
         raise StorageError("--redis-embedded needs --session-dir, where it keeps its data")
     from ray_mono.gcs.storage.embedded_redis import EmbeddedRedisStorage
 
-    return EmbeddedRedisStorage(arguments.session_dir, awake_or_asleep_s)
+    return EmbeddedRedisStorage(arguments.session_dir, SystemClock().awake_or_asleep_s)
 
 
 def _file_storage(arguments: argparse.Namespace) -> SqliteStorage:

@@ -91,6 +91,11 @@ class WorkerLauncher(Protocol):
         """How much CPU the worker has used, with all processes that it started; None where it is gone."""
         ...
 
+    def lease_ends(self, at_s: float) -> None:
+        """Every worker is killed at this time of CLOCK_BOOTTIME, even if nothing else is heard from here,
+        unless another time is said before."""
+        ...
+
     async def close(self) -> None:
         """Ends every worker and waits until nothing is left. Ends are no longer told."""
         ...
@@ -170,6 +175,7 @@ class TemplateLauncher:
         self._signalled: dict[int, int] = {}
         self._is_warm = False
         self._is_closing = False
+        self._lease_ends_ns = 0
 
     async def open(self, on_exit: Callable[[WorkerExit], None], tasks: BackgroundTasks) -> None:
         self._on_exit = on_exit
@@ -203,6 +209,7 @@ class TemplateLauncher:
     async def close(self) -> None:
         self._is_closing = True
         self._on_exit = lambda exit_: None
+        self._send(raylet_pb2.TemplateCommand(end=raylet_pb2.TemplateCommand.End()))
         if self._writer is not None:
             self._writer.close()
         try:
@@ -212,6 +219,11 @@ class TemplateLauncher:
         finally:
             if self._lifeline is not None:
                 self._lifeline.close()
+
+    def lease_ends(self, at_s: float) -> None:
+        self._lease_ends_ns = round(at_s * 1_000_000_000)
+        if self._is_warm:
+            self._send(raylet_pb2.TemplateCommand(lease_ends_ns=self._lease_ends_ns))
 
     # ---- the template
 
@@ -292,6 +304,8 @@ class TemplateLauncher:
             self._is_warm = True
             if isinstance(self._template, AdoptedTemplate):
                 self._template.watch(event.ready.pid)
+            if self._lease_ends_ns:
+                self._send(raylet_pb2.TemplateCommand(lease_ends_ns=self._lease_ends_ns))
             orders, self._pending = self._pending, {}
             for order in orders.values():
                 self._fork(order)

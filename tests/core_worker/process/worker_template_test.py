@@ -7,6 +7,7 @@ import errno
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -20,8 +21,11 @@ import pytest
 from ray_mono.common.background import BackgroundTasks
 from ray_mono.common.lifeline import LIFELINE_SUFFIX
 from ray_mono.common.process import is_alive
+from ray_mono.common.world import SystemClock
+from ray_mono.protobuf import raylet_pb2
 from ray_mono.raylet.worker.launcher import TemplateLauncher, WorkerExit, WorkerOrder
-from tests.waiting import until
+from ray_mono.rpc.framing import prefixed
+from tests.waiting import until, wait_until
 
 ROOT = Path(__file__).absolute().parent.parent.parent.parent
 WORKERS = "tests.core_worker.template_workers"
@@ -264,6 +268,41 @@ def test_a_template_that_cannot_start_fails_the_orders_that_wait_for_it(session_
             assert (await it.exit_of(1)).message == "the worker template exited with code 1"
 
     run(test)
+
+
+def test_workers_are_killed_when_the_time_of_their_node_is_over(
+    session_base: Path,
+) -> None:
+    async def test() -> None:
+        async with scene(session_base, "deaf") as it:
+            it.launcher.start(order(1))
+            facts = await it.facts_of(1)
+            now_s = SystemClock().awake_or_asleep_s()
+            it.launcher.lease_ends(now_s + 1000)
+            it.launcher.lease_ends(now_s)
+            assert (await it.exit_of(1)).signal == signal.SIGKILL
+            await until(lambda: not any(map(is_alive, facts.values())))
+
+    run(test)
+
+
+def test_workers_are_killed_at_once_when_the_raylet_is_dead(session_base: Path) -> None:
+    """They may not run for a grace period: the head starts their actors elsewhere."""
+    (session_base / "logs").mkdir()
+    ours, theirs = socket.socketpair()
+    command = [sys.executable, "-m", "ray_mono.core_worker.process.worker_template"]
+    command += ["--raylet-socket", "/r", "--gcs-address", "host:1", "--session-dir", str(session_base)]
+    command += ["--command-fd", str(theirs.fileno()), "--exit-grace-s", "1000"]
+    command += ["--worker-module", f"{WORKERS}:deaf"]
+    with subprocess.Popen(command, pass_fds=(theirs.fileno(),)) as template, ours:
+        theirs.close()
+        fork = raylet_pb2.TemplateCommand.Fork(startup_token=1, worker_id=b"w" * 28, log_prefix="logs/w")
+        ours.sendall(prefixed(raylet_pb2.TemplateCommand(fork=fork).SerializeToString()))
+        path = session_base / "1.json"
+        wait_until(path.exists, "the worker runs")
+        ours.close()
+        assert template.wait(BOUND_S) == 0
+        assert not any(map(is_alive, json.loads(path.read_text()).values()))
 
 
 def test_many_workers_start_together(session_base: Path) -> None:

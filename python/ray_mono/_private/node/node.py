@@ -13,7 +13,7 @@ import atexit
 import contextlib
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +69,7 @@ class Node:
         self._reaper: ReaperHandle | None = None
         self.resources: dict[str, float] = {}
         """What the node offers, in units; empty with connect_only."""
+        self._record_path = ""
         self.record: NodeRecord | None = None
         """What stands in the session directory about it; None with connect_only."""
         if connect_only:
@@ -138,9 +139,10 @@ class Node:
         """Makes the node's cluster the one that `address="auto"` means on this machine for this user."""
         record_current_cluster(known(self.record, "the node's record"))
 
-    def detach(self) -> None:
-        """Lets the node outlive this process: from here on only `stop` ends it."""
-        known(self._reaper, "the node's reaper").detach()
+    def detach(self, rejoin: Sequence[str] = ()) -> None:
+        """Lets the node outlive this process: from here on only `stop` ends it. rejoin: the command that
+        starts it anew if it loses its place in the cluster."""
+        known(self._reaper, "the node's reaper").detach(rejoin, self._record_path)
         atexit.unregister(self.kill_all_processes)
         self._reaper = None
 
@@ -211,6 +213,7 @@ class Node:
             services=answers,
             owned_files=plan.owned_files,
         )
+        self._record_path = str(paths.record)
         self.record.write(paths.record)
         elsewhere.write_down(self.record)
 

@@ -18,8 +18,10 @@ Control: JSON lines over a socket pair that the starter passes down.
            link: [name, flag]: two services of one link share a socket pair; each gets an end as `flag N`
     {"op": "own_files", "paths": [...], "socket_dir"}   removed at the end; of the directory, the sockets that
                                                         nobody has bound
-    {"op": "detach"}     -> {"detached": true}: from here on the node outlives its starter
-                            (`start` without --block)
+    {"op": "detach", "rejoin": [...], "record"}
+        -> {"detached": true}: from here on the node outlives its starter (`start` without --block)
+           rejoin: what this process becomes when the node has ended because it lost its place in the cluster
+           (rejoin.py); record: the file by which it is found then
     {"op": "shutdown"}   ends everything; the end of this socket is the answer
 
 Until it is detached, the end of the starter, or of its side of the socket, is a shutdown. (Both are watched:
@@ -61,7 +63,7 @@ from ray_mono._private.node.service_process import (
     prepare_to_fork,
     raise_descriptor_limit,
 )
-from ray_mono.common.process import FINAL_STATUS, descendants, set_child_subreaper
+from ray_mono.common.process import FINAL_STATUS, LOST_PLACE_STATUS, descendants, set_child_subreaper
 
 # How long SIGKILL may take. A process in an uninterruptible wait (a lost network disk) is left behind.
 KILL_WAIT_S = 10.0
@@ -71,6 +73,7 @@ IGNORED_SIGNALS = (signal.SIGINT, signal.SIGHUP)
 ASKED_ENDS = ("exit status 0", "killed by SIGTERM")
 KILLED_ENDS = (*ASKED_ENDS, "killed by SIGKILL")
 FINAL_END = f"exit status {FINAL_STATUS}"
+LOST_PLACE_END = f"exit status {LOST_PLACE_STATUS}"
 NOT_STARTED_PAUSE_S = 1.0
 STARTER_ENDED = "the process that started this node ended"
 
@@ -97,6 +100,9 @@ class Reaper:
         """The ends of socket pairs that the other service has not been started with yet."""
         self._owned_files: list[str] = []
         self._socket_dir = ""
+        self._rejoin: list[str] = []
+        self._record = ""
+        self._has_lost_place = False
         self._starter_pidfd = -1
         self._is_detached = False
         self._childless = True
@@ -120,6 +126,13 @@ class Reaper:
             log(traceback.format_exc())
             self._end("the reaper failed")
         self._end_everything()
+        if self._rejoins:
+            log("the node joins again as a new one")
+            os.execv(self._rejoin[0], self._rejoin)
+
+    @property
+    def _rejoins(self) -> bool:
+        return self._has_lost_place and bool(self._rejoin)
 
     # ---- events
 
@@ -170,6 +183,7 @@ class Reaper:
                 )
             elif number in (signal.SIGTERM, signal.SIGQUIT):
                 self._hurried = self._hurried or bool(self._end_reason) or number == signal.SIGQUIT
+                self._rejoin = []
                 self._end(signal.Signals(number).name)
         self._reap()
 
@@ -197,6 +211,7 @@ class Reaper:
             return
         # Even while the node ends: another service may have noticed its death, and ended, before we could.
         log(f"{service.name} ({service.pid}) ended: {how}")
+        self._has_lost_place |= how == LOST_PLACE_END
         self._tell(
             name=service.name, pid=service.pid, exit=how, log_tail=log_tail(service.stderr, service.stdout)
         )
@@ -277,6 +292,7 @@ class Reaper:
             self._socket_dir = message["socket_dir"]
         elif op == "detach":
             self._is_detached = True
+            self._rejoin, self._record = message["rejoin"], message["record"]
             self._forget_starter()
             self._tell(detached=True)
         elif op == "shutdown":
@@ -387,7 +403,7 @@ class Reaper:
             log(f"{service.name} ({service.pid}) did not end in time: killing it")
             service.may_end(KILLED_ENDS)
         self._kill_the_rest()
-        remove_files(self._owned_files)
+        remove_files(path for path in self._owned_files if not self._rejoins or path != self._record)
         remove_stale_sockets(self._socket_dir)
         log("the node has ended")
 

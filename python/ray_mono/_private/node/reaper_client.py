@@ -153,9 +153,13 @@ class ReaperHandle:
         self._socket_dir = str(socket_dir)
         self._send(op="own_files", paths=[str(path) for path in paths], socket_dir=str(socket_dir))
 
-    def detach(self, timeout_s: float = 10.0) -> None:
-        """From here on the node outlives this process: `stop` ends it. This handle is of no use any more."""
-        self._send(op="detach")
+    def detach(self, rejoin: Sequence[str] = (), record: str = "", timeout_s: float = 10.0) -> None:
+        """From here on the node outlives this process: `stop` ends it. This handle is of no use any more.
+
+        rejoin: what starts it again as a new one if it loses its place in the cluster. record: its file.
+        """
+        command = [*module_command("ray_mono._private.node.rejoin"), record, *rejoin] if rejoin else []
+        self._send(op="detach", rejoin=command, record=record)
         deadline_s = time.monotonic() + timeout_s
         while not self._is_detached:
             if not self._receive(deadline_s):

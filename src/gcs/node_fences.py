@@ -1,0 +1,49 @@
+"""The machine that knows until when a node that is held to be dead may still run actors.
+
+No two incarnations of an actor run at the same time. A node that is silent may only be cut off, and run on.
+So each node has a lease: for `head_lease_s` after the head last confirmed it, its actors may run. The node
+counts from when it asked, this head from when it was asked, which is later. When the node's time is over it
+kills its workers. A margin later the head starts their actors elsewhere: for the node's end, and for two
+clocks that do not go alike. A node whose processes have ended is not waited for.
+
+A head that takes over knows no times of the one before. That one confirms nothing any more, so the time of
+the takeover stands for all of its confirmations.
+"""
+
+from __future__ import annotations
+
+from ray_mono.common.ids import NodeID
+
+CLOCKS_DIFFER = 1 / 20
+"""A node's clock may go slower than the head's by this part."""
+
+
+class NodeFences:
+    """Times are monotonic seconds of the head's clock, given by the caller."""
+
+    def __init__(self, margin_s: float) -> None:
+        """margin_s: beyond what the clocks may differ by."""
+        self._margin_s = margin_s
+        # Of nodes that are held to be alive.
+        self._confirmed_s: dict[NodeID, float] = {}
+        # Of dead ones whose processes may live.
+        self._end_s: dict[NodeID, float] = {}
+
+    def confirmed(self, node_id: NodeID, now_s: float) -> None:
+        """A living node hears that it is alive."""
+        self._confirmed_s[node_id] = now_s
+
+    def died(self, node_id: NodeID, head_lease_s: float, now_s: float) -> None:
+        """It is held to be dead, and its processes may live. head_lease_s: its own; 0 where it has none."""
+        last_s = self._confirmed_s.pop(node_id, now_s)
+        if head_lease_s > 0:
+            self._end_s[node_id] = last_s + head_lease_s * (1 + CLOCKS_DIFFER) + self._margin_s
+
+    def ended(self, node_id: NodeID) -> None:
+        """Its processes are gone, or it is forgotten."""
+        self._confirmed_s.pop(node_id, None)
+        self._end_s.pop(node_id, None)
+
+    def left_s(self, node_id: NodeID | None, now_s: float) -> float:
+        """How much longer actors may run on a dead node; 0 where they do not, and for None."""
+        return 0.0 if node_id is None else max(0.0, self._end_s.get(node_id, 0.0) - now_s)

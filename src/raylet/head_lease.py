@@ -1,0 +1,52 @@
+"""Until when this node may run actors: a lease from the head, renewed each time that the head says that the
+node is alive.
+
+The node counts from when it asked, by a clock that does not stop while the machine sleeps. So its time is
+over before the head, which counts from its answer, starts the actors elsewhere (gcs/node_fences.py). It may
+be cut off, or the head may be dead: a node cannot tell, and it waits for both equally long. Then three see to
+it that no code of an actor runs here, each by itself and by the same clock:
+
+    the raylet      ends, and the node with it
+    the template    kills the workers, also while the raylet is stopped
+    each worker     looks before it begins a call of an actor, also where the whole node was stopped
+"""
+
+from __future__ import annotations
+
+from ray_mono.raylet.clients import ClientProcess, Clients
+from ray_mono.raylet.worker.launcher import WorkerLauncher
+
+RENEWALS = 12
+"""In the time of a lease. A head that is away costs a node as much less than its lease as passes between
+two."""
+NS_PER_S = 1_000_000_000
+
+
+class HeadLease:
+    """Of one raylet. Times are the clock's awake_or_asleep_s()."""
+
+    def __init__(self, duration_s: float, now_s: float, launcher: WorkerLauncher, clients: Clients) -> None:
+        """The first one begins now: until it registers the node runs no actors."""
+        self._duration_s = duration_s
+        self.ends_s = now_s + duration_s
+        self._launcher = launcher
+        self._clients = clients
+
+    @property
+    def period_s(self) -> float:
+        """Between two renewals."""
+        return self._duration_s / RENEWALS
+
+    def confirmed(self, asked_s: float) -> None:
+        """A head said that this node is alive, asked at this time."""
+        self.ends_s = max(self.ends_s, asked_s + self._duration_s)
+        self._launcher.lease_ends(self.ends_s)
+        for client in self._clients:
+            self.tell(client)
+
+    def tell(self, client: ClientProcess) -> None:
+        if client.board is not None:
+            client.board.lease_ends(round(self.ends_s * NS_PER_S))
+
+    def is_over(self, now_s: float) -> bool:
+        return now_s >= self.ends_s

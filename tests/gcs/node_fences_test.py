@@ -1,0 +1,74 @@
+"""Until when a silent node may run actors, as the head sees it."""
+
+from __future__ import annotations
+
+import random
+
+from ray_mono.common.ids import NodeID
+from ray_mono.gcs.node_fences import CLOCKS_DIFFER, NodeFences
+from ray_mono.raylet.clients import Clients
+from ray_mono.raylet.head_lease import HeadLease
+
+NODE, OTHER = NodeID(b"n" * 28), NodeID(b"o" * 28)
+LEASE_S = 60.0
+MARGIN_S = 2.0
+
+
+def test_a_silent_node_is_waited_for_from_when_it_was_last_confirmed() -> None:
+    fences = NodeFences(MARGIN_S)
+    fences.confirmed(NODE, 100.0)
+    fences.died(NODE, LEASE_S, 130.0)
+    assert fences.left_s(NODE, 130.0) == 100.0 + 63.0 + MARGIN_S - 130.0
+    assert fences.left_s(NODE, 165.0) == 0.0
+    assert fences.left_s(OTHER, 130.0) == fences.left_s(None, 130.0) == 0.0
+
+
+def test_a_node_that_was_never_confirmed_is_waited_for_from_its_death_on() -> None:
+    fences = NodeFences(MARGIN_S)
+    fences.died(NODE, LEASE_S, 10.0)
+    assert fences.left_s(NODE, 10.0) == 63.0 + MARGIN_S
+
+
+def test_a_node_whose_processes_have_ended_is_not_waited_for() -> None:
+    fences = NodeFences(MARGIN_S)
+    fences.confirmed(NODE, 1.0)
+    fences.died(NODE, LEASE_S, 2.0)
+    fences.ended(NODE)
+    assert fences.left_s(NODE, 2.0) == 0.0
+
+
+def test_a_node_without_a_lease_is_not_waited_for() -> None:
+    fences = NodeFences(MARGIN_S)
+    fences.confirmed(NODE, 1.0)
+    fences.died(NODE, 0.0, 2.0)
+    assert fences.left_s(NODE, 2.0) == 0.0
+
+
+class Launcher:
+    def lease_ends(self, at_s: float) -> None: ...
+
+
+def test_the_head_never_gives_an_actor_away_before_its_node_has_stopped_whatever_stalls() -> None:
+    """Real time against two clocks: questions and answers take any time, the node's clock goes slower than
+    the head's by as much as is allowed, either side stands still for a while, and answers are lost."""
+    for seed in range(2_000):
+        rng = random.Random(seed)
+        rate = rng.uniform(1 - CLOCKS_DIFFER / 2, 1 + CLOCKS_DIFFER / 2)
+        head_offset_s, node_offset_s = rng.uniform(0, 1e6), rng.uniform(0, 1e6)
+        fences, now_s = NodeFences(MARGIN_S), 0.0
+        launcher = Launcher()
+        lease = HeadLease(LEASE_S, node_offset_s, launcher, Clients())  # type: ignore[arg-type]
+        fences.confirmed(NODE, head_offset_s)
+        for _ in range(rng.randrange(6)):
+            now_s += rng.choice([0.0, 0.01, 5.0, 50.0, 200.0])  # the node stands still, or waits
+            asked_s = node_offset_s + now_s * rate
+            now_s += rng.choice([0.0, 0.01, 5.0, 50.0, 200.0])  # the question is on its way
+            fences.confirmed(NODE, head_offset_s + now_s)
+            if rng.random() < 0.7:
+                now_s += rng.choice([0.0, 0.01, 5.0, 200.0])  # the answer is
+                lease.confirmed(asked_s)
+        died_s = now_s + rng.uniform(0, 100)
+        fences.died(NODE, LEASE_S, head_offset_s + died_s)
+        restarts_s = died_s + fences.left_s(NODE, head_offset_s + died_s)
+        stops_s = (lease.ends_s - node_offset_s) / rate
+        assert restarts_s - stops_s >= MARGIN_S or stops_s <= died_s - MARGIN_S, seed
