@@ -130,10 +130,13 @@ class Template:
                     self._reap()
                 else:
                     self._receive(received)
-            if time.clock_gettime_ns(time.CLOCK_BOOTTIME) >= self._lease_ends_ns:
+            if self._is_time_over():
                 print("no head has confirmed this node: its workers are killed", file=sys.stderr, flush=True)
                 self._is_stopping = True
         self._end_children()
+
+    def _is_time_over(self) -> bool:
+        return time.clock_gettime_ns(time.CLOCK_BOOTTIME) >= self._lease_ends_ns
 
     def _on_terminate(self, signum: int, frame: object) -> None:
         self._end_in_order()
@@ -264,7 +267,7 @@ class Template:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGTERM if self._grace_s else signal.SIGKILL)
         deadline_s = time.monotonic() + self._grace_s
-        while self._children and time.monotonic() < deadline_s:
+        while self._children and time.monotonic() < deadline_s and not self._is_time_over():
             time.sleep(KILL_POLL_S)
             self._reap()
         deadline_s = time.monotonic() + KILL_BOUND_S

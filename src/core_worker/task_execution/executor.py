@@ -193,7 +193,7 @@ class Executor:
                 return
             if self._blocked.num_blocked:
                 self._blocked.task_begins()
-        else:
+        elif self._board.is_time_over():
             self.check_time()
         try:
             # Whoever runs the call empties this. If arguments outlived the call, their references would count

@@ -105,7 +105,7 @@ class SharedRunner:
         begin, take, beside, enter = running.begin, receiver.take_next_of, like.beside, self._context.enter
         spec, task_ids, run_one, collect = calls.spec, calls.task_ids, self._run_one, calls.answers.collect
         may_begin = self._board.may_begin if spec.type == common_pb2.NORMAL_TASK else None
-        check_time = self._ends.check_time
+        is_time_over = self._board.is_time_over
         first_number, name, alone_us = calls.number(0), spec.name, self._env.config.answered_alone_us
         index, number, task, plain = -1, 0, like, None
         while True:
@@ -130,8 +130,8 @@ class SharedRunner:
             try:
                 enter(task)
                 number = first_number and first_number + index
-                if may_begin is None:
-                    check_time()
+                if may_begin is None and is_time_over():
+                    self._ends.check_time()
                 if may_begin is None or may_begin(number, name):
                     plain = run_one(calls, index, task, target)
                 else:

@@ -286,6 +286,17 @@ def test_workers_are_killed_when_the_time_of_their_node_is_over(
     run(test)
 
 
+def test_nor_have_they_a_grace_period_then(session_base: Path) -> None:
+    async def test() -> None:
+        async with scene(session_base, "deaf", exit_grace_s=1000.0) as it:
+            it.launcher.start(order(1))
+            facts = await it.facts_of(1)
+            it.launcher.lease_ends(SystemClock().awake_or_asleep_s() + 0.2)
+        assert not any(map(is_alive, facts.values()))
+
+    run(test)
+
+
 def test_workers_are_killed_at_once_when_the_raylet_is_dead(session_base: Path) -> None:
     """They may not run for a grace period: the head starts their actors elsewhere."""
     (session_base / "logs").mkdir()
