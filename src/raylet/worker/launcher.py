@@ -18,6 +18,7 @@ import os
 import signal
 import socket
 import subprocess
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -41,6 +42,7 @@ READY_TIMEOUT_S = 60.0
 """A template that is not warm by then (an import that waits for something) is given up, and said to be."""
 SILENT_S = 5.0
 """How long a template may say nothing while it has orders. A fork takes milliseconds."""
+NO_END = (1 << 64) - 1
 END_POLL_S = 0.01
 END_MARGIN_S = 2.0
 """Beyond its grace period a template gets this long to end before it is killed."""
@@ -215,7 +217,8 @@ class TemplateLauncher:
         try:
             if self._template is not None:
                 await self._await_end(self._template, self._exit_grace_s + END_MARGIN_S)
-            await self._orphans.end(self._exit_grace_s)
+            is_time_over = time.clock_gettime_ns(time.CLOCK_BOOTTIME) >= (self._lease_ends_ns or NO_END)
+            await self._orphans.end(0.0 if is_time_over else self._exit_grace_s)
         finally:
             if self._lifeline is not None:
                 self._lifeline.close()
