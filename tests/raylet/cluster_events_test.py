@@ -27,7 +27,15 @@ class Node:
         store: Any = SimpleNamespace(free_owned_by=self.freed.append, collect_garbage=self._collect)
         self.clients = Clients()
         self.events = ClusterEvents(
-            HERE, clock, self.clients, scene.manager, scene.cluster, effects, store, self.dead_nodes, self.ends.append
+            HERE,
+            clock,
+            self.clients,
+            scene.manager,
+            scene.cluster,
+            effects,
+            store,
+            self.dead_nodes,
+            self.ends.append,
         )
 
     def _collect(self) -> None:

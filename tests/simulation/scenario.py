@@ -193,7 +193,14 @@ def run_scenario(
     with World(seed, scenario.knobs, trace) as world:
         journal = Journal()
         journal.expects(scenario.connections_break, is_harmless=not scenario.explains_errors)
-        cluster = SimCluster(world, journal, scenario.limits, scenario.disk, bool(scenario.memory_faults), scenario.gcs_reconnect_timeout_s)
+        cluster = SimCluster(
+            world,
+            journal,
+            scenario.limits,
+            scenario.disk,
+            bool(scenario.memory_faults),
+            scenario.gcs_reconnect_timeout_s,
+        )
         if check_internals:
             world.check(cluster.check_services)
         limit_s = liveness_s + max([fault.at_s + fault.lasts_s for fault in scenario.faults], default=0.0)
