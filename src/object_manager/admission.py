@@ -154,14 +154,18 @@ class Admission:
 
     def submit(self, number: int, priority: Priority, sizes: Mapping[ObjectKey, int], now_s: float) -> None:
         """A Get needs copies of some of these. It holds nothing from now on, until it is admitted. Again: one
-        of its objects has to be copied that was to appear here. Sizes are bytes; 0: not known."""
+        of its objects has to be copied that was to appear here. Sizes are bytes; 0: not known. What the store
+        can never hold is promised nothing: its copy is refused at once."""
         self.changes += 1
         known = self._requests.get(number)
         if known is not None:
             self._take_back(known)
             heapq.heappush(self._waiting, known.order)
             return
-        rounded = {object_id: aligned(size) if size else 0 for object_id, size in sizes.items()}
+        rounded = {
+            object_id: aligned(size) if size and self._store.can_hold(size) else 0
+            for object_id, size in sizes.items()
+        }
         request = _Request(number, priority, now_s, rounded)
         self._requests[number] = request
         if priority is not Priority.GET:
@@ -200,18 +204,23 @@ class Admission:
         more_bytes = aligned(size_bytes) - self._promised.get(object_id, 0)
         return more_bytes <= 0 or more_bytes <= obtainable_bytes - self._promised_bytes
 
-    def refused(self, object_id: ObjectKey, size_bytes: int) -> GiveWay | None:
-        """A copy was refused a place. Somebody else lets go, or at last who wants it."""
-        wanting = [self._requests[number] for number in self._wanting.get(object_id, ())]
-        if not wanting:
-            return None
-        for request in wanting:
-            request.sizes[object_id] = aligned(size_bytes)
+    def learned(self, object_id: ObjectKey, size_bytes: int) -> None:
+        """How large a copy is, which has no place yet. Nobody may have known."""
+        self.changes += 1
+        for number in self._wanting.get(object_id, ()):
+            self._requests[number].sizes[object_id] = aligned(size_bytes)
         if object_id in self._promised:
             self._promised_bytes += aligned(size_bytes) - self._promised[object_id]
             self._promised[object_id] = aligned(size_bytes)
+
+    def refused(self, object_id: ObjectKey, size_bytes: int) -> GiveWay | None:
+        """A copy was refused a place. Somebody else lets go, or at last who wants it."""
+        self.learned(object_id, size_bytes)
+        wanting = self._wanting.get(object_id, ())
+        if not wanting:
+            return None
         self._refused.add(object_id)
-        first = min(request.order for request in wanting)
+        first = min(self._requests[number].order for number in wanting)
         last = max(self._admitted.values(), key=lambda request: request.order)
         if last.order == first:
             last.num_refused += 1

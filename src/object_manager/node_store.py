@@ -259,6 +259,7 @@ class NodeStore:
     def fetch_found_no_memory(self, object_id: ObjectKey, size_bytes: int) -> None:
         """It is tried again when memory comes free (and not before: it would be refused again)."""
         self.pulls.found_no_memory(object_id, size_bytes)
+        self._admission.learned(object_id, size_bytes)
         if not self._may_place(object_id, size_bytes) or not self.store.needs_pages(size_bytes):
             self.gets.refused_a_place(object_id, size_bytes)
         self._settle()
