@@ -194,13 +194,15 @@ class PlasmaStoreProvider:
                 os.close(fd)
         return self._write_map
 
-    def _open(self, path: str, flags: int) -> int:
+    def _open(self, path: str, flags: int, is_spilled: bool = False) -> int:
         try:
             return open_file(path, flags)
         except (
             OSError,
             UntrustedPathError,
         ) as error:  # the node is going, no descriptor is left, or the file is not ours
+            if is_spilled and isinstance(error, FileNotFoundError):
+                raise LostOnDisk(path) from None
             raise RaySystemError(
                 f"the memory of this node's object store cannot be opened: {error}"
             ) from None
@@ -256,8 +258,7 @@ class PlasmaStoreProvider:
         if found.file:
             start = found.offset // mmap.ALLOCATIONGRANULARITY * mmap.ALLOCATIONGRANULARITY
             offset = found.offset - start
-            self._check_file(found.file, found.offset + found.size_bytes)
-            memory = self._map(found.file, offset + found.size_bytes, start)
+            memory = self._map(found.file, offset + found.size_bytes, start, is_spilled=True)
         else:
             if self._read_map is None:
                 self._read_map = self._map(self._path, self._capacity_bytes, 0)
@@ -267,22 +268,16 @@ class PlasmaStoreProvider:
         self._views[found.object_id] = (weakref.ref(array), found)
         return memoryview(array)  # type: ignore[arg-type]
 
-    def _map(self, path: str, length: int, offset: int) -> mmap.mmap:
-        fd = self._open(path, os.O_RDONLY)
+    def _map(self, path: str, length: int, offset: int, is_spilled: bool = False) -> mmap.mmap:
+        fd = self._open(path, os.O_RDONLY, is_spilled)
         try:
+            if is_spilled and os.fstat(fd).st_size < offset + length:
+                raise LostOnDisk(path)
             return mmap.mmap(fd, length, prot=mmap.PROT_READ, offset=offset)
         except OSError as error:
             raise RaySystemError(f"an object cannot be mapped from {path}: {error}") from None
         finally:
             os.close(fd)
-
-    def _check_file(self, path: str, size_bytes: int) -> None:
-        try:
-            is_short = os.stat(path).st_size < size_bytes
-        except FileNotFoundError:
-            is_short = True
-        if is_short:
-            raise LostOnDisk(path)
 
     def give_up_lost(self, object_id: bytes) -> None:
         """The copy of this node, which was found and pinned, cannot be read: it goes. Lock held."""
