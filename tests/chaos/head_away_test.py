@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import concurrent.futures
 from collections.abc import Callable
 from pathlib import Path
 
@@ -20,6 +19,10 @@ import ray_mono as ray
 ray.init(address=sys.argv[1])
 print("joined with", len(ray.nodes()), "node")
 """
+COMMAND = """
+import runpy
+runpy.run_module("ray_mono.scripts", run_name="__main__", alter_sys=True)
+"""
 
 
 @pytest.mark.parametrize("how", ["without_head", "stopped_head"])
@@ -28,19 +31,17 @@ def test_a_new_driver_and_a_command_wait_for_the_head_and_say_so(
 ) -> None:
     victims = start()
     address = ray.get_runtime_context().gcs_address
-    path = tmp_path / "driver.py"
-    path.write_text(NEW_DRIVER)
-    with concurrent.futures.ThreadPoolExecutor(1) as threads:
-        with getattr(victims, how)():
-            # One of the places is wrong, too.
-            driver = Script(path, f"127.0.0.1:1,{address}")
-            status = threads.submit(run_command, "status", f"--address={address}")
-            driver.wait_for_line(f"The head of the cluster at {address} does not answer")
-            assert not status.done()
-        assert "joined with 1 node" in driver.check_ended_well()
-        done = status.result(60)
-    assert done.status == 0 and "Nodes: 1 alive" in done.out, done.error
-    assert done.error.count("does not answer") == 1
+    for name, text in (("driver", NEW_DRIVER), ("command", COMMAND)):
+        (tmp_path / name).write_text(text)
+    with getattr(victims, how)():
+        # One of the places is wrong, too.
+        driver = Script(tmp_path / "driver", f"127.0.0.1:1,{address}")
+        status = Script(tmp_path / "command", "status", f"--address={address}")
+        for waiting in (driver, status):
+            waiting.wait_for_line(f"The head of the cluster at {address} does not answer")
+    assert "joined with 1 node" in driver.check_ended_well()
+    told = status.check_ended_well()
+    assert "Nodes: 1 alive" in told and told.count("does not answer") == 1
 
 
 def test_a_cluster_that_has_ended_is_not_waited_for(start: Callable[..., Victims]) -> None:

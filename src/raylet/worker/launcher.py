@@ -351,8 +351,10 @@ class TemplateLauncher:
             if pid and self._orphans.adopt(token, pid):
                 if token in signalled:
                     self._orphans.signal(token, signalled[token])
+            elif pid:
+                self._orphan_ended(token, pid, None)
             else:
-                self._on_exit(WorkerExit(token, pid, 0, signal.SIGKILL if pid else 0, message))
+                self._on_exit(WorkerExit(token, 0, 0, 0, message))
 
     def _look_whether_forked(self, startup_token: int, template: TemplateProcess | None) -> None:
         """A template that was given this order silent_s ago or longer has either carried it out, or another
