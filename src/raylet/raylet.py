@@ -145,8 +145,7 @@ class Raylet:
         self._gcs = GcsClient(config, transport, clock, self._lease, outbox, self._current_resources, events)
         self._listeners: list[Listener] = []
         self._will_look = False
-        self._ended = asyncio.Event()
-        self._end_reason = ""
+        self._ended, self._end_reason = asyncio.Event(), ""
         self._failure: BaseException | None = None
         self._is_stopping = self._has_lost_place = False
 

@@ -73,21 +73,22 @@ class GeneratorRunner:
         sender = self._open(call, task)
         stats: StreamingGeneratorStats | None = None
         try:
-            while True:
-                try:
-                    value = generator.send(stats if _takes(generator) else None)
-                except StopIteration:
-                    break
-                started_s = time.perf_counter()
-                if not sender.is_stopped:
-                    sender.put(value)
-                stats = StreamingGeneratorStats(time.perf_counter() - started_s)
-                del value
-                if sender.is_full:
-                    self._rest(sender)
-                if sender.is_stopped:
-                    generator.close()
-                    break
+            # Where an item cannot be stored, too, its `finally` runs before the next task does.
+            with contextlib.closing(generator):
+                while True:
+                    try:
+                        value = generator.send(stats if _takes(generator) else None)
+                    except StopIteration:
+                        break
+                    started_s = time.perf_counter()
+                    if not sender.is_stopped:
+                        sender.put(value)
+                    stats = StreamingGeneratorStats(time.perf_counter() - started_s)
+                    del value
+                    if sender.is_full:
+                        self._rest(sender)
+                    if sender.is_stopped:
+                        break
         finally:
             self._close(sender, call)
         return STREAMED
