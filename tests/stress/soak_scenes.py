@@ -169,11 +169,12 @@ def an_actor_whose_calls_are_not_repeated(caller: Caller) -> None:
 @scene
 def an_actor_with_a_name(caller: Caller) -> None:
     name = caller.program.new_name()
-    Pure.options(name=name, lifetime="detached", max_task_retries=-1, **REVIVED).remote()
-    found = ray.get_actor(name)
+    detached = Pure.options(name=name, namespace="soak", lifetime="detached", max_task_retries=-1, **REVIVED)
+    detached.remote()
+    found = ray.get_actor(name, "soak")
     compare(caller, [found.double.remote(n) for n in range(5)], [0, 2, 4, 6, 8], "calls of a named actor")
     try:
-        Pure.options(name=name, lifetime="detached", **REVIVED).remote()
+        detached.remote()
     except ValueError:
         pass
     else:

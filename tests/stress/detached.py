@@ -1,0 +1,20 @@
+"""Ends the detached actors that killed drivers of a soak have left."""
+
+from __future__ import annotations
+
+import sys
+
+import ray_mono as ray
+from ray_mono.util import list_named_actors
+
+
+def main() -> int:
+    ray.init(address=sys.argv[1], log_to_driver=False)
+    for actor in list_named_actors(all_namespaces=True):
+        ray.kill(ray.get_actor(actor["name"], actor["namespace"]))
+    ray.shutdown()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
