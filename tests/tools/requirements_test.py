@@ -38,4 +38,4 @@ def test_a_wheel_is_generated_with_the_locked_generator() -> None:
 
 
 def test_the_lock_names_no_index() -> None:
-    assert "http" not in (ROOT / "requirements.lock").read_text()
+    assert "://" not in (ROOT / "requirements.lock").read_text()
