@@ -235,7 +235,7 @@ class Soak:
 
 
 def _descriptors(pid: int) -> list[str]:
-    """What they lead to."""
+    """What they lead to, but for connections with others that live: there are some to each node."""
     process = psutil.Process(pid)
     connections = {each.fd: each for each in process.net_connections(kind="all")}
     found = []
@@ -244,14 +244,15 @@ def _descriptors(pid: int) -> list[str]:
             leads_to, connection = os.readlink(link), connections.get(int(link.name))
             if connection is not None:
                 leads_to = f"{connection.laddr} to {connection.raddr} {connection.status}"
-            found.append(leads_to)
+            if not leads_to.endswith(psutil.CONN_ESTABLISHED):
+                found.append(leads_to)
     return found
 
 
 def _sockets_of_nobody(folder: Path) -> list[str]:
     """Paths on which no process listens."""
     listening = {line.split()[-1] for line in Path("/proc/net/unix").read_text().splitlines()[1:]}
-    return [str(path) for path in folder.iterdir() if str(path) not in listening]
+    return [path.name for path in folder.iterdir() if path.is_socket() and str(path) not in listening]
 
 
 def main() -> int:

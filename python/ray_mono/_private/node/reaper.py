@@ -16,8 +16,8 @@ Control: JSON lines over a socket pair that the starter passes down.
            module: of a service in Python, what argv runs; it is forked where that is safe
            imports: modules that the reaper imports first, for this service and for those after it
            link: [name, flag]: two services of one link share a socket pair; each gets an end as `flag N`
-    {"op": "own_files", "paths": [...], "socket_dir"}   removed at the end; of the directory, the sockets that
-                                                        nobody has bound
+    {"op": "own_files", "paths": [...], "socket_dir"}   removed at the end; of the directory, now and then,
+                                                        the sockets that nobody has bound
     {"op": "detach", "rejoin": [...], "record"}
         -> {"detached": true}: from here on the node outlives its starter (`start` without --block)
            rejoin: what this process becomes when the node has ended because it lost its place in the cluster
@@ -290,6 +290,8 @@ class Reaper:
         elif op == "own_files":
             self._owned_files += message["paths"]
             self._socket_dir = message["socket_dir"]
+            # Those of nodes that were killed with their reapers.
+            remove_stale_sockets(self._socket_dir)
         elif op == "detach":
             self._is_detached = True
             self._rejoin, self._record = message["rejoin"], message["record"]
