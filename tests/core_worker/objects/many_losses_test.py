@@ -17,7 +17,7 @@ def lines_run(function: Callable[[], object]) -> int:
 
     def trace(frame: FrameType, event: str, argument: object) -> Any:
         nonlocal count
-        if "core_worker" not in frame.f_code.co_filename or "tests" in frame.f_code.co_filename:
+        if not frame.f_globals["__name__"].startswith("ray_mono.core_worker."):
             return None
         count += event == "line"
         return trace
