@@ -143,7 +143,7 @@ class Adoption:
                 self._adopt_job(
                     common_pb2.JobInfo(job_id=worker.job_id, driver=address, driver_pid=worker.pid)
                 )
-        self._cluster.adopt_others(request.other_nodes, request.last_job_number)
+        self._cluster.adopt_others(request.other_nodes, request.node.head_lease_s, request.last_job_number)
         if self._state is AdoptionState.OVER:
             self._environment.tasks.spawn(self._hear_late(), f"hear node {node_id.hex()}")
 

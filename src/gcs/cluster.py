@@ -339,11 +339,19 @@ class Cluster:
 
     # ---- what an earlier GCS knew, told by those who outlived it (adoption.py)
 
-    def adopt_others(self, nodes: Iterable[common_pb2.NodeInfo], last_job_number: int) -> None:
-        """What a node has heard of: other nodes, and jobs up to a number."""
+    def adopt_others(
+        self, nodes: Iterable[common_pb2.NodeInfo], head_lease_s: float, last_job_number: int
+    ) -> None:
+        """What a node has heard of: other nodes, and jobs up to a number. head_lease_s: its own, which stands
+        for theirs. The head before has confirmed them until now at most."""
         for info in nodes:
-            if self.nodes.expect(info):
-                self.health.watch(NodeID(info.node_id))
+            row = common_pb2.NodeInfo()
+            row.CopyFrom(info)
+            row.head_lease_s = head_lease_s
+            if self.nodes.expect(row):
+                node_id = NodeID(row.node_id)
+                self.fences.confirmed(node_id, self._clock.time_s())
+                self.health.watch(node_id)
         self.jobs.heard_of(last_job_number)
         self._write_next_job_number()
 

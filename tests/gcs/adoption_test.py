@@ -50,7 +50,15 @@ def told_by_node(
     return gcs_pb2.RegisterNodeRequest(
         known_cluster_id=BEFORE,
         workers=workers,
-        other_nodes=[other.info for other in others],
+        other_nodes=[
+            common_pb2.NodeInfo(
+                node_id=other.info.node_id,
+                host=other.info.host,
+                node_manager_port=other.info.node_manager_port,
+                total=other.info.total,
+            )
+            for other in others
+        ],
         last_job_number=last_job,
     )
 
@@ -337,6 +345,24 @@ def test_a_node_that_does_not_come_is_dead_and_its_actors_restart_elsewhere() ->
         await tell(it.gcs, OWNER.binary(), actor_row(told, common_pb2.ALIVE, it.worker), job=job_row(first))
         info = await until_state(it.gcs, common_pb2.ALIVE, num_restarts=1)
         assert info.address.node_id == first.node_id
+
+    play(script)
+
+
+def test_a_silent_node_that_others_named_may_run_its_actors_for_the_time_of_its_lease() -> None:
+    async def script(scene: GcsScene) -> None:
+        scene.head_lease_s = 60.0
+        it = Lost(scene)
+        await it.play(name="name", max_restarts=1)
+        first = FakeNode(scene, scene.world.network.add_host("first").name, {"CPU": 1})
+        await first.process.spawn(first.start())
+        scene.world.network.crash_host(it.node.process.host_name)
+        began_s = scene.world.clock.time_s()
+        await first.process.spawn(first.join({}, told_by_node(owner_row(first), others=(it.node,))))
+        told = registration(1, owner_node_id=first.node_id, name="name", max_restarts=1)
+        await tell(it.gcs, OWNER.binary(), actor_row(told, common_pb2.ALIVE, it.worker), job=job_row(first))
+        await until_state(it.gcs, common_pb2.ALIVE, num_restarts=1)
+        assert scene.world.clock.time_s() - began_s >= 65
 
     play(script)
 
