@@ -103,6 +103,11 @@ def make_parser() -> argparse.ArgumentParser:
     )
     add("--labels", default="{}", metavar="JSON", help="labels of the node")
     add("--is-head", action="store_true", help="the GCS runs on this node")
+    add(
+        "--head-stays-here",
+        action="store_true",
+        help="no GCS elsewhere can take over: it has its store on this node",
+    )
     _add_settings(parser)
     add(
         "--template-fd",
@@ -183,6 +188,7 @@ def make_config(parsed: argparse.Namespace) -> RayletConfig:
         hostname=socket.gethostname(),
         labels=labels,
         is_head=parsed.is_head,
+        head_stays_here=parsed.head_stays_here,
         pid=os.getpid(),
         store_socket=parsed.store_socket,
         store_file=parsed.store_file,

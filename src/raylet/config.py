@@ -39,6 +39,8 @@ class RayletConfig:
     hostname: str = ""
     labels: Mapping[str, str] = field(default_factory=dict)
     is_head: bool = False
+    head_stays_here: bool = False
+    """The GCS runs on this node, and none elsewhere can take over from it."""
     pid: int = 0
     # ---- the node's object manager
     store_socket: str = ""

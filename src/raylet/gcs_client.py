@@ -195,7 +195,7 @@ class GcsClient:
             await asyncio.sleep(pauses.next_s())
 
     def _is_lease_over(self) -> bool:
-        return self._lease.is_over(self._clock.awake_or_asleep_s())
+        return self._lease.is_over()
 
     async def _connect(self) -> AsyncChannel:
         """Raises RpcError when the bound of `gcs_reconnect_timeout_s` is over, or the secret is wrong."""
@@ -252,7 +252,7 @@ class GcsClient:
 
     async def _register(self, stub: gcs_rpc.GcsServiceAsyncStub, node: common_pb2.NodeInfo) -> None:
         self._outbox.registers()
-        asked_s = self._clock.awake_or_asleep_s()
+        asked_s = self._lease.now_s()
         request = self._events.registration(node, self._cluster_id)
         reply = await stub.RegisterNode(request, timeout_s=CALL_TIMEOUT_S)
         if reply.cluster_id == self._cluster_id and reply.head_number < self._head_number:
@@ -274,7 +274,7 @@ class GcsClient:
         request = gcs_pb2.CheckAliveRequest(node_ids=[self._config.node_id])
         while True:
             await asyncio.sleep(self._lease.period_s)
-            asked_s = self._clock.awake_or_asleep_s()
+            asked_s = self._lease.now_s()
             reply = await stub.CheckAlive(request, timeout_s=3 * self._lease.period_s)
             if not all(reply.raylet_alive):
                 raise RpcError(StatusCode.UNAVAILABLE, "it does not know this node")

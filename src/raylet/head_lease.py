@@ -9,10 +9,15 @@ it that no code of an actor runs here, each by itself and by the same clock:
     the raylet      ends, and the node with it
     the template    kills the workers, also while the raylet is stopped
     each worker     looks before it begins a call of an actor, also where the whole node was stopped
+
+Beside a head that none elsewhere can take over from (its store is on this machine) all of this is not needed:
+nobody starts the node's actors elsewhere while the machine sleeps. There only the time awake counts, for how
+long the head may be away, and nobody but the raylet looks. So a laptop may sleep.
 """
 
 from __future__ import annotations
 
+from ray_mono.common.world import Clock
 from ray_mono.raylet.clients import ClientProcess, Clients
 from ray_mono.raylet.worker.launcher import WorkerLauncher
 
@@ -23,12 +28,21 @@ NS_PER_S = 1_000_000_000
 
 
 class HeadLease:
-    """Of one raylet. Times are the clock's awake_or_asleep_s()."""
+    """Of one raylet. Times are its now_s()."""
 
-    def __init__(self, duration_s: float, now_s: float, launcher: WorkerLauncher, clients: Clients) -> None:
-        """The first one begins now: until it registers the node runs no actors."""
+    def __init__(
+        self,
+        duration_s: float,
+        clock: Clock,
+        launcher: WorkerLauncher,
+        clients: Clients,
+        is_beside_head: bool = False,
+    ) -> None:
+        """The first one begins now: until it registers the node runs no actors. is_beside_head: as above."""
         self._duration_s = duration_s
-        self.ends_s = now_s + duration_s
+        self._is_beside_head = is_beside_head
+        self.now_s = clock.time_s if is_beside_head else clock.awake_or_asleep_s
+        self.ends_s = self.now_s() + duration_s
         self._launcher = launcher
         self._clients = clients
 
@@ -40,13 +54,15 @@ class HeadLease:
     def confirmed(self, asked_s: float) -> None:
         """A head said that this node is alive, asked at this time."""
         self.ends_s = max(self.ends_s, asked_s + self._duration_s)
+        if self._is_beside_head:
+            return
         self._launcher.lease_ends(self.ends_s)
         for client in self._clients:
             self.tell(client)
 
     def tell(self, client: ClientProcess) -> None:
-        if client.board is not None:
+        if client.board is not None and not self._is_beside_head:
             client.board.lease_ends(round(self.ends_s * NS_PER_S))
 
-    def is_over(self, now_s: float) -> bool:
-        return now_s >= self.ends_s
+    def is_over(self) -> bool:
+        return self.now_s() >= self.ends_s

@@ -102,13 +102,13 @@ class Raylet:
         answers, reclaims = LeaseAnswers(), ReclaimStreams()
         self._reclaims, self._dead_nodes = reclaims, DeadNodes()
         outbox = GcsOutbox(config.node_id, config.gcs_outbox_max)
-        grace_s = config.worker_exit_grace_s
+        grace_s, is_beside = config.worker_exit_grace_s, config.head_stays_here
         ender = WorkerEnder(transport, launcher, clients, self._tasks, grace_s, self._refused_to_end)
         self._effects = EffectRunner(
             clients, answers, reclaims, outbox, launcher, ender, clock, self._look_if_leases_wait
         )
         self._store = StoreClient(config.store_socket, config.pid, transport, clock, config.connect_timeout_s)
-        self._lease = HeadLease(config.gcs_reconnect_timeout_s, clock.awake_or_asleep_s(), launcher, clients)
+        self._lease = HeadLease(config.gcs_reconnect_timeout_s, clock, launcher, clients, is_beside)
         deaths = DeathReports(config, launcher, clock, outbox)
         self._requests = LeaseRequests(config, clock, clients, self.leases, answers, self._effects, deaths)
         self._processes = LocalProcesses(
@@ -244,7 +244,7 @@ class Raylet:
         ticks = 0
         while True:
             self._effects.run(self.leases.tick(self._clock.time_s()))
-            if self._lease.is_over(self._clock.awake_or_asleep_s()):
+            if self._lease.is_over():
                 given_s = self._config.gcs_reconnect_timeout_s
                 self.lose_place(f"no head has confirmed this node for {given_s:g} s")
             self._effects.run(self._crowd.due(self._pool, self.ledger.count_blocked()))

@@ -44,6 +44,11 @@ def test_a_node_without_a_lease_is_not_waited_for() -> None:
     assert fences.left_s(NODE, 2.0) == 0.0
 
 
+class Clock:
+    def __init__(self, now_s: float) -> None:
+        self.awake_or_asleep_s = lambda: now_s
+
+
 class Launcher:
     def lease_ends(self, at_s: float) -> None: ...
 
@@ -57,7 +62,7 @@ def test_the_head_never_gives_an_actor_away_before_its_node_has_stopped_whatever
         head_offset_s, node_offset_s = rng.uniform(0, 1e6), rng.uniform(0, 1e6)
         fences, now_s = NodeFences(MARGIN_S), 0.0
         launcher = Launcher()
-        lease = HeadLease(LEASE_S, node_offset_s, launcher, Clients())  # type: ignore[arg-type]
+        lease = HeadLease(LEASE_S, Clock(node_offset_s), launcher, Clients())  # type: ignore[arg-type]
         fences.confirmed(NODE, head_offset_s)
         for _ in range(rng.randrange(6)):
             now_s += rng.choice([0.0, 0.01, 5.0, 50.0, 200.0])  # the node stands still, or waits

@@ -51,7 +51,7 @@ class Node:
         self.reports: list[tuple[ClientProcess, str]] = []
         self.heard_out: list[ClientProcess] = []
         config: Any = SimpleNamespace(node_id=b"n" * 28, session_dir=str(session_dir))
-        clock: Any = SimpleNamespace(time_s=lambda: scene.now_s)
+        clock: Any = SimpleNamespace(time_s=lambda: scene.now_s, awake_or_asleep_s=lambda: scene.now_s)
         tasks: Any = SimpleNamespace(spawn=lambda coroutine, name: asyncio.run(coroutine))
         outbox: Any = SimpleNamespace(add_worker=lambda info: self.added.append(info.worker_id))
         store: Any = SimpleNamespace(free_owned_by=self.freed.append)
@@ -69,7 +69,7 @@ class Node:
             outbox,
             store,
             deaths,
-            HeadLease(60.0, 0.0, launcher, self.clients),
+            HeadLease(60.0, clock, launcher, self.clients),
         )
 
     async def _report(self, process: ClientProcess, connection_end: str, end_reason: str) -> None:

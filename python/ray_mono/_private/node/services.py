@@ -173,6 +173,7 @@ def start_raylet(reaper: ReaperHandle, plan: NodePlan) -> None:
         *("--object-manager-port", str(plan.object_manager_port)),
         *("--resources", json.dumps(dict(plan.resources)), "--labels", json.dumps(dict(params.labels or {}))),
         *(["--is-head"] if plan.paths.is_head else []),
+        *(["--head-stays-here"] if plan.paths.is_head and params.redis_address is None else []),
     ]
     for address in params.other_gcs_addresses:
         arguments += ["--other-gcs-address", address]
