@@ -182,7 +182,7 @@ class GcsClient:
             except RpcError as error:
                 if error.code in (StatusCode.FAILED_PRECONDITION, StatusCode.INVALID_ARGUMENT):
                     return f"the GCS refuses this node: {error.message}"
-                if self._is_lease_over():
+                if self._lease.is_over():
                     return f"the GCS at {self._address} does not take this node: {error.message}"
                 logger.warning("lost the GCS at %s: %s; connecting again", self._address, error)
                 if not self._registered.is_set():
@@ -194,9 +194,6 @@ class GcsClient:
                 channel.close()
             await asyncio.sleep(pauses.next_s())
 
-    def _is_lease_over(self) -> bool:
-        return self._lease.is_over()
-
     async def _connect(self) -> AsyncChannel:
         """Raises RpcError when the bound of `gcs_reconnect_timeout_s` is over, or the secret is wrong."""
         backoff = Backoff(RETRY_FIRST_S, RETRY_MAX_S)
@@ -204,7 +201,7 @@ class GcsClient:
             try:
                 return await self._transport.connect(self._address, self._config.connect_timeout_s)
             except RpcError as error:
-                if error.code != StatusCode.UNAVAILABLE or self._is_lease_over():
+                if error.code != StatusCode.UNAVAILABLE or self._lease.is_over():
                     raise
                 pause_s = backoff.next_s()
                 level = logging.INFO if pause_s < 1 else logging.WARNING
