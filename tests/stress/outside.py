@@ -8,6 +8,7 @@ import contextlib
 import json
 import os
 import signal
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,7 @@ from ray_mono.rpc.framed import FramedTransport
 from tests.integration.clusters import ask_store
 
 CALL_TIMEOUT_S = 30.0
+POLL_S = 0.1
 STACKS_SIGNAL = signal.SIGUSR2
 """Drivers and their workers write their stacks to standard error."""
 
@@ -126,6 +128,14 @@ class Outside:
         for name, pid in self._services.items():
             counts[f"descriptors of {name}"] = len(os.listdir(f"/proc/{pid}/fd"))
         return counts
+
+
+def left_after_settling(left: Callable[[], Any], timeout_s: float) -> Any:
+    """Waits until left() is empty; what it is still after timeout_s."""
+    deadline_s = time.monotonic() + timeout_s
+    while (found := left()) and time.monotonic() < deadline_s:
+        time.sleep(POLL_S)
+    return found
 
 
 def anonymous_bytes(pid: int) -> int:

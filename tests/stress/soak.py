@@ -42,7 +42,7 @@ from tests.integration.clusters import CommandLineCluster, processes_of_node, ru
 from tests.integration.titles import title_of
 from tests.stress.breaker import Breaker, LeftBehind
 from tests.stress.driver_process import DriverProcess, Stuck
-from tests.stress.outside import Outside, anonymous_bytes
+from tests.stress.outside import Outside, anonymous_bytes, left_after_settling
 from tests.stress.stress import own_base
 
 NUM_NODES = 2
@@ -114,7 +114,7 @@ class Soak:
     def _play(self) -> None:
         breaker = Breaker(self._cluster, self._add_node, NUM_NODES, self.report.seed)
         before: Counted = {}
-        unsettled = self._wait(lambda: self._unsettled(before))
+        unsettled = left_after_settling(lambda: self._unsettled(before), SETTLE_TIMEOUT_S)
         assert not unsettled, f"the new cluster did not settle: {unsettled}"
         lasting, passing = self._start_driver(), self._start_driver()
         start_s = time.monotonic()
@@ -205,7 +205,7 @@ class Soak:
         }
 
     def _judge(self, what: str, left: Any) -> None:
-        if found := self._wait(left):
+        if found := left_after_settling(left, SETTLE_TIMEOUT_S):
             self.report.troubles.append(f"{what}: {json.dumps(found)}")
 
     def _judge_end(self) -> None:
@@ -225,13 +225,6 @@ class Soak:
         spilled = [str(path) for path in self._base.glob("session_*/**/*spill*/**/*") if path.is_file()]
         if spilled:
             self.report.troubles.append(f"spilled files left after stop: {spilled}")
-
-    def _wait(self, left: Any) -> Any:
-        """Until left() is empty; what it is still after SETTLE_TIMEOUT_S."""
-        deadline_s = time.monotonic() + SETTLE_TIMEOUT_S
-        while (found := left()) and time.monotonic() < deadline_s:
-            time.sleep(POLL_S)
-        return found
 
 
 def _descriptors(pid: int) -> list[str]:

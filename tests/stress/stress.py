@@ -41,7 +41,7 @@ sys.path.append(str(Path(__file__).absolute().parent.parent.parent / "python"))
 
 from tests.integration.clusters import CommandLineCluster, run_python
 from tests.stress.driver_process import DriverProcess, Stuck
-from tests.stress.outside import Memory, Outside
+from tests.stress.outside import Memory, Outside, left_after_settling
 
 GROWTH_MAX_BYTES = 4 << 20
 """Of a service from half time to the end: its allocator's fragments, and no more."""
@@ -191,7 +191,7 @@ class Stress:
         return not any(caller.startswith(f"{driver.seed}-") for driver in self._drivers)
 
     def _judge_idle(self) -> None:
-        left = self._wait(self._outside.held)
+        left = left_after_settling(self._outside.held, SETTLE_TIMEOUT_S)
         if left:
             self.report.troubles.append(
                 f"held, when all drivers had let go of everything: {json.dumps(left)}"
@@ -211,7 +211,7 @@ class Stress:
                 else f"workers are {states}, and {num_subscribers} services listen to the GCS"
             )
 
-        unsettled = self._wait(missing)
+        unsettled = left_after_settling(missing, SETTLE_TIMEOUT_S)
         assert not unsettled, f"the new cluster did not settle: {unsettled}"
         return self._outside.counts()
 
@@ -222,7 +222,7 @@ class Stress:
                 name: f"{count}, before {before[name]}" for name, count in now.items() if count > before[name]
             }
 
-        left = self._wait(more)
+        left = left_after_settling(more, SETTLE_TIMEOUT_S)
         if left:
             self.report.troubles.append(f"left, when all drivers were gone: {left}")
 
@@ -237,13 +237,6 @@ class Stress:
                     f"{name} grew by {size / 2**20:.1f} MiB since half time,"
                     f" more than {allowed / 2**20:.1f} MiB"
                 )
-
-    def _wait(self, left: Any) -> Any:
-        """Until left() is empty; what it is still after SETTLE_TIMEOUT_S."""
-        deadline_s = time.monotonic() + SETTLE_TIMEOUT_S
-        while (found := left()) and time.monotonic() < deadline_s:
-            time.sleep(POLL_S)
-        return found
 
 
 @contextlib.contextmanager
