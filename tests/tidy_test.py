@@ -69,7 +69,7 @@ FLOORS = {
         | answers environment kv
         | lease_client node_health head_notice
         | actor
-        | driver_warnings
+        | driver_warnings node_drains
         | cluster
         | adoption dump
         | servicers
@@ -78,12 +78,13 @@ FLOORS = {
     "raylet": """
         clients config dead_nodes effects gcs_outbox
         | arguments memory reclaim_streams store_client worker
-        | head_lease scheduling
-        | gcs_client wire
+        | head_lease scheduling taken_objects
+        | evacuation gcs_client wire
         | lease_answers
         | effect_runner
         | cluster_events lease_requests lent_cpus local_processes withdrawals
-        | memory_guard servicer
+        | drain memory_guard
+        | servicer
         | raylet
     """,
     "object_manager": """

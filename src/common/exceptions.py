@@ -311,18 +311,25 @@ class ActorDiedError(RayActorError):
         cause: the RayTaskError of its constructor; or text for people about its death; or None if nothing is
             known.
         actor_id: in hex; taken from a RayTaskError if not given.
+        preempted: as in RayActorError.
     """
 
     BASE_ERROR_MSG = "The actor died before it finished this call."
 
-    def __init__(self, cause: RayTaskError | str | None = None, actor_id: str | None = None) -> None:
+    def __init__(
+        self,
+        cause: RayTaskError | str | None = None,
+        actor_id: str | None = None,
+        preempted: bool = False,
+    ) -> None:
         if isinstance(cause, RayTaskError):
             text = f"The actor died because its constructor raised: {cause}"
             super().__init__(actor_id or cause.actor_id, text, actor_init_failed=True)
         else:
-            super().__init__(actor_id, f"{self.BASE_ERROR_MSG}\n{cause}" if cause else self.BASE_ERROR_MSG)
+            text = f"{self.BASE_ERROR_MSG}\n{cause}" if cause else self.BASE_ERROR_MSG
+            super().__init__(actor_id, text, preempted=preempted)
         self.cause = cause
-        self.args = (cause, actor_id)
+        self.args = (cause, actor_id, preempted)
 
     @staticmethod
     def from_task_error(task_error: RayTaskError) -> ActorDiedError:

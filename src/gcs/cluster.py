@@ -26,6 +26,7 @@ from ray_mono.gcs.environment import Environment
 from ray_mono.gcs.job_manager import JobManager
 from ray_mono.gcs.kv import KeyValueStore
 from ray_mono.gcs.lease_client import LeaseClient
+from ray_mono.gcs.node_drains import NodeDrains, is_preemption
 from ray_mono.gcs.node_fences import NodeFences
 from ray_mono.gcs.node_health import NodeHealth
 from ray_mono.gcs.node_manager import NodeManager, raylet_address
@@ -81,6 +82,15 @@ class Cluster:
         self._effects = ActorEffectRunner(
             self.actors, self.actor_table, self.scheduler, ender, self._writes, self._on_actor_deaths
         )
+        self.drains = NodeDrains(
+            environment,
+            self.nodes,
+            self.actors,
+            self.actor_table,
+            self._leases,
+            self._run,
+            self._write_node,
+        )
         self._raylets.on_end(self.health.hint_address)
 
     # ---- nodes
@@ -109,6 +119,7 @@ class Cluster:
         self.confirm_node(NodeID(info.node_id))
         self.health.watch(NodeID(info.node_id))
         self.scheduler.nodes_changed()
+        self.drains.move_actors()
         return [
             lease.lease_id
             for lease in actor_leases
@@ -138,6 +149,7 @@ class Cluster:
             )
             if dict(resources.total.amounts) != totals:
                 self.scheduler.nodes_changed()
+            self.drains.move_actors()
 
     def node_died(self, node_id: NodeID, cause: common_pb2.DeathCause) -> None:
         """A node is gone, with everything on it. Nothing happens where that is known.
@@ -149,6 +161,7 @@ class Cluster:
         row = self.nodes.died(node_id, cause, not has_ended, now_s)
         if row is None:
             return
+        row.death_cause.is_preempted = is_preemption(row.drain)
         if has_ended:
             self.fences.ended(node_id)
         else:
@@ -159,7 +172,9 @@ class Cluster:
         self._forget_nodes()
         self._raylets.drop(raylet_address(row))
         worker_cause = common_pb2.DeathCause(
-            kind=common_pb2.DeathCause.NODE_DIED, message=f"its node {node_id.hex()} died: {cause.message}"
+            kind=common_pb2.DeathCause.NODE_DIED,
+            message=f"its node {node_id.hex()} died: {cause.message}",
+            is_preempted=row.death_cause.is_preempted,
         )
         for worker in self.workers.of_node(node_id):
             self._bury_worker(common_pb2.WorkerInfo(worker_id=worker.worker_id, death_cause=worker_cause))
@@ -429,6 +444,8 @@ class Cluster:
 
     def _publish_actor(self, info: common_pb2.ActorInfo) -> None:
         self.subscriptions.publish(gcs_pb2.ACTOR, info.actor_id, info.SerializeToString())
+        if info.state == common_pb2.ALIVE:
+            self.drains.move_actors()  # its node may have begun to drain while it was created
 
     def _warn(self, warning: common_pb2.ErrorInfo | None) -> None:
         if warning is not None:

@@ -55,10 +55,8 @@ class DriverWarnings:
         """For every driver. A node that was stopped is no news."""
         if node.death_cause.kind == common_pb2.DeathCause.KILLED:
             return None
-        message = (
-            f"Node {node.node_id.hex()} at {node.host} is gone, with its workers and objects: "
-            f"{node.death_cause.message}."
-        )
+        how = "has ended" if node.HasField("drain") else "is gone, with its workers and objects"
+        message = f"Node {node.node_id.hex()} at {node.host} {how}: {node.death_cause.message}."
         return common_pb2.ErrorInfo(type="node_removed", message=message)
 
     def actor_registered(self, actor: ActorRegistration) -> common_pb2.ErrorInfo | None:

@@ -84,6 +84,8 @@ class NodeManager:
         row.CopyFrom(info)
         row.state = common_pb2.NODE_ALIVE
         known = self._living.get(node_id)
+        if known is not None and known.info.HasField("drain") and not row.HasField("drain"):
+            row.drain.CopyFrom(known.info.drain)
         row.start_time_s = info.start_time_s or (known.info.start_time_s if known else now_s)
         resources = known.resources if known is not None and known.is_registered else _at_start(row)
         self._living[node_id] = _living(row, resources, is_registered=True)
@@ -122,6 +124,19 @@ class NodeManager:
         """Raises NodeIsDead."""
         if node_id in self._dead:
             raise NodeIsDead(self._dead[node_id])
+
+    def drain(self, node_id: NodeID, drain: common_pb2.NodeDrain) -> common_pb2.NodeInfo | None:
+        """The node's raylet has accepted it. Returns the row; None where that says so, or is dead."""
+        node = self._living.get(node_id)
+        if node is None or node.info.drain == drain:
+            return None
+        node.info.drain.CopyFrom(drain)
+        node.placement = _placement(node.info, node.resources)
+        return node.info
+
+    def draining(self) -> list[NodeID]:
+        """The living nodes that are being drained."""
+        return [node_id for node_id, node in self._living.items() if node.placement.is_draining]
 
     def check_answered(self, node_id: NodeID) -> None:
         """The raylet answered a health check."""
@@ -240,7 +255,10 @@ def _at_start(info: common_pb2.NodeInfo) -> common_pb2.NodeResources:
 
 def _placement(info: common_pb2.NodeInfo, resources: common_pb2.NodeResources) -> NodeSnapshot:
     total, available = ResourceSet.from_proto(resources.total), ResourceSet.from_proto(resources.available)
-    return NodeSnapshot(info.node_id, info.host, info.node_manager_port, total, available)
+    is_draining = info.HasField("drain")
+    return NodeSnapshot(
+        info.node_id, info.host, info.node_manager_port, total, available, is_draining=is_draining
+    )
 
 
 def _living(

@@ -187,6 +187,12 @@ class NodeStore:
             self.gets.lost(object_id, f"its owner, worker {owner.hex()}, died")
         self._settle()
 
+    def mark_primary(self, object_ids: Iterable[ObjectKey], is_primary: bool) -> list[ObjectKey]:
+        """See Store. Returns those that are here."""
+        here = [object_id for object_id in object_ids if self.store.mark_primary(object_id, is_primary)]
+        self._settle()
+        return here
+
     # ---- for the fetcher
 
     def place_copy(self, object_id: ObjectKey, header: ObjectHeader) -> int | None:

@@ -193,6 +193,28 @@ class StoreServicer(ObjectStoreServiceServicer):
         self._follow_head(request.address)
         return _EMPTY
 
+    async def ListPrimaries(
+        self, request: object_manager_pb2.ListPrimariesRequest, context: CallContext
+    ) -> object_manager_pb2.ListPrimariesReply:
+        store = self._node_store.store
+        except_owners = {WorkerKey(owner) for owner in request.except_owner_worker_ids}
+        return object_manager_pb2.ListPrimariesReply(
+            objects=[
+                object_manager_pb2.PrimaryCopy(
+                    object_id=row.object_id, owner_worker_id=row.owner, size_bytes=row.size_bytes
+                )
+                for row in store.primaries(except_owners, request.most)
+            ],
+            num_unsealed=store.num_unsealed,
+        )
+
+    async def MarkPrimary(
+        self, request: object_manager_pb2.MarkPrimaryRequest, context: CallContext
+    ) -> object_manager_pb2.MarkPrimaryReply:
+        object_ids = [_object_id(object_id) for object_id in request.object_ids]
+        here = self._node_store.mark_primary(object_ids, request.is_primary)
+        return object_manager_pb2.MarkPrimaryReply(object_ids=here)
+
     async def GetStats(
         self, request: common_pb2.Empty, context: CallContext
     ) -> object_manager_pb2.StoreStats:

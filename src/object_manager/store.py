@@ -12,8 +12,9 @@ its read pins; `disconnect` ends them all.
 
 from __future__ import annotations
 
+import itertools
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass, field
 
 from ray_mono.common.our_bug import check
@@ -270,6 +271,27 @@ class Store:
     def owners(self) -> list[WorkerKey]:
         """Every worker that owns something here."""
         return list(self._owned_by)
+
+    # ---- nodes that are drained
+
+    def primaries(self, except_owners: Set[WorkerKey], most: int) -> list[StoredObject]:
+        """Primary copies, in memory or on disk, that nobody freed."""
+        rows = (row for row in self._objects.values() if row.is_primary and row.state in KEPT)
+        return list(itertools.islice((row for row in rows if row.owner not in except_owners), most))
+
+    def mark_primary(self, object_id: ObjectKey, is_primary: bool) -> bool:
+        """A copy that is here becomes the primary one; or another node has that now. False where it is not
+        here."""
+        entry = self._objects.get(object_id)
+        if entry is None or entry.state not in KEPT:
+            return False
+        rests = entry.state is ObjectState.SEALED and not entry.num_pins
+        if rests:
+            self._in_use(entry)
+        entry.marked(is_primary)
+        if rests:
+            self._rests(entry)
+        return True
 
     # ---- spilling
 

@@ -110,6 +110,10 @@ class StoredObject:
         self.move(_MADE_AGAIN[self.state])
         self.is_primary = is_primary
 
+    def marked(self, is_primary: bool) -> None:
+        """It is the primary copy from now on, or not any more."""
+        self.is_primary = is_primary
+
     @property
     def can_be_made_again(self) -> bool:
         return self.state in _MADE_AGAIN

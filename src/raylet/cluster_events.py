@@ -29,9 +29,11 @@ class ClusterEvents:
         effects: EffectRunner,
         store: StoreClient,
         dead_nodes: DeadNodes,
+        drain: Callable[[], common_pb2.NodeDrain | None],
         end: Callable[[str], None],
     ) -> None:
-        """node_id: this node's. end(reason): the raylet cannot go on."""
+        """node_id: this node's. drain(): of this node, if it is drained. end(reason): the raylet cannot go
+        on."""
         self._node_id = node_id
         self._clock = clock
         self._clients = clients
@@ -40,11 +42,14 @@ class ClusterEvents:
         self._effects = effects
         self._store = store
         self._dead_nodes = dead_nodes
+        self._drain = drain
         self._end = end
         self._last_job_number = 0
 
     def registration(self, node: common_pb2.NodeInfo, known_cluster_id: bytes) -> gcs_pb2.RegisterNodeRequest:
         leases = self._leases.actor_leases()
+        if (drain := self._drain()) is not None:
+            node.drain.CopyFrom(drain)
         return gcs_pb2.RegisterNodeRequest(
             node=node,
             actor_leases=[
@@ -81,7 +86,8 @@ class ClusterEvents:
             self._effects.run(self._leases.node_died(node.node_id, now_s))
             return
         total = ResourceSet.from_proto(node.total)
-        self._cluster.node_joined(node.node_id, node.host, node.node_manager_port, total)
+        is_draining = node.HasField("drain")
+        self._cluster.node_joined(node.node_id, node.host, node.node_manager_port, total, is_draining)
         self._effects.run(self._leases.cluster_changed(now_s))
 
     def resources_changed(self, resources: common_pb2.NodeResources) -> None:

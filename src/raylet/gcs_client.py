@@ -153,6 +153,13 @@ class GcsClient:
             if self._channel is not None:
                 self._channel.close()
 
+    async def workers(self) -> Sequence[common_pb2.WorkerInfo]:
+        """All that the head knows. Raises RpcError."""
+        if self._stub is None:
+            raise RpcError(StatusCode.UNAVAILABLE, "the GCS is away")
+        reply = await self._stub.GetAllWorkers(common_pb2.Empty(), timeout_s=CALL_TIMEOUT_S)
+        return reply.workers
+
     async def unregister(self, reason: str, timeout_s: float) -> None:
         """The node leaves in order. reason: empty where it was told to. Where this fails the GCS notices
         anyway."""

@@ -38,7 +38,9 @@ from ray_mono.raylet.clients import Clients
 from ray_mono.raylet.cluster_events import ClusterEvents
 from ray_mono.raylet.config import RayletConfig
 from ray_mono.raylet.dead_nodes import DeadNodes
+from ray_mono.raylet.drain import Drain
 from ray_mono.raylet.effect_runner import EffectRunner
+from ray_mono.raylet.evacuation import Evacuation
 from ray_mono.raylet.gcs_client import GcsClient
 from ray_mono.raylet.gcs_outbox import GcsOutbox
 from ray_mono.raylet.head_lease import HeadLease
@@ -55,6 +57,7 @@ from ray_mono.raylet.scheduling.lease_manager import LeaseLimits, LeaseManager
 from ray_mono.raylet.scheduling.ledger import ResourceLedger
 from ray_mono.raylet.servicer import RayletServicer
 from ray_mono.raylet.store_client import StoreClient
+from ray_mono.raylet.taken_objects import TakenObjects
 from ray_mono.raylet.withdrawals import Withdrawals
 from ray_mono.raylet.worker.crowd_warnings import CrowdWarnings
 from ray_mono.raylet.worker.death_reports import DeathReports
@@ -140,14 +143,39 @@ class Raylet:
             self._effects,
             self._store,
             self._dead_nodes,
+            lambda: self._drain.drain,
             self.lose_place,
         )
         self._gcs = GcsClient(config, transport, clock, self._lease, outbox, self._current_resources, events)
+        self._drain = self._make_drain()
         self._listeners: list[Listener] = []
         self._will_look = False
         self._ended, self._end_reason = asyncio.Event(), ""
         self._failure: BaseException | None = None
         self._is_stopping = self._has_lost_place = False
+
+    def _make_drain(self) -> Drain:
+        config = self._config
+        evacuation = Evacuation(
+            config.node_id,
+            self._transport,
+            config.connect_timeout_s,
+            self._clients,
+            self._cluster,
+            self._store,
+            self._gcs.workers,
+        )
+        return Drain(
+            config.node_id,
+            self._clock,
+            self._clients,
+            self._pool,
+            self.leases,
+            self._processes,
+            self._effects,
+            evacuation,
+            self.end,
+        )
 
     # ---- its life
 
@@ -161,6 +189,7 @@ class Raylet:
         self._tasks.spawn(self._store.watch_pressure(config.host, self._effects.run), "store's pressure")
         self._tasks.spawn(self._keep_gcs(node), "gcs")
         self._tasks.spawn(self._tick(), "tick")
+        self._tasks.spawn(self._drain.run(), "drain")
         if self._memory_guard is not None:
             self._tasks.spawn(self._memory_guard.run(), "memory")
         registered = self._tasks.spawn(self._gcs.until_registered(), "registration")
@@ -184,6 +213,8 @@ class Raylet:
             self._dead_nodes,
             self._withdrawals,
             self._lent_cpus,
+            self._drain,
+            TakenObjects(config.node_id, self._transport, config.connect_timeout_s, self._store),
             self._gcs,
             config,
             self.describe,
@@ -292,6 +323,7 @@ class Raylet:
             "node_id": self._config.node_id.hex(),
             "addresses": self.addresses,
             "resources": self.ledger.describe(),
+            "drain": self._drain.story if self._drain.drain is not None else "",
             "memory": self._memory_guard.describe() if self._memory_guard is not None else "not watched",
             **self.leases.describe(now_s),
             **self._pool.describe(now_s),

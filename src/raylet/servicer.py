@@ -13,6 +13,7 @@ from ray_mono.protobuf import common_pb2, raylet_pb2, raylet_rpc
 from ray_mono.raylet.clients import ClientProcess, open_board
 from ray_mono.raylet.config import RayletConfig
 from ray_mono.raylet.dead_nodes import DeadNodes
+from ray_mono.raylet.drain import Drain
 from ray_mono.raylet.effects import Rejected, RejectionKind
 from ray_mono.raylet.gcs_client import GcsClient
 from ray_mono.raylet.lease_requests import LeaseRequests
@@ -20,6 +21,7 @@ from ray_mono.raylet.lent_cpus import LentCpus
 from ray_mono.raylet.local_processes import LocalProcesses
 from ray_mono.raylet.reclaim_streams import ReclaimStreams
 from ray_mono.raylet.scheduling.ledger import ResourceLedger
+from ray_mono.raylet.taken_objects import TakenObjects
 from ray_mono.raylet.wire import UnsupportedStrategy, lease_request_from, refusal_reply, shown_available
 from ray_mono.raylet.withdrawals import Withdrawals
 from ray_mono.rpc.surface import CallContext, RpcError, StatusCode
@@ -41,6 +43,8 @@ class RayletServicer(raylet_rpc.RayletServiceServicer):
         dead_nodes: DeadNodes,
         withdrawals: Withdrawals,
         lent_cpus: LentCpus,
+        drain: Drain,
+        taken_objects: TakenObjects,
         gcs: GcsClient,
         config: RayletConfig,
         describe: Callable[[], dict[str, Any]],
@@ -55,6 +59,8 @@ class RayletServicer(raylet_rpc.RayletServiceServicer):
         self._dead_nodes = dead_nodes
         self._withdrawals = withdrawals
         self._lent_cpus = lent_cpus
+        self._drain = drain
+        self._taken_objects = taken_objects
         self._gcs = gcs
         self._config = config
         self._describe = describe
@@ -207,6 +213,17 @@ class RayletServicer(raylet_rpc.RayletServiceServicer):
     async def FollowHead(self, request: common_pb2.HeadPlace, context: CallContext) -> common_pb2.Empty:
         self._gcs.follow(request)
         return common_pb2.Empty()
+
+    async def DrainRaylet(
+        self, request: raylet_pb2.DrainRayletRequest, context: CallContext
+    ) -> raylet_pb2.DrainRayletReply:
+        return await self._drain.request(request.drain)
+
+    async def TakeObjects(
+        self, request: raylet_pb2.TakeObjectsRequest, context: CallContext
+    ) -> raylet_pb2.TakeObjectsReply:
+        taken = await self._taken_objects.take(request.from_node_id, request.objects)
+        return raylet_pb2.TakeObjectsReply(object_ids=taken)
 
     async def CheckAlive(self, request: common_pb2.Empty, context: CallContext) -> common_pb2.Empty:
         return common_pb2.Empty()

@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 
 from ray_mono.common.scheduling.resources import OBJECT_STORE_MEMORY, SCALE, ResourceSet
 from ray_mono.common.world import Clock
-from ray_mono.protobuf import common_pb2, object_manager_pb2, object_manager_rpc
+from ray_mono.protobuf import common_pb2, object_manager_pb2, object_manager_rpc, raylet_pb2
 from ray_mono.raylet.effects import CollectGarbage, Effect, WarnJob
 from ray_mono.rpc.surface import AsyncChannel, RpcError, StatusCode, Transport
 
@@ -19,6 +19,7 @@ RETRY_PERIOD_S = 0.05
 """Both start at the same time, and the object manager takes some tenths of a second until it listens."""
 TELL_AFTER_S = 1.0
 STATS_TIMEOUT_S = 5.0
+COPY_TIMEOUT_MS = 60_000
 
 
 class StoreClient:
@@ -97,6 +98,48 @@ class StoreClient:
             return available
         free = max(0, available.get(OBJECT_STORE_MEMORY) - stats.used_bytes * SCALE)
         return ResourceSet({**dict(available.items()), OBJECT_STORE_MEMORY: free})
+
+    # ---- nodes that are drained. All of these raise RpcError.
+
+    async def primaries(
+        self, except_owners: Sequence[bytes], most: int
+    ) -> object_manager_pb2.ListPrimariesReply:
+        if self._store is None:
+            return object_manager_pb2.ListPrimariesReply()
+        request = object_manager_pb2.ListPrimariesRequest(except_owner_worker_ids=except_owners, most=most)
+        return await self._store.ListPrimaries(request, timeout_s=STATS_TIMEOUT_S)
+
+    async def mark_primary(self, object_ids: Sequence[bytes], is_primary: bool) -> list[bytes]:
+        """Returns those that are here."""
+        if self._store is None:
+            return []
+        request = object_manager_pb2.MarkPrimaryRequest(object_ids=object_ids, is_primary=is_primary)
+        return list((await self._store.MarkPrimary(request, timeout_s=STATS_TIMEOUT_S)).object_ids)
+
+    async def copy(self, from_node_id: bytes, objects: Iterable[raylet_pb2.ObjectToTake]) -> list[bytes]:
+        """Copies objects here. Returns those that are here now, pinned until `release`."""
+        if self._store is None:
+            return []
+        request = object_manager_pb2.GetRequest(
+            objects=[
+                object_manager_pb2.ObjectWanted(
+                    object_id=item.object_id,
+                    location_node_ids=[from_node_id],
+                    owner_worker_id=item.owner.worker_id,
+                    size_bytes=item.size_bytes,
+                )
+                for item in objects
+            ],
+            timeout_ms=COPY_TIMEOUT_MS,
+            may_go_elsewhere=True,
+            priority=object_manager_pb2.GetRequest.WAIT,
+        )
+        found = (await self._store.Get(request)).objects
+        return [item.object_id for item in found if item.state == object_manager_pb2.ObjectFound.FOUND]
+
+    def release(self, object_ids: Iterable[bytes]) -> None:
+        if self._store is not None:
+            self._store.Release.notify(object_manager_pb2.ReleaseRequest(object_ids=object_ids))
 
     def free_owned_by(self, worker_id: bytes) -> None:
         """A worker or driver ended: nobody can ask for what it owned."""

@@ -90,6 +90,9 @@ class FakeNode(raylet_rpc.RayletServiceServicer):
         self.killed: list[raylet_pb2.KillWorkerRequest] = []
         self.heads: list[common_pb2.HeadPlace] = []
         """Those that said that they have taken over."""
+        self.drains: list[common_pb2.NodeDrain] = []
+        """What it was asked for."""
+        self.is_idle = False
         self.gcs: gcs_rpc.GcsServiceAsyncStub | None = None
 
     async def start(self) -> None:
@@ -197,6 +200,14 @@ class FakeNode(raylet_rpc.RayletServiceServicer):
         worker.process.kill("its raylet killed it")
         await self.report_death(request.worker_id, request.cause)
         return common_pb2.Empty()
+
+    async def DrainRaylet(
+        self, request: raylet_pb2.DrainRayletRequest, context: CallContext
+    ) -> raylet_pb2.DrainRayletReply:
+        self.drains.append(request.drain)
+        if request.drain.reason == common_pb2.DRAIN_NODE_REASON_IDLE_TERMINATION and not self.is_idle:
+            return raylet_pb2.DrainRayletReply(rejection_reason_message="it is in use")
+        return raylet_pb2.DrainRayletReply(is_accepted=True, drain=request.drain)
 
     async def CheckAlive(self, request: common_pb2.Empty, context: CallContext) -> common_pb2.Empty:
         return common_pb2.Empty()

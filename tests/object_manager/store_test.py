@@ -240,3 +240,44 @@ def test_an_impossible_change_of_state_is_a_bug_and_tells_the_objects_story(stor
     with pytest.raises(InternalError, match=f"object {A.hex()}: sealed -> created .*256 bytes"):
         entry.move(ObjectState.CREATED)
     assert entry.state is ObjectState.SEALED
+
+
+def test_a_copy_that_becomes_the_primary_one_is_not_evicted_any_more(store: Store) -> None:
+    copy_here(store, A)
+    assert store.mark_primary(A, is_primary=True)
+    store.check_invariants()
+    for object_id in (B, C, D):
+        put(store, object_id)
+    assert is_full(store, ObjectKey(b"e" * 28)) and store.contains(A)
+
+
+def test_what_another_node_has_as_the_primary_copy_may_be_evicted_here(store: Store) -> None:
+    for object_id in (A, B, C, D):
+        put(store, object_id)
+    assert store.mark_primary(A, is_primary=False)
+    store.check_invariants()
+    assert not is_full(store, ObjectKey(b"e" * 28)) and not store.contains(A)
+
+
+def test_marking_what_is_read_or_not_here(store: Store) -> None:
+    copy_here(store, A)
+    store.pin(A, BERT)
+    assert store.mark_primary(A, is_primary=True)
+    store.release(A, BERT)
+    store.check_invariants()
+    assert A in store.spillable
+    create(store, B)
+    assert not store.mark_primary(B, is_primary=True) and not store.mark_primary(C, is_primary=True)
+    store.pin(A, BERT)
+    store.free(A)
+    assert not store.mark_primary(A, is_primary=True)
+
+
+def test_primary_copies_are_listed_but_for_those_of_some_owners(store: Store) -> None:
+    put(store, A)
+    copy_here(store, B)
+    create(store, C)
+    put(store, D)
+    assert [row.object_id for row in store.primaries(set(), 10)] == [A, D]
+    assert [row.object_id for row in store.primaries(set(), 1)] == [A]
+    assert store.primaries({OWNER}, 10) == []

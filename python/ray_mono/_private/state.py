@@ -13,7 +13,7 @@ from ray_mono.protobuf import common_pb2
 def nodes() -> list[dict[str, Any]]:
     """Every node that the cluster has had, also dead ones (the last 1,000), by start time. Each is a dict
     with Ray's keys: "NodeID" (hex), "Alive", "NodeManagerAddress", "Resources" (in units; empty for dead
-    nodes), "Labels" and so on.
+    nodes), "Labels" and so on; and with "Draining" and "DrainDeadlineTimestampMs" (0: none).
 
     Raises RaySystemError where this process is not connected, and RpcError if the GCS does not answer.
     """
@@ -39,6 +39,18 @@ def _node_as_dict(node: common_pb2.NodeInfo) -> dict[str, Any]:
         "alive": is_alive,
         "Resources": ResourceSet.from_proto(node.total).to_units() if is_alive else {},
         "Labels": {**node.labels, NODE_ID_LABEL: node.node_id.hex()},
+        "Draining": is_alive and node.HasField("drain"),
+        "DrainDeadlineTimestampMs": node.drain.deadline_timestamp_ms,
+    }
+
+
+def draining_nodes() -> dict[str, int]:
+    """The deadlines of nodes that are drained, by their ids (hex): milliseconds since the epoch; 0: none.
+    Raises as `nodes`."""
+    return {
+        node.node_id.hex(): node.drain.deadline_timestamp_ms
+        for node in current.require().global_state.nodes()
+        if node.state == common_pb2.NODE_ALIVE and node.HasField("drain")
     }
 
 

@@ -278,6 +278,32 @@ def healthcheck(address: str | None, redis_password: str | None, timeout: float)
     check_health(address, redis_password, timeout)
 
 
+@cli.command(name="drain-node", hidden=True)
+@address_options
+@click.option(
+    "--node-id", metavar="ID", help="In hex [default: the cluster's node on this machine, if there is one]."
+)
+@click.option(
+    "--reason",
+    required=True,
+    type=click.Choice(["DRAIN_NODE_REASON_IDLE_TERMINATION", "DRAIN_NODE_REASON_PREEMPTION"]),
+    help="Nobody uses it, which is refused of a node in use; or its provider takes it away.",
+)
+@click.option("--reason-message", required=True, metavar="TEXT", help="For people.")
+@click.option(
+    "--deadline-remaining-seconds",
+    type=int,
+    metavar="SECONDS",
+    help="When the node ends with all that is on it then [default: when nothing is left on it].",
+)
+def drain_node(**options: Any) -> None:
+    """Has a node end, once what is on it has gone elsewhere: it takes nothing new, its actors are moved,
+    values are copied to other nodes. Returns when the node has accepted that."""
+    from ray_mono.scripts.drain_node import drain_node
+
+    drain_node(**options)
+
+
 @cli.command()
 @click.option(
     "--only", default="", metavar="PATTERN", help="Lines with this in their name, or a group of this name."

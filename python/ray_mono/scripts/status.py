@@ -83,7 +83,7 @@ def render(snapshot: Snapshot, now_s: float) -> str:
         f" ray_mono {cluster.version}, Python {cluster.python_version}",
         f"Session {cluster.session_dir}",
         f"Jobs: {running_jobs} running, {len(snapshot.jobs) - running_jobs} finished",
-        *_nodes(snapshot),
+        *_nodes(snapshot, now_s),
         *_resources(snapshot),
         *_demands(snapshot),
         *_actors(snapshot),
@@ -91,7 +91,7 @@ def render(snapshot: Snapshot, now_s: float) -> str:
     return "\n".join(lines)
 
 
-def _nodes(snapshot: Snapshot) -> list[str]:
+def _nodes(snapshot: Snapshot, now_s: float) -> list[str]:
     alive = [node for node in snapshot.nodes if node.state == common_pb2.NODE_ALIVE]
     dead = [node for node in snapshot.nodes if node.state != common_pb2.NODE_ALIVE]
     resources = {item.node_id: item for item in snapshot.resources}
@@ -105,8 +105,17 @@ def _nodes(snapshot: Snapshot) -> list[str]:
             total = ResourceSet.from_proto(item.total)
             used = total - ResourceSet.from_proto(item.available)
             text += f"  CPU {used.to_units().get('CPU', 0):g}/{total.to_units().get('CPU', 0):g}"
+        if node.state == common_pb2.NODE_ALIVE and node.HasField("drain"):
+            text += f"  draining: {_drain(node.drain, now_s)}"
         lines.append(text + ("  head" if node.is_head else ""))
     return lines + _rest(len(snapshot.nodes))
+
+
+def _drain(drain: common_pb2.NodeDrain, now_s: float) -> str:
+    left_s = drain.deadline_timestamp_ms / 1000 - now_s
+    until = f"ends in {_duration(left_s)}" if drain.deadline_timestamp_ms else "no deadline"
+    reason = common_pb2.DrainNodeReason.Name(drain.reason).removeprefix("DRAIN_NODE_REASON_")
+    return f"{reason}, {drain.reason_message} ({until})"
 
 
 def _resources(snapshot: Snapshot) -> list[str]:

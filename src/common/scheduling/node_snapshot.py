@@ -17,3 +17,9 @@ class NodeSnapshot:
     total: ResourceSet
     available: ResourceSet
     is_alive: bool = True
+    is_draining: bool = False
+    """It is to end, and takes nothing new."""
+
+    @property
+    def takes_work(self) -> bool:
+        return self.is_alive and not self.is_draining

@@ -22,13 +22,13 @@ Use = Callable[[NodeSnapshot], float]
 
 
 def feasible(required: ResourceSet, nodes: Iterable[NodeSnapshot]) -> list[NodeSnapshot]:
-    """The living nodes that could hold it if nothing else ran there."""
-    return [node for node in nodes if node.is_alive and required.fits_in(node.total)]
+    """The nodes that take work and could hold it if nothing else ran there."""
+    return [node for node in nodes if node.takes_work and required.fits_in(node.total)]
 
 
 def available(required: ResourceSet, nodes: Iterable[NodeSnapshot]) -> list[NodeSnapshot]:
-    """The living nodes that have it free now."""
-    return [node for node in nodes if node.is_alive and required.fits_in(node.available)]
+    """The nodes that take work and have it free now."""
+    return [node for node in nodes if node.takes_work and required.fits_in(node.available)]
 
 
 def allowed(strategy: Strategy, nodes: Sequence[NodeSnapshot]) -> Sequence[NodeSnapshot]:

@@ -117,9 +117,12 @@ def _when_known(
     lease.raylet.LostWorker.start(_request(lease), answered)
 
 
-def _crashed(death: Any) -> WorkerCrashedError | OutOfMemoryError:
+def _crashed(death: Any) -> WorkerCrashedError | OutOfMemoryError | NodeDiedError:
     if death.kind == common_pb2.DeathCause.OUT_OF_MEMORY:
         return OutOfMemoryError(death.message)
+    if death.kind == common_pb2.DeathCause.NODE_DIED:
+        # Its raylet ends, as one does at the end of a drain, and lives long enough to say so.
+        return NodeDiedError(f"The worker died before it finished the task: {death.message}")
     if not death.message:
         return WorkerCrashedError()
     return WorkerCrashedError(f"The worker died before it finished the task: {death.message}")

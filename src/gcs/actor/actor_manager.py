@@ -279,6 +279,22 @@ class ActorManager:
             return self._bury(actor, death, now_s)
         return self._end_gracefully(actor, death)
 
+    def movable(self, node_id: NodeID) -> list[Actor]:
+        """The living actors of a node that may start elsewhere if it is drained."""
+        return [
+            actor
+            for actor in self._living()
+            if actor.node_id == node_id
+            and actor.state is ActorLife.ALIVE
+            and actor.ending is None
+            and actor.killing is None
+            and actor.has_restarts(is_preempted=True)
+        ]
+
+    def move(self, actor_id: ActorID, death: Death) -> list[Effect]:
+        """Its node is drained, and there is a place elsewhere: its worker ends, and it starts there."""
+        return self._kill_worker(self._actors[actor_id], death)
+
     def out_of_scope(self, actor_id: ActorID, now_s: float) -> list[Effect]:
         """No handle is left. A detached actor does not mind. Raises KeyError for an unknown actor."""
         actor = self._actors[actor_id]
@@ -321,8 +337,8 @@ class ActorManager:
         return [RowChanged(actor, announced=False), *self._end_worker(actor, death)]
 
     def _lose_worker(self, actor: Actor, death: Death, now_s: float) -> list[Effect]:
-        registration = actor.registration
-        has_restarts = registration.max_restarts < 0 or actor.num_restarts < registration.max_restarts
+        is_preempted = death.is_preempted or (actor.killing is not None and actor.killing.is_preempted)
+        has_restarts = actor.has_restarts(is_preempted)
         if actor.ending is not None or death.kind in FINAL_KINDS or not has_restarts:
             # The worker is gone already: forgetting it keeps _bury from ending it.
             actor = self._save(actor, node_id=None, worker_id=None)
@@ -331,6 +347,7 @@ class ActorManager:
             actor,
             ActorEvent.WORKER_LOST,
             num_restarts=actor.num_restarts + 1,
+            num_restarts_preempted=actor.num_restarts_preempted + is_preempted,
             node_id=None,
             worker_id=None,
             killing=None,

@@ -63,6 +63,7 @@ def death_to_proto(death: Death) -> common_pb2.DeathCause:
         message=death.message,
         exit_code=death.exit_code,
         signal=death.signal,
+        is_preempted=death.is_preempted,
     )
     if death.error:
         cause.error.ParseFromString(death.error)
@@ -71,7 +72,8 @@ def death_to_proto(death: Death) -> common_pb2.DeathCause:
 
 def death_from_proto(cause: common_pb2.DeathCause) -> Death:
     error = cause.error.SerializeToString() if cause.HasField("error") else b""
-    return Death(DeathKind(cause.kind), cause.message, cause.exit_code, cause.signal, error)
+    kind = DeathKind(cause.kind)
+    return Death(kind, cause.message, cause.exit_code, cause.signal, error, cause.is_preempted)
 
 
 def write_fields(actor: Actor, info: common_pb2.ActorInfo) -> None:
@@ -79,6 +81,7 @@ def write_fields(actor: Actor, info: common_pb2.ActorInfo) -> None:
     info.state = cast("common_pb2.ActorState", int(actor.state))
     info.version = actor.version
     info.num_restarts = actor.num_restarts
+    info.num_restarts_due_to_node_preemption = actor.num_restarts_preempted
     info.pending_reason = actor.pending_reason
     info.lost_on_node_id = b"" if actor.lost_on is None else actor.lost_on.binary()
     info.start_time_s = actor.start_time_s
@@ -104,6 +107,7 @@ def read_fields(info: common_pb2.ActorInfo) -> Actor:
         start_time_s=info.start_time_s,
         end_time_s=info.end_time_s,
         num_restarts=info.num_restarts,
+        num_restarts_preempted=info.num_restarts_due_to_node_preemption,
         node_id=NodeID(info.address.node_id) if has_place else None,
         worker_id=WorkerID(info.address.worker_id) if has_place else None,
         ending=death_from_proto(info.death_cause) if has_cause and not is_dead else None,
@@ -133,6 +137,7 @@ def adopted_row(told: common_pb2.ActorInfo, now_s: float) -> Actor:
         version=max(told.version + 1, int(now_s * 1e6)),
         start_time_s=told.start_time_s or now_s,
         num_restarts=told.num_restarts,
+        num_restarts_preempted=told.num_restarts_due_to_node_preemption,
         node_id=NodeID(told.address.node_id) if is_placed else None,
         worker_id=WorkerID(told.address.worker_id) if is_placed else None,
         story=("adopted",),

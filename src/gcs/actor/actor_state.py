@@ -85,6 +85,8 @@ class Death:
     signal: int = 0
     error: bytes = b""
     """For CREATION_FAILED: the serialized SerializedObject of the exception."""
+    is_preempted: bool = False
+    """Its node was drained, since its provider takes it away."""
 
 
 @dataclass(frozen=True)
@@ -121,6 +123,8 @@ class Actor:
     start_time_s: float
     end_time_s: float = 0.0
     num_restarts: int = 0
+    num_restarts_preempted: int = 0
+    """Of these: they do not count against max_restarts."""
     node_id: NodeID | None = None
     worker_id: WorkerID | None = None
     """Of the incarnation that is alive or being created; both None while it is not placed, and when dead."""
@@ -141,6 +145,13 @@ class Actor:
     @property
     def actor_id(self) -> ActorID:
         return self.registration.actor_id
+
+    def has_restarts(self, is_preempted: bool) -> bool:
+        """Whether it may start once more. As in Ray, an actor that restarts at all always does where its node
+        is taken away."""
+        restarts_max = self.registration.max_restarts
+        counted = self.num_restarts - self.num_restarts_preempted
+        return restarts_max < 0 or counted < restarts_max or (is_preempted and restarts_max > 0)
 
     @property
     def held_name(self) -> tuple[str, str] | None:

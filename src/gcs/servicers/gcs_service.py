@@ -59,7 +59,9 @@ def gcs_handlers(
     """What the GCS answers, by path, once it has taken over what is in its store (is_ready)."""
     handlers = handlers_of(
         [
-            NodeInfoServicer(cluster, cluster.nodes, cluster.health, adoption, writes, cluster_info),
+            NodeInfoServicer(
+                cluster, cluster.nodes, cluster.health, cluster.drains, adoption, writes, cluster_info
+            ),
             NodeResourceInfoServicer(cluster, cluster.nodes, cluster.collections),
             JobInfoServicer(cluster, cluster.jobs, adoption, writes),
             ActorInfoServicer(

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from ray_mono.common.ids import NodeID, WorkerID
 from ray_mono.gcs.adoption import Adoption
 from ray_mono.gcs.cluster import Cluster
+from ray_mono.gcs.node_drains import NodeDrains
 from ray_mono.gcs.node_health import NodeHealth
 from ray_mono.gcs.node_manager import NodeIsDead, NodeManager
 from ray_mono.gcs.servicers.parse_id import parse_id
@@ -23,6 +24,7 @@ class NodeInfoServicer(gcs_rpc.GcsServiceServicer):
         cluster: Cluster,
         nodes: NodeManager,
         health: NodeHealth,
+        drains: NodeDrains,
         adoption: Adoption,
         writes: WriteThrough,
         cluster_info: Callable[[], gcs_pb2.ClusterInfo],
@@ -30,6 +32,7 @@ class NodeInfoServicer(gcs_rpc.GcsServiceServicer):
         self._cluster = cluster
         self._nodes = nodes
         self._health = health
+        self._drains = drains
         self._adoption = adoption
         self._writes = writes
         self._cluster_info = cluster_info
@@ -77,6 +80,32 @@ class NodeInfoServicer(gcs_rpc.GcsServiceServicer):
         self._cluster.node_died(parse_id(NodeID, "node_id", request.node_id), request.cause)
         await self._writes.flushed()
         return common_pb2.Empty()
+
+    async def DrainNode(
+        self, request: gcs_pb2.DrainNodeRequest, context: CallContext
+    ) -> gcs_pb2.DrainNodeReply:
+        node_id = parse_id(NodeID, "node_id", request.node_id)
+        if request.deadline_timestamp_ms < 0:
+            raise RpcError(
+                StatusCode.INVALID_ARGUMENT,
+                "deadline_timestamp_ms must be at least 0 (milliseconds since the epoch; 0: none), "
+                f"got {request.deadline_timestamp_ms}",
+            )
+        if request.reason == common_pb2.DRAIN_NODE_REASON_UNSPECIFIED:
+            raise RpcError(
+                StatusCode.INVALID_ARGUMENT,
+                "reason must be DRAIN_NODE_REASON_IDLE_TERMINATION or DRAIN_NODE_REASON_PREEMPTION, "
+                "got DRAIN_NODE_REASON_UNSPECIFIED",
+            )
+        await self._adoption.heard()
+        drain = common_pb2.NodeDrain(
+            reason=request.reason,
+            reason_message=request.reason_message,
+            deadline_timestamp_ms=request.deadline_timestamp_ms,
+        )
+        reply = await self._drains.drain(node_id, drain)
+        await self._writes.flushed()
+        return reply
 
     async def CheckAlive(
         self, request: gcs_pb2.CheckAliveRequest, context: CallContext

@@ -65,7 +65,9 @@ class ClusterView:
         self._snapshots: list[NodeSnapshot] | None = None
         self.revision = 0
 
-    def node_joined(self, node_id: bytes, host: str, port: int, total: ResourceSet) -> None:
+    def node_joined(
+        self, node_id: bytes, host: str, port: int, total: ResourceSet, is_draining: bool = False
+    ) -> None:
         """A node is alive. Until it reports, all that it has counts as free."""
         if node_id == self._own_node_id:
             return
@@ -74,7 +76,8 @@ class ClusterView:
             return  # an id never comes back from the dead
         available = known.snapshot.available if known is not None else total
         version = known.version if known is not None else 0
-        self._nodes[node_id] = _Node(NodeSnapshot(node_id, host, port, total, available), version)
+        snapshot = NodeSnapshot(node_id, host, port, total, available, is_draining=is_draining)
+        self._nodes[node_id] = _Node(snapshot, version)
         self._changed()
 
     def node_died(self, node_id: bytes) -> bool:
@@ -124,6 +127,7 @@ class ClusterView:
                 "node_id": node.node_id.hex(),
                 "address": f"{node.host}:{node.port}",
                 "is_alive": node.is_alive,
+                "is_draining": node.is_draining,
                 "total": node.total.to_units(),
                 "available": node.available.to_units(),
             }

@@ -27,7 +27,16 @@ from typing import Any
 from ray_mono.common.our_bug import check
 from ray_mono.common.scheduling.node_snapshot import NodeSnapshot
 from ray_mono.common.scheduling.resources import ResourceSet
-from ray_mono.raylet.effects import Effect, EndMode, Rejected, RejectionKind, SpilledBack, Unclaimed, WarnJob
+from ray_mono.raylet.effects import (
+    Effect,
+    EndMode,
+    ReclaimLease,
+    Rejected,
+    RejectionKind,
+    SpilledBack,
+    Unclaimed,
+    WarnJob,
+)
 from ray_mono.raylet.scheduling import explanations
 from ray_mono.raylet.scheduling.cluster_view import ClusterView
 from ray_mono.raylet.scheduling.instances import indivisible
@@ -81,6 +90,7 @@ class LeaseManager:
         self._finished_jobs: OrderedDict[bytes, None] = OrderedDict()
         self._told_of_failed_starts: set[bytes] = set()
         self._arrivals = 0
+        self._is_draining = False
 
     # ---- requesters
 
@@ -249,6 +259,33 @@ class LeaseManager:
         """Another node joined or reported: what waits may fit there."""
         return self._schedule(now_s)
 
+    def drain(self, now_s: float) -> list[Effect]:
+        """The node is to end. What has a worker, or resources, may finish. What waits goes elsewhere, and
+        whoever leased a worker for tasks is asked to give it back."""
+        self._is_draining = True
+        self._scheduler.drain()
+        self._pool.drain()
+        return [*self._ask_back(now_s), *self._schedule(now_s)]
+
+    def _ask_back(self, now_s: float) -> list[Effect]:
+        """Leases for tasks whose holders were not asked yet."""
+        effects: list[Effect] = []
+        for lease in self._leases.values():
+            is_for_tasks = lease.state is WorkerLeaseState.GRANTED and not lease.request.for_actor
+            if is_for_tasks and lease.asked_at_s is None:
+                lease.ask_to_end(now_s)
+                effects.append(ReclaimLease(lease.lease_id, lease.request.requester))
+        return effects
+
+    def end_idle_workers(self, now_s: float) -> list[Effect]:
+        """Asks them. One that owns what others use stays, and is asked again next time."""
+        idle = [worker for worker in self._pool if worker.state is WorkerState.IDLE]
+        return [
+            effect
+            for worker in idle
+            for effect in self._pool.end(worker, EndMode.ASK, "its node is drained", now_s)
+        ]
+
     def look(self, now_s: float) -> list[Effect]:
         """What waits for others' leases: call it every LOOK_S while leases are queued."""
         leased = [
@@ -264,12 +301,18 @@ class LeaseManager:
         effects = self._pool.tick(now_s)
         effects += self._concluded(self._scheduler.tick(now_s, self._limits.infeasible_warning_s))
         effects += self._schedule(now_s)
+        if self._is_draining:
+            effects += self._ask_back(now_s)
         here, others = self._scheduler.snapshot(), self._cluster.nodes()
         circumstances = Circumstances(here, others, self._held_by_actors())
         effects += self._warnings.sweep(self._queue, self._scheduler.decide, circumstances, now_s)
         return effects + self._warn_of_failed_starts(now_s)
 
     # ---- what others may know
+
+    @property
+    def has_leases(self) -> bool:
+        return bool(self._leases)
 
     @property
     def num_queued(self) -> int:

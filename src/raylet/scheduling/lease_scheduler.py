@@ -146,8 +146,15 @@ class LeaseScheduler:
                 effects.append(SpilledBack(lease.lease_id, node.node_id, node.host, node.port, may_wait=True))
         return effects
 
+    def drain(self) -> None:
+        """From now on nothing is placed here."""
+        self._node = replace(self._node, is_draining=True)
+        self._refusals.clear()
+
     def fits_here(self, shape: Shape) -> bool:
         """Whether one may have the node's resources now."""
+        if self._node.is_draining:
+            return False
         required, held_for = shape.required, self._held_for
         if not self._ledger.can_grant(required):
             return False

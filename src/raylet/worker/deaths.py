@@ -121,6 +121,7 @@ def death_cause(
         message=ordered.message or message,
         exit_code=exit_code,
         signal=signum,
+        is_preempted=ordered.is_preempted,
     )
     if ordered.HasField("oom_retries"):
         cause.oom_retries.CopyFrom(ordered.oom_retries)

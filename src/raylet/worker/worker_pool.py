@@ -19,7 +19,7 @@ The pool does not know resources or queues: the lease manager tells it how many 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ray_mono.common.backoff import Backoff
@@ -162,6 +162,10 @@ class WorkerPool:
             self._remember_idle(worker)
 
     # ---- how many there should be
+
+    def drain(self) -> None:
+        """The node is to end: no worker is started ahead of need."""
+        self._limits = replace(self._limits, prestart=0)
 
     def replenish(self, num_waiting: int, now_s: float) -> list[Effect]:
         """Starts what `num_waiting` leases and the prestart ask for, within the limits."""

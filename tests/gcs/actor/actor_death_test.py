@@ -72,6 +72,56 @@ def test_a_death_for_want_of_memory_costs_a_restart_as_any_other() -> None:
     assert (scene.actor().state, scene.actor().death) == (ActorLife.DEAD, death)
 
 
+PREEMPTED = Death(DeathKind.NODE_DIED, "its node is drained", is_preempted=True)
+
+
+def test_an_actor_with_restarts_starts_again_whenever_its_node_is_taken_away() -> None:
+    """Which costs none of them."""
+    scene = Scene()
+    scene.alive(max_restarts=1)
+    for restart in (1, 2):
+        scene.do("node_died", NODE, PREEMPTED, now_s=2.0)
+        assert scene.actor().num_restarts == scene.actor().num_restarts_preempted == restart
+        scene.do("leased", actor_id(1), restart, NODE, WORKER)
+        scene.do("created", actor_id(1), WORKER)
+    scene.do("worker_died", WORKER, CRASH, now_s=3.0)
+    assert (scene.actor().state, scene.actor().num_restarts) == (ActorLife.RESTARTING, 3)
+    scene.do("leased", actor_id(1), 3, NODE, WORKER)
+    scene.do("node_died", NODE, PREEMPTED, now_s=4.0)
+    assert scene.actor().state is ActorLife.RESTARTING
+    scene.do("leased", actor_id(1), 4, NODE, WORKER)
+    scene.do("worker_died", WORKER, CRASH, now_s=5.0)
+    assert scene.actor().state is ActorLife.DEAD
+
+
+def test_an_actor_without_restarts_dies_with_a_node_that_is_taken_away() -> None:
+    scene = Scene()
+    scene.alive(max_restarts=0)
+    scene.do("node_died", NODE, PREEMPTED, now_s=2.0)
+    assert scene.actor().death == PREEMPTED
+
+
+def test_an_actor_that_is_moved_starts_again_when_its_worker_has_ended_whatever_is_told_of_that() -> None:
+    scene = Scene()
+    scene.alive(max_restarts=1)
+    assert [actor.actor_id for actor in scene.manager.movable(NODE)] == [actor_id(1)]
+    effects = scene.do("move", actor_id(1), PREEMPTED)
+    assert kinds(effects) == [RowChanged, EndActorWorker]
+    assert not scene.manager.movable(NODE) and scene.actor().state is ActorLife.ALIVE
+    scene.do("worker_died", WORKER, CRASH, now_s=2.0)
+    assert (scene.actor().state, scene.actor().num_restarts_preempted) == (ActorLife.RESTARTING, 1)
+
+
+def test_an_actor_without_restarts_or_that_ends_is_not_moved() -> None:
+    scene = Scene()
+    scene.alive(max_restarts=0)
+    assert not scene.manager.movable(NODE)
+    scene = Scene()
+    scene.alive(max_restarts=1)
+    scene.do("out_of_scope", actor_id(1), now_s=2.0)
+    assert not scene.manager.movable(NODE)
+
+
 def test_every_cause_of_a_death_that_travels_is_known() -> None:
     assert {kind.name: kind.value for kind in DeathKind} == dict(common_pb2.DeathCause.Kind.items())
 

@@ -228,6 +228,43 @@ def test_status_shows_what_there_is_and_what_is_missing() -> None:
     assert "node:10.0.0.1" not in text
 
 
+def test_status_shows_which_nodes_are_drained_and_until_when() -> None:
+    drains = [
+        common_pb2.NodeDrain(
+            reason=common_pb2.DRAIN_NODE_REASON_PREEMPTION,
+            reason_message="spot",
+            deadline_timestamp_ms=190_000,
+        ),
+        common_pb2.NodeDrain(reason=common_pb2.DRAIN_NODE_REASON_IDLE_TERMINATION, reason_message="unused"),
+    ]
+    nodes = [
+        common_pb2.NodeInfo(node_id=bytes([number]) * 28, drain=drain) for number, drain in enumerate(drains)
+    ]
+    text = render(Snapshot(gcs_pb2.ClusterInfo(), nodes, [], [], []), now_s=160)
+    assert "draining: PREEMPTION, spot (ends in 30 s)" in text
+    assert "draining: IDLE_TERMINATION, unused (no deadline)" in text
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        (["--reason=BORED", "--reason-message=-"], "'BORED' is not one of"),
+        (["--reason=DRAIN_NODE_REASON_PREEMPTION"], "--reason-message"),
+        (
+            [
+                "--reason=DRAIN_NODE_REASON_PREEMPTION",
+                "--reason-message=-",
+                "--deadline-remaining-seconds=-1",
+            ],
+            "must be at least 0",
+        ),
+    ],
+)
+def test_drain_node_says_what_is_wrong_with_its_options(options: list[str], named: str) -> None:
+    done = run("drain-node", *options)
+    assert done.exit_code == 2 and named in done.output
+
+
 def test_a_checkout_without_generated_code_says_in_one_line_what_to_run(tmp_path: Path) -> None:
     ignore = shutil.ignore_patterns("__pycache__")
     shutil.copytree(Path(ray_mono.__file__).parent, tmp_path / "python" / "ray_mono", ignore=ignore)

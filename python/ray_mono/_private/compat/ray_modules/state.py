@@ -48,8 +48,8 @@ class GlobalState:
         """None, for the same reason."""
 
     def get_draining_nodes(self) -> dict[str, int]:
-        """Empty: nodes are not drained here."""
-        return {}
+        """Their deadlines by id (hex), in milliseconds since the epoch; 0: none."""
+        return own.draining_nodes()
 
 
 state = GlobalState()

@@ -1,0 +1,190 @@
+"""The head's part of draining a node: who is asked, what the row says, and which actors move."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from ray_mono.protobuf import common_pb2, gcs_pb2
+from ray_mono.protobuf.gcs_rpc import GcsServiceAsyncStub
+from ray_mono.rpc.surface import RpcError, StatusCode
+from tests.gcs.scene import FakeNode, GcsScene, play, registration, until_state
+
+EMPTY = common_pb2.Empty()
+IDLE = common_pb2.DRAIN_NODE_REASON_IDLE_TERMINATION
+PREEMPTION = common_pb2.DRAIN_NODE_REASON_PREEMPTION
+MANY_S = 30.0
+
+
+async def drain(
+    gcs: GcsServiceAsyncStub,
+    node_id: bytes,
+    reason: common_pb2.DrainNodeReason = PREEMPTION,
+    deadline_ms: int = 0,
+) -> gcs_pb2.DrainNodeReply:
+    return await gcs.DrainNode(
+        gcs_pb2.DrainNodeRequest(
+            node_id=node_id, reason=reason, reason_message="spot", deadline_timestamp_ms=deadline_ms
+        )
+    )
+
+
+async def row_of(gcs: GcsServiceAsyncStub, node: FakeNode) -> common_pb2.NodeInfo:
+    rows = (await gcs.GetAllNodes(EMPTY)).nodes
+    return next(row for row in rows if row.node_id == node.node_id)
+
+
+async def actor_on(scene: GcsScene, gcs: GcsServiceAsyncStub, max_restarts: int) -> FakeNode:
+    """The only node, with an actor on it."""
+    node = await scene.add_node({"CPU": 4})
+    await gcs.RegisterActor(registration(max_restarts=max_restarts))
+    await until_state(gcs, common_pb2.ALIVE)
+    return node
+
+
+def test_the_nodes_raylet_is_asked_and_its_row_says_what_holds() -> None:
+    async def script(scene: GcsScene) -> None:
+        gcs = await scene.start_gcs()
+        node = await scene.add_node({"CPU": 4})
+        assert (await drain(gcs, node.node_id, deadline_ms=5)).is_accepted
+        held = common_pb2.NodeDrain(reason=PREEMPTION, reason_message="spot", deadline_timestamp_ms=5)
+        assert node.drains == [held]
+        row = await row_of(gcs, node)
+        assert row.drain == held and row.state == common_pb2.NODE_ALIVE
+
+    play(script)
+
+
+def test_a_raylet_that_refuses_is_left_as_it_is() -> None:
+    async def script(scene: GcsScene) -> None:
+        gcs = await scene.start_gcs()
+        node = await scene.add_node({"CPU": 4})
+        reply = await drain(gcs, node.node_id, IDLE)
+        assert not reply.is_accepted and reply.rejection_reason_message == "it is in use"
+        assert not (await row_of(gcs, node)).HasField("drain")
+
+    play(script)
+
+
+def test_a_dead_node_counts_as_drained_and_an_unknown_one_is_refused() -> None:
+    async def script(scene: GcsScene) -> None:
+        gcs = await scene.start_gcs()
+        node = await scene.add_node({"CPU": 4})
+        await gcs.UnregisterNode(gcs_pb2.UnregisterNodeRequest(node_id=node.node_id))
+        assert (await drain(gcs, node.node_id)).is_accepted and not node.drains
+        reply = await drain(gcs, b"?" * 28)
+        assert not reply.is_accepted and "is not in this cluster" in reply.rejection_reason_message
+
+    play(script)
+
+
+@pytest.mark.parametrize(
+    ("bad", "named"),
+    [({"reason": common_pb2.DRAIN_NODE_REASON_UNSPECIFIED}, "reason"), ({"deadline_ms": -1}, "deadline")],
+)
+def test_bad_requests_say_what_is_wrong(bad: dict[str, int], named: str) -> None:
+    async def script(scene: GcsScene) -> None:
+        gcs = await scene.start_gcs()
+        node = await scene.add_node({"CPU": 4})
+        with pytest.raises(RpcError, match=named) as caught:
+            await drain(gcs, node.node_id, **bad)  # type: ignore[arg-type]
+        assert caught.value.code is StatusCode.INVALID_ARGUMENT and not node.drains
+
+    play(script)
+
+
+def test_new_actors_are_placed_elsewhere() -> None:
+    async def script(scene: GcsScene) -> None:
+        gcs = await scene.start_gcs()
+        node = await scene.add_node({"CPU": 4})
+        other = await scene.add_node({"CPU": 1})
+        await drain(gcs, node.node_id)
+        await gcs.RegisterActor(registration())
+        await until_state(gcs, common_pb2.ALIVE)
+        assert other.leases and not node.leases
+
+    play(script)
+
+
+def test_an_actor_moves_when_there_is_room_elsewhere_and_that_costs_no_restart() -> None:
+    async def script(scene: GcsScene) -> None:
+        gcs = await scene.start_gcs()
+        node = await actor_on(scene, gcs, max_restarts=1)
+        await drain(gcs, node.node_id)
+        await asyncio.sleep(MANY_S)
+        assert not node.killed
+        other = await scene.add_node({"CPU": 4})
+        info = await until_state(gcs, common_pb2.ALIVE, num_restarts=1)
+        assert info.address.node_id == other.node_id and len(node.killed) == 1
+        assert node.killed[0].cause.is_preempted
+        assert info.num_restarts_due_to_node_preemption == 1
+        await other.crash(next(iter(other.workers.values())))
+        info = await until_state(gcs, common_pb2.ALIVE, num_restarts=2)
+        assert info.num_restarts_due_to_node_preemption == 1
+
+    play(script)
+
+
+def test_an_actor_without_restarts_stays_until_the_node_ends_and_then_tells_of_the_preemption() -> None:
+    async def script(scene: GcsScene) -> None:
+        gcs = await scene.start_gcs()
+        node = await actor_on(scene, gcs, max_restarts=0)
+        await scene.add_node({"CPU": 4})
+        await drain(gcs, node.node_id)
+        await asyncio.sleep(MANY_S)
+        assert not node.killed
+        cause = common_pb2.DeathCause(kind=common_pb2.DeathCause.NODE_DIED, message="it was drained: spot")
+        await gcs.UnregisterNode(gcs_pb2.UnregisterNodeRequest(node_id=node.node_id, cause=cause))
+        dead = await until_state(gcs, common_pb2.DEAD)
+        assert dead.death_cause.is_preempted and "it was drained: spot" in dead.death_cause.message
+
+    play(script)
+
+
+def test_as_many_actors_move_as_there_is_room_for() -> None:
+    async def script(scene: GcsScene) -> None:
+        gcs = await scene.start_gcs()
+        node = await scene.add_node({"CPU": 4})
+        for number in (1, 2, 3):
+            await gcs.RegisterActor(registration(number, max_restarts=-1))
+            await until_state(gcs, common_pb2.ALIVE, number)
+        await scene.add_node({"CPU": 2})
+        await drain(gcs, node.node_id)
+        assert len(node.killed) <= 2
+        await asyncio.sleep(MANY_S)
+        assert len(node.killed) == 2
+
+    play(script)
+
+
+def test_the_next_head_on_the_store_goes_on() -> None:
+    async def script(scene: GcsScene) -> None:
+        gcs = await scene.start_gcs()
+        node = await actor_on(scene, gcs, max_restarts=1)
+        await drain(gcs, node.node_id)
+        scene.kill_gcs()
+        gcs = await scene.start_gcs()
+        assert (await row_of(gcs, node)).drain.reason_message == "spot"
+        await node.process.spawn(node.join())
+        assert (await row_of(gcs, node)).drain.reason_message == "spot"
+        other = await scene.add_node({"CPU": 4})
+        info = await until_state(gcs, common_pb2.ALIVE, num_restarts=1)
+        assert info.address.node_id == other.node_id
+
+    play(script)
+
+
+def test_a_head_that_knew_nothing_learns_it_from_the_raylet() -> None:
+    async def script(scene: GcsScene) -> None:
+        gcs = await scene.start_gcs()
+        node = await scene.add_node({"CPU": 4})
+        node.info.drain.reason = PREEMPTION
+        await node.process.spawn(node.join())
+        assert (await row_of(gcs, node)).drain.reason == PREEMPTION
+        other = await scene.add_node({"CPU": 1})
+        await gcs.RegisterActor(registration())
+        await until_state(gcs, common_pb2.ALIVE)
+        assert other.leases and not node.leases
+
+    play(script)
