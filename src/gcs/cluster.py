@@ -444,8 +444,8 @@ class Cluster:
 
     def _publish_actor(self, info: common_pb2.ActorInfo) -> None:
         self.subscriptions.publish(gcs_pb2.ACTOR, info.actor_id, info.SerializeToString())
-        if info.state == common_pb2.ALIVE:
-            self.drains.move_actors()  # its node may have begun to drain while it was created
+        if info.state == common_pb2.ALIVE and NodeID(info.address.node_id) in self.nodes.draining():
+            self.drains.move_actors()  # its node began to drain while it was created
 
     def _warn(self, warning: common_pb2.ErrorInfo | None) -> None:
         if warning is not None:

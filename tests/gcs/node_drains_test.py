@@ -149,11 +149,15 @@ def test_as_many_actors_move_as_there_is_room_for() -> None:
         for number in (1, 2, 3):
             await gcs.RegisterActor(registration(number, max_restarts=-1))
             await until_state(gcs, common_pb2.ALIVE, number)
-        await scene.add_node({"CPU": 2})
+        full = await scene.add_node({"CPU": 2})
         await drain(gcs, node.node_id)
         assert len(node.killed) <= 2
         await asyncio.sleep(MANY_S)
         assert len(node.killed) == 2
+        await full.process.spawn(full.report(1, {}))
+        await scene.add_node({"CPU": 1})
+        await asyncio.sleep(MANY_S)
+        assert len(node.killed) == 3
 
     play(script)
 
