@@ -115,6 +115,7 @@ REACHED = {
     "src/raylet/store_client.py:self._store.CollectGarbage": "a method of a stub",
     "src/raylet/store_client.py:self._store.FollowHead": "a method of a stub",
     "src/raylet/store_client.py:self._store.FreeOwnedBy": "a method of a stub",
+    "src/raylet/store_client.py:self._store.Release": "a method of a stub",
     "src/rpc/framed_channel.py:self._channel._loop": "a call is its channel's, in the same module",
     "src/rpc/framed_channel.py:self.channel._loop": "a call is its channel's, in the same module",
     "src/rpc/grpc_splice.py:self.inner.transport": "a protocol's transport is asyncio's",

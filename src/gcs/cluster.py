@@ -26,7 +26,7 @@ from ray_mono.gcs.environment import Environment
 from ray_mono.gcs.job_manager import JobManager
 from ray_mono.gcs.kv import KeyValueStore
 from ray_mono.gcs.lease_client import LeaseClient
-from ray_mono.gcs.node_drains import NodeDrains, is_preemption
+from ray_mono.gcs.node_drains import NodeDrains
 from ray_mono.gcs.node_fences import NodeFences
 from ray_mono.gcs.node_health import NodeHealth
 from ray_mono.gcs.node_manager import NodeManager, raylet_address
@@ -161,7 +161,6 @@ class Cluster:
         row = self.nodes.died(node_id, cause, not has_ended, now_s)
         if row is None:
             return
-        row.death_cause.is_preempted = is_preemption(row.drain)
         if has_ended:
             self.fences.ended(node_id)
         else:

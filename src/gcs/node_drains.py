@@ -110,11 +110,8 @@ class NodeDrains:
         row = self._nodes.alive(node_id)
         drain = common_pb2.NodeDrain() if row is None else row.drain
         message = f"its node {node_id.hex()} is drained: {describe(drain)}"
-        return Death(DeathKind.NODE_DIED, message, is_preempted=is_preemption(drain))
-
-
-def is_preemption(drain: common_pb2.NodeDrain) -> bool:
-    return drain.reason == common_pb2.DRAIN_NODE_REASON_PREEMPTION
+        is_preempted = drain.reason == common_pb2.DRAIN_NODE_REASON_PREEMPTION
+        return Death(DeathKind.NODE_DIED, message, is_preempted=is_preempted)
 
 
 def describe(drain: common_pb2.NodeDrain) -> str:

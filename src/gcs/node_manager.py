@@ -176,6 +176,8 @@ class NodeManager:
         row.state = common_pb2.NODE_DEAD
         row.end_time_s = now_s
         row.death_cause.CopyFrom(cause)
+        is_preempted = row.drain.reason == common_pb2.DRAIN_NODE_REASON_PREEMPTION
+        row.death_cause.MergeFrom(common_pb2.DeathCause(is_preempted=is_preempted))
         row.may_linger = may_linger
         self._dead[node_id] = row
         return row

@@ -17,8 +17,9 @@ one this is a store alone.
 from __future__ import annotations
 
 import asyncio
+import itertools
 import os
-from collections.abc import Callable, Coroutine, Iterable, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Sequence, Set
 from typing import Any, assert_never
 
 from ray_mono.common.world import Clock
@@ -40,7 +41,7 @@ from ray_mono.object_manager.seams import Arrival, ObjectHeader, SharedMemory, S
 from ray_mono.object_manager.spill_files import Extent, SpillFiles
 from ray_mono.object_manager.spills import Spills
 from ray_mono.object_manager.store import Store
-from ray_mono.object_manager.stored_object import Allocated, Full, NeedsBacking, StoredObject
+from ray_mono.object_manager.stored_object import KEPT, Allocated, Full, NeedsBacking, StoredObject
 
 
 class NodeStore:
@@ -186,6 +187,11 @@ class NodeStore:
             self.spills.unwant(object_id)
             self.gets.lost(object_id, f"its owner, worker {owner.hex()}, died")
         self._settle()
+
+    def primaries(self, except_owners: Set[WorkerKey], most: int) -> list[StoredObject]:
+        """Primary copies, in memory or on disk, that nobody freed."""
+        rows = (row for row in self.store.objects() if row.is_primary and row.state in KEPT)
+        return list(itertools.islice((row for row in rows if row.owner not in except_owners), most))
 
     def mark_primary(self, object_ids: Iterable[ObjectKey], is_primary: bool) -> list[ObjectKey]:
         """See Store. Returns those that are here."""

@@ -196,16 +196,15 @@ class StoreServicer(ObjectStoreServiceServicer):
     async def ListPrimaries(
         self, request: object_manager_pb2.ListPrimariesRequest, context: CallContext
     ) -> object_manager_pb2.ListPrimariesReply:
-        store = self._node_store.store
         except_owners = {WorkerKey(owner) for owner in request.except_owner_worker_ids}
         return object_manager_pb2.ListPrimariesReply(
             objects=[
                 object_manager_pb2.PrimaryCopy(
                     object_id=row.object_id, owner_worker_id=row.owner, size_bytes=row.size_bytes
                 )
-                for row in store.primaries(except_owners, request.most)
+                for row in self._node_store.primaries(except_owners, request.most)
             ],
-            num_unsealed=store.num_unsealed,
+            num_unsealed=self._stats().num_unsealed,
         )
 
     async def MarkPrimary(

@@ -12,9 +12,8 @@ its read pins; `disconnect` ends them all.
 
 from __future__ import annotations
 
-import itertools
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping, Set
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from ray_mono.common.our_bug import check
@@ -225,9 +224,8 @@ class Store:
     def taken_by(self, object_id: ObjectKey) -> int | None:
         """How much less would be obtainable if it were pinned; None where it is not here."""
         entry = self._objects.get(object_id)
-        if entry is None:
-            return None
-        return aligned(entry.size_bytes) if object_id in self._evictable else 0
+        taken_bytes = aligned(entry.size_bytes) if entry is not None and object_id in self._evictable else 0
+        return None if entry is None else taken_bytes
 
     def is_being_written(self, object_id: ObjectKey) -> bool:
         return self._state(object_id) is ObjectState.CREATED
@@ -274,16 +272,10 @@ class Store:
 
     # ---- nodes that are drained
 
-    def primaries(self, except_owners: Set[WorkerKey], most: int) -> list[StoredObject]:
-        """Primary copies, in memory or on disk, that nobody freed."""
-        rows = (row for row in self._objects.values() if row.is_primary and row.state in KEPT)
-        return list(itertools.islice((row for row in rows if row.owner not in except_owners), most))
-
     def mark_primary(self, object_id: ObjectKey, is_primary: bool) -> bool:
         """A copy that is here becomes the primary one; or another node has that now. False where it is not
         here."""
-        entry = self._objects.get(object_id)
-        if entry is None or entry.state not in KEPT:
+        if (entry := self._objects.get(object_id)) is None or entry.state not in KEPT:
             return False
         rests = entry.state is ObjectState.SEALED and not entry.num_pins
         if rests:
@@ -544,10 +536,8 @@ class Store:
             for object_id, count in client.pins.items():
                 check(count > 0, f"a pin of object {object_id.hex()} counts {count}")
                 pins[object_id] = pins.get(object_id, 0) + count
-        check(
-            pins == {row.object_id: row.num_pins for row in rows if row.num_pins},
-            "pins of clients and objects differ",
-        )
+        pinned = {row.object_id: row.num_pins for row in rows if row.num_pins}
+        check(pins == pinned, "pins of clients and objects differ")
         check(sum(pins.values()) == self.num_pins, f"num_pins is {self.num_pins}, not {sum(pins.values())}")
         unsealed = [(row.object_id, row.creator) for row in rows if row.state in UNSEALED]
         owned = [(object_id, key) for key, client in self._clients.items() for object_id in client.unsealed]
@@ -568,14 +558,7 @@ class Store:
         for row in on_disk:
             check(self._files.where(row.object_id).size_bytes == row.size_bytes, "an extent has another size")
         for row in rows:
-            check(
-                row.state not in (ObjectState.FREED_WITH_READERS, ObjectState.FREED_ON_DISK)
-                or row.num_pins > 0,
-                f"freed object {row.object_id.hex()} has no reader and is still here",
-            )
-            check(row.has_memory or row.is_on_disk, f"object {row.object_id.hex()} is nowhere")
+            row.check_invariants()
         by_owner = sorted((owner, object_id) for owner, ids in self._owned_by.items() for object_id in ids)
-        check(
-            by_owner == sorted((row.owner, row.object_id) for row in rows),
-            "objects and their owners' lists differ",
-        )
+        owners = sorted((row.owner, row.object_id) for row in rows)
+        check(by_owner == owners, "objects and their owners' lists differ")

@@ -148,6 +148,15 @@ class StoredObject:
         )
         self.num_pins -= count
 
+    def check_invariants(self) -> None:
+        """Raises InternalError."""
+        has_ended = self.state in (ObjectState.FREED_WITH_READERS, ObjectState.FREED_ON_DISK)
+        check(
+            not has_ended or self.num_pins > 0,
+            f"freed object {self.object_id.hex()} has no reader and is still here",
+        )
+        check(self.has_memory or self.is_on_disk, f"object {self.object_id.hex()} is nowhere")
+
     def move(self, state: ObjectState) -> None:
         """The one place where the state changes.
 

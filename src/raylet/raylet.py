@@ -88,8 +88,7 @@ class Raylet:
         memory: Memory | None = None,
     ) -> None:
         """memory: of the machine that it runs on; None: it is not watched."""
-        self._config = config
-        self._clock = clock
+        self._config, self._clock = config, clock
         self._transport = transport
         self._launcher = launcher
         self._tasks = BackgroundTasks(self._on_task_error)
@@ -149,10 +148,9 @@ class Raylet:
         self._gcs = GcsClient(config, transport, clock, self._lease, outbox, self._current_resources, events)
         self._drain = self._make_drain()
         self._listeners: list[Listener] = []
-        self._will_look = False
         self._ended, self._end_reason = asyncio.Event(), ""
         self._failure: BaseException | None = None
-        self._is_stopping = self._has_lost_place = False
+        self._will_look = self._is_stopping = self._has_lost_place = False
 
     def _make_drain(self) -> Drain:
         config = self._config

@@ -17,7 +17,7 @@ from ray_mono._private.node.session import NodeRecord
 from ray_mono.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from tests.chaos.victims import Victims
 from tests.integration.bounded import get
-from tests.integration.clusters import Done, join_cluster, run_command, service_pid
+from tests.integration.clusters import Done, ask_store, join_cluster, run_command, service_pid
 from tests.waiting import wait_until
 
 BIG_BYTES = 8 << 20
@@ -82,6 +82,11 @@ def big(number: int, runs: str) -> np.ndarray[Any, Any]:
     return np.full(BIG_BYTES, number, np.uint8)
 
 
+@ray.remote
+def puts() -> list[Any]:
+    return [ray.put("small"), ray.put("small")]
+
+
 @ray.remote(num_cpus=0)
 class Place:
     def node(self) -> str:
@@ -116,11 +121,21 @@ def test_values_are_there_afterwards_and_no_task_runs_again(node: NodeRecord, tm
     runs = tmp_path / "runs"
     values = [big.options(**there(node)).remote(number, str(runs)) for number in range(15)]
     ray.wait(values, num_returns=len(values), timeout=60, fetch_local=False)
+    assert ask_store(node.store_socket).spilled_bytes_total
     assert drain(node).status == 0
     until_it_ended(node)
     for number, value in enumerate(values):
         assert get(value).max() == get(value).min() == number
     assert sorted(map(int, runs.read_text().split())) == list(range(15))
+
+
+def test_a_worker_that_owns_what_others_use_keeps_the_node(node: NodeRecord) -> None:
+    held: list[Any] = get(puts.options(**there(node, soft=False)).remote())
+    assert drain(node).status == 0
+    assert get(held) == ["small", "small"]
+    assert row_of(node)["Alive"]
+    held.clear()
+    until_it_ended(node)
 
 
 def test_an_actor_answers_from_elsewhere_and_keeps_its_restarts(node: NodeRecord) -> None:

@@ -469,3 +469,18 @@ def test_a_storm_of_requests_leaves_nothing(seed: int) -> None:
         assert storm.found
 
     run(scene())
+
+
+def test_primary_copies_are_listed_but_for_those_of_some_owners() -> None:
+    async def scene() -> None:
+        node = FakeCluster().add("here", config())
+        client = node.connect()
+        await put(node, client, A, 100)
+        await put(node, client, B, 100)
+        assert [row.object_id for row in node.primaries(set(), 10)] == [A, B]
+        assert [row.object_id for row in node.primaries(set(), 1)] == [A]
+        assert not node.primaries({WorkerKey(b"owner")}, 10)
+        assert node.mark_primary([A, ObjectKey(b"not here")], is_primary=False) == [A]
+        assert [row.object_id for row in node.primaries(set(), 10)] == [B]
+
+    run(scene())

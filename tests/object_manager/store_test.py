@@ -271,13 +271,3 @@ def test_marking_what_is_read_or_not_here(store: Store) -> None:
     store.pin(A, BERT)
     store.free(A)
     assert not store.mark_primary(A, is_primary=True)
-
-
-def test_primary_copies_are_listed_but_for_those_of_some_owners(store: Store) -> None:
-    put(store, A)
-    copy_here(store, B)
-    create(store, C)
-    put(store, D)
-    assert [row.object_id for row in store.primaries(set(), 10)] == [A, D]
-    assert [row.object_id for row in store.primaries(set(), 1)] == [A]
-    assert store.primaries({OWNER}, 10) == []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from typing import cast
 
 import click
 
@@ -44,7 +45,7 @@ def drain_node(
         cluster = locate_head(cluster, redis_password)
         request = gcs_pb2.DrainNodeRequest(
             node_id=_parsed(node_id or _node_here(cluster.address)).binary(),
-            reason=common_pb2.DrainNodeReason.Value(reason),
+            reason=cast("common_pb2.DrainNodeReason", common_pb2.DrainNodeReason.Value(reason)),
             reason_message=reason_message,
             deadline_timestamp_ms=deadline_ms,
         )

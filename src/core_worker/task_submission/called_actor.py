@@ -435,8 +435,8 @@ class CalledActor:
                 cause = death.message or "its constructor raised an error that cannot be read here"
             if isinstance(cause, ActorDiedError):
                 return serialization.ERROR, data
-        error = ActorDiedError(cause, self.actor_id.hex(), preempted=death.is_preempted)
-        serialized = serialization.serialize_error(error)
+        died = ActorDiedError(cause, self.actor_id.hex(), preempted=death.is_preempted)
+        serialized = serialization.serialize_error(died)
         return serialized.metadata, serialized.to_bytes()
 
 
