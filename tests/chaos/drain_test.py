@@ -14,6 +14,7 @@ import pytest
 
 import ray_mono as ray
 from ray_mono._private.node.session import NodeRecord
+from ray_mono._private.state import draining_nodes
 from ray_mono.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from tests.chaos.victims import Victims
 from tests.integration.bounded import get
@@ -104,6 +105,7 @@ def test_tasks_finish_there_new_ones_run_elsewhere_and_then_the_node_ends(
     wait_until(begun.exists, "the task runs")
     assert drain(node).status == 0
     assert row_of(node)["Alive"] and row_of(node)["Draining"]
+    assert draining_nodes() == {node.node_id: 0}
     status = run_command("status", f"--address={node.gcs_address}").out
     assert "draining: PREEMPTION, the spot is gone (no deadline)" in status
     later = [node_when.options(**there(node)).remote(str(begun), "/") for _ in range(4)]

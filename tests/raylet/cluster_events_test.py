@@ -21,6 +21,7 @@ class Node:
         self.ends: list[str] = []
         self.freed: list[bytes] = []
         self.collected = 0
+        self.drain: common_pb2.NodeDrain | None = None
         self.dead_nodes = DeadNodes()
         clock: Any = SimpleNamespace(time_s=lambda: scene.now_s)
         effects: Any = SimpleNamespace(run=scene.take)
@@ -35,6 +36,7 @@ class Node:
             effects,
             store,
             self.dead_nodes,
+            lambda: self.drain,
             self.ends.append,
         )
 
@@ -51,6 +53,24 @@ def test_what_waits_goes_to_a_node_that_joins() -> None:
     node.scene.ask("big", resources=units(CPU=4))
     node.events.node_changed(there())
     assert node.scene.spilled == {"big": THERE}
+
+
+def test_nothing_goes_to_a_node_that_is_drained() -> None:
+    node = Node()
+    node.scene.ask("big", resources=units(CPU=4))
+    drained = there()
+    drained.drain.reason = common_pb2.DRAIN_NODE_REASON_PREEMPTION
+    node.events.node_changed(drained)
+    assert not node.scene.spilled
+    assert [other.is_draining for other in node.scene.cluster.nodes()] == [True]
+
+
+def test_a_node_that_is_drained_says_so_each_time_that_it_registers() -> None:
+    node = Node()
+    info = common_pb2.NodeInfo(node_id=HERE)
+    assert not node.events.registration(info, b"").node.HasField("drain")
+    node.drain = common_pb2.NodeDrain(reason_message="spot")
+    assert node.events.registration(info, b"").node.drain.reason_message == "spot"
 
 
 def test_what_waits_goes_to_a_node_that_reports_room_once_it_is_news() -> None:

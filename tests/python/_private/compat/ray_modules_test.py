@@ -37,7 +37,7 @@ LINES = [
     "from ray.util.iter import _NextValueNotReady, from_items",
     "from ray._private.worker import global_worker",
     "from ray._private.state import actors, jobs, timeline, state",
-    "assert state.get_draining_nodes() == {}",
+    "assert callable(state.get_draining_nodes)",
     "from ray._private.client_mode_hook import client_mode_hook, client_mode_wrap",
     "assert client_mode_hook()(len) is client_mode_wrap(len) is len",
     "from ray.experimental.state.api import list_nodes as again; assert again is ray.util.state.list_nodes",
