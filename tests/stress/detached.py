@@ -1,4 +1,4 @@
-"""Ends the detached actors that killed drivers of a soak have left."""
+"""Ends the detached actors that killed drivers have left."""
 
 from __future__ import annotations
 
@@ -6,6 +6,13 @@ import sys
 
 import ray_mono as ray
 from ray_mono.util import list_named_actors
+from tests.integration.clusters import run_python
+
+
+def end_detached_actors(address: str) -> None:
+    """Runs this module as a driver of its own."""
+    done = run_python("-m", "tests.stress.detached", address)
+    assert done.status == 0, done.out + done.error
 
 
 def main() -> int:

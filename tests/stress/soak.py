@@ -38,9 +38,10 @@ sys.path.append(str(Path(__file__).absolute().parent.parent.parent / "python"))
 import psutil
 
 from ray_mono._private.node.session import NodeRecord
-from tests.integration.clusters import CommandLineCluster, processes_of_node, run_python, service_pid
+from tests.integration.clusters import CommandLineCluster, processes_of_node, service_pid
 from tests.integration.titles import title_of
 from tests.stress.breaker import Breaker, LeftBehind
+from tests.stress.detached import end_detached_actors
 from tests.stress.driver_process import DriverProcess, Stuck
 from tests.stress.outside import Outside, anonymous_bytes, left_after_settling
 from tests.stress.stress import own_base
@@ -136,8 +137,7 @@ class Soak:
             idle = driver.wait_for("idle")
             self.report.scenes += idle["scenes"]
             self.report.answers += idle["calls"]
-        done = run_python("-m", "tests.stress.detached", self._cluster.address)
-        assert done.status == 0, done.out + done.error
+        end_detached_actors(self._cluster.address)
         self._judge("held, when the drivers had let go of everything", self._outside.held)
         self.report.growth_bytes = {name: size - memory[name] for name, size in self._memory().items()}
         for name, size in self.report.growth_bytes.items():

@@ -40,6 +40,7 @@ sys.path.append(str(Path(__file__).absolute().parent.parent.parent))
 sys.path.append(str(Path(__file__).absolute().parent.parent.parent / "python"))
 
 from tests.integration.clusters import CommandLineCluster, run_python
+from tests.stress.detached import end_detached_actors
 from tests.stress.driver_process import DriverProcess, Stuck
 from tests.stress.outside import Memory, Outside, left_after_settling
 
@@ -136,6 +137,7 @@ class Stress:
             self.report.scenes += idle["scenes"]
             self.report.calls += idle["calls"]
         self._close_hub()
+        end_detached_actors(self._cluster.address)
         self._judge_idle()
         for driver in self._drivers:
             driver.say("leave")
