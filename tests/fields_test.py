@@ -105,7 +105,6 @@ REACHED = {
     "src/core_worker/task_execution/executor.py:self._functions.loaded": "a dict, looked at by every call",
     "src/core_worker/task_execution/executor.py:self._actor.methods": "a dict, looked at by every call",
     "src/core_worker/task_execution/item_sender.py:self.value.nested": "a list of a value's",
-    "src/core_worker/task_execution/item_sender.py:self._part.items": "a field of a message",
     "src/core_worker/task_execution/item_sender.py:self._call.answer_to": "a call is a value",
     "src/core_worker/task_execution/shared_calls.py:self._call.connection": "a call is a value",
     "src/core_worker/task_execution/task_reply.py:self._running.actor": "the actor is what the worker runs",

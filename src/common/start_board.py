@@ -78,6 +78,8 @@ class StartBoard:
         self._last: bytes | None = None
         self._num_last = 0
         self._num_last_cell = 0
+        # The answer of a call that was kept last: where it stands, and its size.
+        self._last_start = self._last_bytes = 0
 
     def may_begin(self, number: int, name: str) -> bool:
         """The task of this number and name is about to start: whether it may."""
@@ -136,6 +138,19 @@ class StartBoard:
         )
         self._kept_end = end
         self._cells[_KEPT_BYTES] = end - _KEPT_START
+        self._last_start, self._last_bytes = start, len(answer)
+        return True
+
+    def keep_more(self, more: bytes) -> bool:
+        """More of the answer that keep_call kept last. False where there is no room: it is not kept."""
+        start = self._last_start + _CALL_HEAD.size + self._last_bytes
+        end = start + len(more)
+        if end > _BYTES:
+            return False
+        self._memory[start:end] = more
+        self._last_bytes = self._cells[self._last_start // 8] = self._last_bytes + len(more)
+        self._kept_end = end + 7 & ~7
+        self._cells[_KEPT_BYTES] = self._kept_end - _KEPT_START
         return True
 
     def keep_of_frame(self, frame_id: bytes, place: int, answer: bytes) -> bool:

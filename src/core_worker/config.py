@@ -139,6 +139,10 @@ class CoreWorkerConfig:
     """How often frames are looked at, whether their answers are held at the worker: shared_tasks.py."""
     unsettled_s: float = 0.05
     """How long a reply may wait for owners before the CPUs of its task are lent."""
+    unread_answer_s: float = 0.5
+    """How long a worker waits for a caller that does not read, before it goes on with what may end it."""
+    unread_again_s: float = 10.0
+    """After so long it waits for that caller again."""
     answered_alone_us: int = 200
     """A call that ran so long was not short, and its answer does not wait for others. The call cost more than
     a send, and the next one may end the process."""

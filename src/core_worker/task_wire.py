@@ -9,6 +9,9 @@ another, and each call has one of both.
     usual answer   DONE, one small value without references inside, of at most SHORT_MAX bytes
                    run_us, plain
 
+An item of a generator is written as a part of an answer that has just this item: bytes of parts, one behind
+the other, are the part that has the items of all of them.
+
 The fields come in this order, so that a receiver can tell both by their bytes, and read them by hand, too
 (`PushReader`; USUAL_ANSWER in the submitters). Everything else is read as the message that it is.
 """
@@ -17,6 +20,7 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Sequence
+from functools import lru_cache
 from struct import Struct
 from typing import Any, TypeAlias
 
@@ -46,6 +50,29 @@ FLAT_ARGS = tuple(_FLAT_ARGS + bytes((size,)) for size in range(SHORT_MAX + 1))
 
 USUAL_ANSWER = Struct("<cIcB")
 """What stands before the value: tag, run_us, tag, and the value's size in bytes."""
+
+
+ITEM_HEAD_BYTES_MAX = 1000
+"""Of an item's data. Larger ones take as long to copy as their message to make."""
+
+
+@lru_cache(maxsize=ITEM_HEAD_BYTES_MAX)
+def _item_head(metadata: bytes, size_bytes: int) -> bytes:
+    """What stands before an item's data."""
+    with_zeros = _item_message(metadata, bytes(size_bytes))
+    return with_zeros[: len(with_zeros) - size_bytes]
+
+
+def _item_message(metadata: bytes, data: bytes) -> bytes:
+    item = core_worker_pb2.StreamedItem(metadata=metadata, data=data)
+    return core_worker_pb2.PushTaskReply(items=[item]).SerializeToString()
+
+
+def streamed_item(metadata: bytes, data: bytes) -> bytes:
+    """A PushTaskReply that is a part with this item."""
+    if 0 < len(data) <= ITEM_HEAD_BYTES_MAX:
+        return _item_head(metadata, len(data)) + data
+    return _item_message(metadata, data)
 
 
 UsualPush: TypeAlias = tuple[int, int, bytes, bytes]

@@ -67,7 +67,10 @@ class ServerCall:
         """An early part of the answer, for callers that take parts; `reply` still has to come. Lock held.
         Whoever calls it flushes, unless it rings: see ReactorSocket.write.
         """
-        payload = message.SerializeToString()
+        self.part_bytes(message.SerializeToString(), rings)
+
+    def part_bytes(self, payload: bytes, rings: bool = False) -> None:
+        """As part, with a message that is serialized."""
         self.connection.write(_pack_header(len(payload) + _REST, ITEM, 0, self._call_id) + payload, rings)
 
     def fail(self, error: RpcError) -> None:

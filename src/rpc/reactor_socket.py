@@ -13,6 +13,7 @@ import logging
 import os
 import select
 import socket
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 
@@ -171,6 +172,22 @@ class ReactorSocket:
         if bool(out) != self._wants_out:
             self._wants_out = bool(out)
             self.reactor.modify(self, READABLE | WRITABLE if out else READABLE)
+
+    def drain(self, timeout_s: float) -> bool:
+        """Waits until all that was written is sent, or the connection is over. False: the peer did not take
+        it in time. Without the lock."""
+        deadline_s = time.monotonic() + timeout_s
+        while True:
+            with self.reactor.lock:
+                self.flush()
+                if not self._out:
+                    return True
+                poll = select.poll()
+                poll.register(self._fd, select.POLLOUT)
+            left_s = deadline_s - time.monotonic()
+            if left_s <= 0:
+                return False
+            poll.poll(1000 * left_s)
 
     def _takes_no_more(self) -> None:
         """The peer is gone. Answers that it sent before may not be read yet; the end of the connection, which

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 import ray_mono as ray
-from ray_mono.exceptions import RayActorError, RayError
+from ray_mono.exceptions import RayActorError, RayError, WorkerCrashedError
 from tests.chaos.victims import Victims
 from tests.integration.bounded import get
 from tests.integration.clusters import CommandLineCluster
@@ -51,6 +51,9 @@ class Fragile:
 
     def several(self, number: int) -> Any:
         return number, "x" * 1000
+
+    def text(self, length: int) -> str:
+        return "x" * length
 
     def fail(self) -> None:
         raise ValueError("as it should")
@@ -125,6 +128,16 @@ def test_answers_of_all_kinds_are_there(start: Start) -> None:
     assert outcome(died) == "lost"
 
 
+def test_answers_that_fill_every_buffer_are_there_when_the_next_call_ends_the_process(start: Start) -> None:
+    start()
+    actor = Fragile.remote()
+    get(actor.text.remote(1))
+    refs = [actor.text.remote(90_000) for _ in range(150)]
+    died = actor.next.remote("SIGKILL")
+    assert {len(outcome(ref)) for ref in refs} == {90_000}
+    assert outcome(died) == "lost"
+
+
 @pytest.mark.parametrize("place", ["actor", "tasks"])
 def test_what_travelled_together_is_there_up_to_the_call_that_ended_it(start: Start, place: str) -> None:
     start()
@@ -139,6 +152,39 @@ def test_what_travelled_together_is_there_up_to_the_call_that_ended_it(start: St
         get([die_at.remote(0) for _ in range(50)])
         values = [outcome(ref) for ref in die_at.map(items, chunk=len(items))]
         assert values == [item if item != 7 else "lost" for item in items]
+
+
+@ray.remote(max_retries=0)
+def yield_and_die(items: list[Any], how: str) -> Any:
+    yield from items
+    end(how)
+
+
+@ray.remote(num_cpus=0)
+class Yielding:
+    def stream(self, items: list[Any], how: str) -> Any:
+        yield from items
+        end(how)
+
+
+@ray.remote(num_cpus=0)
+class AsyncYielding:
+    async def stream(self, items: list[Any], how: str) -> Any:
+        for item in items:
+            yield item
+        end(how)
+
+
+@pytest.mark.parametrize("how", ["os._exit", "SIGKILL"])
+def test_what_a_generator_yielded_is_there_when_it_ends_its_process(start: Start, how: str) -> None:
+    start()
+    small, large = list(range(30)), ["x" * 300_000] * 3
+    for items in (small, large, [*small, *large, *small], [b"y" * 3000] * 100):
+        for generator in (yield_and_die, Yielding.remote().stream, AsyncYielding.remote().stream):
+            made = generator.options(num_returns="streaming").remote(items, how)
+            assert [get(next(made)) for _ in items] == items
+            with pytest.raises((WorkerCrashedError, RayActorError)):
+                get(next(made))
 
 
 @ray.remote(num_cpus=0)

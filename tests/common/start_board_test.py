@@ -118,6 +118,30 @@ def test_answers_that_are_one_object_take_the_room_of_one() -> None:
     assert seen.kept(7) == (5, [same, same])
 
 
+def test_an_answer_that_grows_is_read_as_far_as_it_was_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    board, seen = pair()
+    first, second = b"a" * 24, b"b" * 24
+    assert board.keep_call(first, b"one") and board.keep_more(b", two") and board.keep_more(b"")
+    assert board.keep_call(second, b"1") and board.keep_more(b"23456789")
+    assert seen.kept_calls() == [(first, b"one, two"), (second, b"123456789")]
+    whole = len(seen.kept_calls()[1][1])
+    while board.keep_more(b"x" * 1000):
+        whole += 1000
+    assert len(seen.kept_calls()[1][1]) == whole > 60_000
+    board.forget_kept()
+    assert seen.kept_calls() == []
+
+    class Dies:
+        def __setitem__(self, where: slice, what: bytes) -> None:
+            raise MemoryError
+
+    board.keep_call(first, b"one")
+    monkeypatch.setattr(board, "_memory", Dies())
+    with pytest.raises(MemoryError):
+        board.keep_more(b", two")
+    assert seen.kept_calls() == [(first, b"one")]
+
+
 def test_a_board_is_opened_for_its_own_worker_only() -> None:
     board = StartBoard(WORKER)
     with pytest.raises(ValueError, match="is not worker"):

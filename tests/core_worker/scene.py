@@ -256,6 +256,12 @@ class Connection:
     is_closed: bool = False
     closers: list[Callable[[str], None]] = field(default_factory=list)
     has_unsent: bool = False
+    drains_s: list[float] = field(default_factory=list)
+    """How long was waited for a peer that does not read."""
+
+    def drain(self, timeout_s: float) -> bool:
+        self.drains_s.append(timeout_s)
+        return not self.has_unsent
 
     def on_close(self, callback: Callable[[str], None]) -> None:
         self.closers.append(callback)

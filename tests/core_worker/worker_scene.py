@@ -96,6 +96,9 @@ class Pushed(Served):
         super().part(message)
         self.said.append(message)
 
+    def part_bytes(self, payload: bytes, rings: bool = False) -> None:
+        self.part(core_worker_pb2.PushTaskReply.FromString(payload), rings)
+
     def reply_bytes(self, payload: bytes, rings: bool = True) -> None:
         self.reply(core_worker_pb2.PushTaskReply.FromString(payload), rings)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import socket
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, cast
@@ -20,6 +21,7 @@ class Loop:
     """What a socket asks of its reactor."""
 
     def __init__(self) -> None:
+        self.lock = threading.RLock()
         self.looks_for = READABLE
         self.dirty: list[Any] = []
         self.rings = 0
@@ -152,6 +154,26 @@ def test_what_the_peer_does_not_take_goes_when_it_does() -> None:
         while len(received) < len(sent) + 9:
             received += there.recv(1 << 16)
         assert received == sent + b"behind it" and ours.loop.looks_for == READABLE
+
+
+def test_who_waits_for_what_was_written_waits_until_the_peer_takes_it_but_not_for_ever() -> None:
+    sent = bytes(1 << 20)
+    with connected() as (ours, there):
+        ours.write(sent)
+        assert not ours.drain(0.01) and ours.has_unsent
+        received = bytearray()
+
+        def read() -> None:
+            while len(received) < len(sent):
+                received.extend(there.recv(1 << 16))
+
+        reader = threading.Thread(target=read)
+        reader.start()
+        assert ours.drain(60) and not ours.has_unsent
+        reader.join()
+        ours.write(sent)
+        there.close()
+        assert ours.drain(60) and ours.drain(60)
 
 
 def test_nothing_goes_to_a_peer_that_has_gone() -> None:

@@ -58,6 +58,11 @@ class _Half:
             for packet in unsent:
                 self._endpoint.send(packet)
 
+    def drain(self, timeout_s: float) -> bool:
+        """Nobody is slow to read here."""
+        self.flush()
+        return True
+
     def close(self, reason: str = "it was closed by this side") -> None:
         if self.is_closed:
             return

@@ -116,6 +116,10 @@ class Stream:
 
     # ---- what came
 
+    def follows(self, part: Any) -> bool:
+        """Whether nothing is missing before this part."""
+        return bool(part.first_item <= self._sent_received + 1)
+
     def add_part(self, peer: Peer, part: Any) -> None:
         number = first = part.first_item
         self._peer = peer
@@ -299,10 +303,10 @@ class GeneratorStreams:
     def received(self, peer: Peer, task_id: bytes, part: Any) -> None:
         """A part of a task's answer has come. (CallTemplate.on_part)"""
         stream = self._again.get(task_id) or self._streams.get(task_id)
-        if stream is not None:
+        if stream is not None and stream.follows(part):
             stream.add_part(peer, part)
             return
-        # It is late, from an attempt that counts as lost.
+        # It is late, from an attempt that counts as lost, or those before it have never left their process.
         for number, item in enumerate(part.items, part.first_item):
             if item.in_plasma:
                 self._parts.plasma.free(object_id_bytes(task_id, number + 1), [item.node_id])

@@ -63,7 +63,7 @@ class Execution:
         env = parts.env
         self.running = running
         parts.context.share(running)
-        kept = KeptAnswers(board)
+        kept = KeptAnswers(env, board)
         self.receiver = TaskReceiver(env, running, parts.blocked, parts.worker_runs, board, kept)
         self.replies = TaskReplies(
             env,
@@ -77,7 +77,7 @@ class Execution:
             running,
             self.receiver,
         )
-        sender_parts = SenderParts(env, parts.references, parts.borrowing, parts.plasma)
+        sender_parts = SenderParts(env, parts.references, parts.borrowing, parts.plasma, kept)
         self.generators = GeneratorRunner(sender_parts, parts.blocked)
         self.interrupter = Interrupter(
             env, running, self.receiver, self.generators, parts.events, parts.canceller
@@ -88,6 +88,7 @@ class Execution:
             bind_job,
             parts.worker_runs,
             board,
+            kept,
             running,
             self.receiver,
             self.replies,

@@ -44,6 +44,7 @@ from ray_mono.core_worker.task_execution.call_arguments import ArgumentReader
 from ray_mono.core_worker.task_execution.exit_reports import report_exit
 from ray_mono.core_worker.task_execution.generator_runner import GENERATORS, GeneratorRunner
 from ray_mono.core_worker.task_execution.interrupter import Interrupter
+from ray_mono.core_worker.task_execution.kept_answers import KeptAnswers
 from ray_mono.core_worker.task_execution.process_title import ProcessTitle
 from ray_mono.core_worker.task_execution.running import Running
 from ray_mono.core_worker.task_execution.shared_calls import SharedCalls
@@ -72,6 +73,7 @@ class Executor:
         bind_job: Callable[[Any], None],
         worker_runs: WorkerRuns,
         board: StartBoard,
+        kept: KeptAnswers,
         running: Running,
         receiver: TaskReceiver,
         replies: TaskReplies,
@@ -111,6 +113,7 @@ class Executor:
             env,
             context,
             board,
+            kept,
             running,
             receiver,
             interrupter,

@@ -3,7 +3,8 @@ answer, and counted until they are acknowledged.
 
 A part is sent when part_flush_s have passed since the last one, when it is full, when the generator has to
 wait, or when a turn of the reactor ends. So the first item after a while goes out at once, and the items of a
-fast generator share a frame.
+fast generator share a frame. Meanwhile they are on the start board as well: if the process dies, its raylet
+tells their owner (kept_answers.py). A large one does not wait for others.
 
 Limits: at most items_in_flight_max items, or items_in_flight_bytes_max of inline values, are on their way,
 that is, collected or sent, and not acknowledged as received. Items that the owner has received do not count,
@@ -27,6 +28,8 @@ from ray_mono.core_worker.reference_counting.borrowing import Borrowing
 from ray_mono.core_worker.reference_counting.reference_counter import ReferenceCounter
 from ray_mono.core_worker.store_provider.plasma_store_provider import PlasmaStoreProvider
 from ray_mono.core_worker.task_execution.call import Call, Reply
+from ray_mono.core_worker.task_execution.kept_answers import KeptAnswers
+from ray_mono.core_worker.task_wire import streamed_item
 from ray_mono.core_worker.values import serialization
 from ray_mono.protobuf import core_worker_pb2
 
@@ -39,6 +42,7 @@ class SenderParts:
     references: ReferenceCounter
     borrowing: Borrowing
     plasma: PlasmaStoreProvider
+    kept: KeptAnswers
 
 
 class _Held:
@@ -69,15 +73,16 @@ class ItemSender:
         self._parts = parts
         self._env = parts.env
         self._call = call
-        self._task_id: bytes = call.task_id
+        self.task_id: bytes = call.task_id
         self._backpressure: int = call.spec.message.generator_backpressure_num_objects
-        self._num_made = 0
+        self.num_made = 0
         self._num_received = 0
         self._num_taken = 0
         # (number of the last item, bytes) of each part that was sent and not acknowledged.
         self._unacknowledged: deque[tuple[int, int]] = deque()
         self._in_flight_bytes = 0
-        self._part = Reply()
+        # Items, each as the bytes of a part with this item, and the size of their values.
+        self._part: list[bytes] = []
         self._part_bytes = 0
         # Those of the part that are in the store. They are sealed when they are sent.
         self._stored: list[bytes] = []
@@ -105,32 +110,49 @@ class ItemSender:
             serialized = serialization.serialize(value)
         except TypeError as error:
             raise serialization.unpicklable(f"what {self._call.spec.name}() yielded", value, error) from error
-        number = self._num_made + 1
+        number = self.num_made + 1
         size_bytes = serialized.size_bytes
         if size_bytes > INLINE_BYTES_MAX:
             self._parts.plasma.write(self._item_id(number), serialized, self._call.spec.caller.worker_id)
+        is_sent = False
         with env.lock:
-            self._num_made = number
+            self.num_made = number
             if self._held or serialized.nested or size_bytes > INLINE_BYTES_MAX:
                 self._put_other(number, serialized)
             else:
-                self._part.items.add(metadata=serialized.metadata, data=serialized.to_bytes())
+                self._part.append(streamed_item(serialized.metadata, serialized.to_bytes()))
                 self._part_bytes += size_bytes
             now_s = env.clock.time_s()
             if (
                 now_s - self._sent_at_s >= env.config.part_flush_s
-                or len(self._part.items) >= env.config.part_items_max
+                or len(self._part) >= env.config.part_items_max
                 or self._part_bytes >= env.config.part_bytes_max
+                or size_bytes > INLINE_BYTES_MAX
+                or not self._keep()
             ):
                 self._sent_at_s = now_s
                 self.flush()
                 env.reactor.flush()
+                if self._parts.kept.has_some:
+                    self._parts.kept.flushed()
+                is_sent = True
             elif not self._is_dirty:
                 self._is_dirty = True
                 env.reactor.mark_dirty(self)
+        if is_sent:
+            self._parts.kept.leave(self._call.answer_to.connection)
+
+    def _keep(self) -> bool:
+        """Keeps the item that was collected last. False: it has to leave now. One that is held, and so those
+        behind it, can do neither."""
+        return bool(self._held) or not self._part or self._parts.kept.keep_item(self, self._part[-1])
+
+    @property
+    def has_unsent(self) -> bool:
+        return bool(self._part) or self._call.answer_to.connection.has_unsent
 
     def _item_id(self, number: int) -> bytes:
-        return object_id_bytes(self._task_id, number + 1)
+        return object_id_bytes(self.task_id, number + 1)
 
     def _put_other(self, number: int, value: serialization.Serialized) -> None:
         """For an item that is large, has references inside, or comes behind one that is held."""
@@ -161,12 +183,12 @@ class ItemSender:
     def _collect_held(self) -> None:
         while self._held and self._held[0].is_ready:
             held = self._held.popleft()
-            self._part.items.append(held.message)
+            self._part.append(Reply(items=[held.message]).SerializeToString())
             self._part_bytes += len(held.message.data)
             self._kept.extend(held.kept)
             if held.stored_id:
                 self._stored.append(held.stored_id)
-        if self._part.items and not self._is_dirty:
+        if self._part and not self._is_dirty:
             self._is_dirty = True
             self._env.reactor.mark_dirty(self)
         if not self._held and self._on_settled is not None:
@@ -179,23 +201,25 @@ class ItemSender:
         """Sends the items that were collected. The reactor calls it, too."""
         self._is_dirty = False
         part = self._part
-        count = len(part.items)
-        if not count:
+        if not part:
             return
-        self._part = Reply()
+        count = len(part)
+        self._part = []
         if self._stored:
             stored, self._stored = self._stored, []
             is_told = not self.is_dropped and not self._call.answer_to.connection.is_closed
             self._parts.plasma.seal(stored, is_told)
         if not self.is_dropped:
             config = self._env.config
-            part.first_item = self._num_sent + 1
-            part.wants_acknowledgement = self._is_near(
-                config.items_in_flight_max // 2, config.items_in_flight_bytes_max // 2
+            head = Reply(
+                first_item=self._num_sent + 1,
+                wants_acknowledgement=self._is_near(
+                    config.items_in_flight_max // 2, config.items_in_flight_bytes_max // 2
+                ),
             )
             self._unacknowledged.append((self._num_sent + count, self._part_bytes))
             self._in_flight_bytes += self._part_bytes
-            self._call.answer_to.part(part)
+            self._call.answer_to.part_bytes(head.SerializeToString() + b"".join(part))
         self._num_sent += count
         self._part_bytes = 0
         if self._kept:
@@ -214,7 +238,7 @@ class ItemSender:
 
     def _is_near(self, items_max: int, bytes_max: int) -> bool:
         return (
-            self._num_made - self._num_received >= items_max
+            self.num_made - self._num_received >= items_max
             or self._in_flight_bytes + self._part_bytes >= bytes_max
         )
 
@@ -224,7 +248,7 @@ class ItemSender:
         under the lock."""
         if self.is_dropped or self.is_stopped:
             return False
-        if self._backpressure > 0 and self._num_made - self._num_taken >= self._backpressure:
+        if self._backpressure > 0 and self.num_made - self._num_taken >= self._backpressure:
             return True
         config = self._env.config
         return self._is_near(config.items_in_flight_max, config.items_in_flight_bytes_max)
@@ -245,7 +269,7 @@ class ItemSender:
 
     def close(self) -> None:
         """The generator is over. An interrupt may have struck when an item was written, and not counted."""
-        self._parts.plasma.give_up([self._item_id(self._num_made + 1)])
+        self._parts.plasma.give_up([self._item_id(self.num_made + 1)])
 
     def _make_room(self) -> None:
         if self._on_room is not None and not self.is_full:

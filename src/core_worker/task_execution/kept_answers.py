@@ -1,29 +1,48 @@
-"""Answers of an actor's calls that share a send. Until that has left, they are on the start board as well,
-before the next call begins. So whatever that call does to the process (os._exit, a crash, a signal), its
-raylet can tell the callers what was answered (common/start_board.py, last_answers.py).
+"""Answers of an actor's calls that share a send, and items of generators that share one (item_sender.py).
+Until that has left, they are on the start board as well, before the user's code goes on. So whatever that
+does to the process (os._exit, a crash, a signal), its raylet can tell the callers what was answered
+(common/start_board.py, last_words.py, last_answers.py).
 
-The board has room for 64 KiB. What finds no room there does not wait for others, but is sent at once. A
-caller that does not read (it is stopped, say, and the socket is full) is not helped by that: of its answers,
-those on the board survive. Lock held.
+The board has room for 64 KiB. What finds no room there does not wait for others, but is sent at once. If
+its caller does not read as fast, and the socket is full, the worker waits until it has left, but not for
+long: others may need it, and a caller may be stopped. Lock held, where nothing else is said.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Protocol
 
 from ray_mono.common.start_board import StartBoard
-from ray_mono.core_worker.task_execution.call import Call
+from ray_mono.core_worker.environment import Environment
+from ray_mono.core_worker.task_execution.call import Call, Reply
+
+_NOT_WAITED_FOR = "not waited for until"
+
+
+class ItemSource(Protocol):
+    """A generator's sender of items."""
+
+    task_id: bytes
+    num_made: int
+    """So many items have been yielded."""
+
+    @property
+    def has_unsent(self) -> bool:
+        """Whether some are collected, or have not left."""
 
 
 class KeptAnswers:
     """Of one worker."""
 
-    def __init__(self, board: StartBoard) -> None:
+    def __init__(self, env: Environment, board: StartBoard) -> None:
+        self._env = env
         self._board = board
         self.has_some = False
-        # Those whose answers are kept.
-        self._connections: list[Any] = []
+        # Those whose answers are kept: connections, and senders of items.
+        self._ways: list[Any] = []
         self._latest: Any = None
+        # The number of the item that follows the one that was kept last.
+        self._next_item = 0
 
     def keep(self, call: Call, answer: bytes) -> bool:
         """answer: a PushTaskReply, which is written and not flushed. False: it has to leave now."""
@@ -42,14 +61,38 @@ class KeptAnswers:
             self._note(connection)
         return True
 
-    def _note(self, connection: Any) -> None:
-        self._latest, self.has_some = connection, True
-        if all(each is not connection for each in self._connections):
-            self._connections.append(connection)
+    def keep_item(self, sender: ItemSource, item: bytes) -> bool:
+        """As keep, of the item that a generator's sender has collected last, and not sent. item: a part of an
+        answer with this item (task_wire.py)."""
+        number = sender.num_made
+        if sender is self._latest and number == self._next_item:
+            is_kept = self._board.keep_more(item)
+        else:
+            part = Reply(first_item=number).SerializeToString() + item
+            is_kept = self._board.keep_call(sender.task_id, part)
+            if is_kept:
+                self._note(sender)
+        self._next_item = number + 1
+        return is_kept
+
+    def leave(self, connection: Any) -> None:
+        """What was written for this caller leaves, before the user's code goes on. Without the lock."""
+        clock, config, state = self._env.clock, self._env.config, connection.state
+        if (
+            connection.has_unsent
+            and clock.time_s() >= state.get(_NOT_WAITED_FOR, 0.0)
+            and not connection.drain(config.unread_answer_s)
+        ):
+            state[_NOT_WAITED_FOR] = clock.time_s() + config.unread_again_s
+
+    def _note(self, way: Any) -> None:
+        self._latest, self.has_some = way, True
+        if all(each is not way for each in self._ways):
+            self._ways.append(way)
 
     def flushed(self) -> None:
         """What was written has left, as far as callers took it. To be called while there are some."""
-        if not any(each.has_unsent for each in self._connections):
+        if not any(each.has_unsent for each in self._ways):
             self._board.forget_kept()
-            self._connections.clear()
+            self._ways.clear()
             self._latest, self.has_some = None, False

@@ -20,6 +20,7 @@ from ray_mono.core_worker.options import INLINE_BYTES_MAX
 from ray_mono.core_worker.task_execution.call import Call, KnownSpec, context_of
 from ray_mono.core_worker.task_execution.generator_runner import GENERATORS, GeneratorRunner
 from ray_mono.core_worker.task_execution.interrupter import Interrupter
+from ray_mono.core_worker.task_execution.kept_answers import KeptAnswers
 from ray_mono.core_worker.task_execution.process_title import ProcessTitle
 from ray_mono.core_worker.task_execution.running import Running
 from ray_mono.core_worker.task_execution.shared_calls import SharedCalls
@@ -52,6 +53,7 @@ class SharedRunner:
         env: Environment,
         context: WorkerContext,
         board: StartBoard,
+        kept: KeptAnswers,
         running: Running,
         receiver: TaskReceiver,
         interrupter: Interrupter,
@@ -67,6 +69,7 @@ class SharedRunner:
         self._env = env
         self._context = context
         self._board = board
+        self._kept = kept
         self._running = running
         self._receiver = receiver
         self._interrupter = interrupter
@@ -178,3 +181,4 @@ class SharedRunner:
         flush_output()
         with self._env.lock:
             calls.answers.flush()
+        self._kept.leave(calls.answers.connection)

@@ -144,13 +144,15 @@ class TaskReplies:
             if not is_normal and self._shares_send(call, task) and self._kept.keep(call, answer):
                 call.answer_to.reply_bytes(answer, rings=False)
                 self._env.reactor.flush_soon()
-            else:
-                call.answer_to.send_bytes(answer)
-                self._env.reactor.flush()
-                if self._kept.has_some:
-                    self._kept.flushed()
+                return
+            call.answer_to.send_bytes(answer)
+            self._env.reactor.flush()
+            if self._kept.has_some:
+                self._kept.flushed()
         finally:
             lock.release()
+        if call.answer_to.connection.has_unsent:
+            self._kept.leave(call.answer_to.connection)
 
     def finish_error(self, call: Call, task: TaskContext, error: BaseException) -> None:
         """Every return becomes the error. It travels inside the reply: in a store it would stay if the task
@@ -289,8 +291,9 @@ class TaskReplies:
             with self._env.lock:
                 self._num_unsettled += 1
                 items.when_settled(lambda: self._follow_items(call, task, reply, serialized))
+        elif self._settle(call, task, reply, serialized):
             return
-        self._settle(call, task, reply, serialized)
+        self._kept.leave(call.answer_to.connection)
 
     def _follow_items(self, call: Call, task: TaskContext, reply: Any, serialized: list[Any]) -> None:
         """Every item of a generator is on its way or collected, so the answer may follow. Lock held."""
@@ -301,8 +304,9 @@ class TaskReplies:
 
     def _settle(
         self, call: Call, task: TaskContext, reply: Any, serialized: list[Any], may_wait: bool = True
-    ) -> None:
-        """may_wait: whether the answer is all that its caller gets of the call, so that it can be kept."""
+    ) -> bool:
+        """may_wait: whether the answer is all that its caller gets of the call, so that it can be kept.
+        Returns whether it is."""
         reactor = self._env.reactor
         with self._env.lock:
             self._dropped.drain()
@@ -317,10 +321,11 @@ class TaskReplies:
                 self._reply(call, reply, rings=False)
             if self._shares_send(call, task) and may_wait and self._kept.keep(call, bytes_of(reply)):
                 reactor.flush_soon()
-            else:
-                reactor.flush()
-                if self._kept.has_some:
-                    self._kept.flushed()
+                return True
+            reactor.flush()
+            if self._kept.has_some:
+                self._kept.flushed()
+            return False
 
     def _shares_send(self, call: Call, task: TaskContext) -> bool:
         """Whether its answer may wait for those that follow. Lock held.

@@ -34,7 +34,7 @@ from ray_mono.core_worker.reference_counting.reference_counter import ReferenceC
 from ray_mono.core_worker.store_provider.memory_store import MemoryStore
 from ray_mono.core_worker.task_submission.called_actor import CalledActor
 from ray_mono.core_worker.task_submission.dependency_resolver import DependencyResolver
-from ray_mono.core_worker.task_submission.last_answers import LastAnswers
+from ray_mono.core_worker.task_submission.last_answers import LastAnswers, beside_items
 from ray_mono.core_worker.task_submission.pending_task import PendingTask, Together
 from ray_mono.core_worker.task_submission.shared_push import SharedPush, take_together
 from ray_mono.core_worker.task_submission.task_manager import CANCELLED, DONE, Reply, TaskManager
@@ -380,10 +380,8 @@ class ActorTaskSubmitter:
 
         def told(reply: Any) -> None:
             if reply is not None:
-                for answer in reply.answers:
-                    task = actor.in_flight.get(answer.task_id)
-                    if task is not None:
-                        self._on_reply(actor, worker, task, answer.reply, None)
+                for task, answer in beside_items(peer, actor.in_flight, reply.answers):
+                    self._on_reply(actor, worker, task, answer, None)
                 if reply.plain:
                     self._tasks.complete_all_usual(*actor.answered_in_frame(reply))
             if not actor.is_dead:

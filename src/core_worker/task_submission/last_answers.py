@@ -10,12 +10,13 @@ If one of these takes too long, the calls are lost: the node may be gone, or sto
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from ray_mono.core_worker.environment import Environment
 from ray_mono.core_worker.peers import Peer, PeerPool
-from ray_mono.protobuf import common_pb2, raylet_pb2
+from ray_mono.core_worker.task_submission.pending_task import PendingTask
+from ray_mono.protobuf import common_pb2, core_worker_pb2, raylet_pb2
 from ray_mono.rpc.surface import RpcError
 
 Then = Callable[[raylet_pb2.LastAnswersReply | None], None]
@@ -61,6 +62,21 @@ class LastAnswers:
                 then(None)
 
         self._env.gcs.GetAllNodes.start(common_pb2.Empty(), nodes_known)
+
+
+def beside_items(
+    peer: Peer, waiting: Mapping[bytes, PendingTask], answers: Iterable[raylet_pb2.LastAnswer]
+) -> list[tuple[PendingTask, bytes]]:
+    """Takes those of these answers that are items of generators; some of them have come before. Returns the
+    others, with their tasks. waiting: what has no answer of `peer`, a dead process."""
+    found = [(waiting[each.task_id], each.reply) for each in answers if each.task_id in waiting]
+    others = []
+    for task, reply in found:
+        if task.template.on_part is None:
+            others.append((task, reply))
+        else:
+            task.template.on_part(peer, task.task_id, core_worker_pb2.PushTaskReply.FromString(reply))
+    return others
 
 
 def _raylet_of(node_id: bytes, nodes: Any) -> str:

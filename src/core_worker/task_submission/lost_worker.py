@@ -15,6 +15,7 @@ from typing import Any
 
 from ray_mono.common.exceptions import NodeDiedError, OutOfMemoryError, WorkerCrashedError
 from ray_mono.core_worker.environment import Environment
+from ray_mono.core_worker.task_submission.last_answers import beside_items
 from ray_mono.core_worker.task_submission.lease import Lease
 from ray_mono.core_worker.task_submission.pending_task import PendingTask
 from ray_mono.core_worker.task_submission.task_manager import TaskManager
@@ -50,6 +51,8 @@ def settle_lost(
 
     def settle(death: Any, error: BaseException, words: Any) -> None:
         values = {} if words is None else dict(enumerate(words.plain, words.first))
+        if words is not None:
+            beside_items(lease.peer, {task.task_id: task for task in left}, words.items)
         for task in left:
             value = values.get(task.place)
             if value is not None:
@@ -61,7 +64,7 @@ def settle_lost(
             else:
                 tasks.lost(task, lambda: error)
 
-    is_alone = len(left) == 1 and left[0] is first and not first.together
+    is_alone = len(left) == 1 and left[0] is first and not first.together and first.template.on_part is None
     _when_known(env, lease, settle, asks_for_words=not is_alone)
 
 

@@ -26,6 +26,9 @@ class LastWords:
         if board is None:
             return
         self._said[worker_id] = {number: said_of(board, number) for number in board.leases()}
+        items = kept_on(board)
+        for said in self._said[worker_id].values():
+            said.items.extend(items)
         while len(self._said) > KEPT_MAX:
             self._said.popitem(last=False)
 
@@ -54,9 +57,14 @@ def said_of(board: BoardOfAnother, lease_number: int) -> raylet_pb2.LastWordsRep
     return raylet_pb2.LastWordsReply(is_known=True, begun=board.begun(lease_number), first=first, plain=plain)
 
 
+def kept_on(board: BoardOfAnother) -> list[raylet_pb2.LastAnswer]:
+    """Answers that a dead worker's board keeps each with its task's id, and items of generators."""
+    return [raylet_pb2.LastAnswer(task_id=task_id, reply=reply) for task_id, reply in board.kept_calls()]
+
+
 def answers_on(board: BoardOfAnother) -> raylet_pb2.LastAnswersReply:
     """Answers of an actor's calls that are on its worker's board."""
-    answers = [raylet_pb2.LastAnswer(task_id=task_id, reply=reply) for task_id, reply in board.kept_calls()]
+    answers = kept_on(board)
     frame_id, place, plain = board.kept_of_frame()
     if not plain:
         return raylet_pb2.LastAnswersReply(answers=answers)

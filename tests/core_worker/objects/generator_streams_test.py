@@ -50,6 +50,16 @@ def test_items_that_another_attempt_sends_again_stay_what_they_are() -> None:
     assert not generator.made.next_ready()
 
 
+def test_items_behind_some_that_never_came_are_none() -> None:
+    """The worker died, and of what it had yielded its raylet has only the last."""
+    generator = Generator()
+    generator.push.part(part(1, "one"))
+    generator.push.part(part(3, "three"))
+    generator.push.part(part(1, "one", "two"))
+    assert values(generator, [next(generator.made), next(generator.made)]) == ["one", "two"]
+    assert not generator.made.next_ready()
+
+
 def test_an_attempt_that_begins_anew_hears_what_was_taken_before_it_rests() -> None:
     generator = Generator(backpressure=1, retry_exceptions=True)
     generator.push.part(part(1, "one"))

@@ -8,54 +8,13 @@ from typing import Any
 import pytest
 
 from ray_mono.common.exceptions import TaskCancelledError
-from ray_mono.common.ids import object_id_bytes
 from ray_mono.core_worker.options import STREAMING_RETURNS
 from ray_mono.core_worker.store_provider.plasma_store_provider import PlasmaStoreProvider
 from ray_mono.core_worker.values import serialization
-from ray_mono.protobuf import common_pb2, core_worker_pb2
+from ray_mono.protobuf import common_pb2
 from tests.core_worker.scene import NODE_ID
-from tests.core_worker.worker_scene import CALLER, LARGE, OTHER_OWNER, Arriving, Pushed, Worker
-
-REFERENCE = b"r" * 28
-
-
-class Streaming(Worker):
-    """It runs one generator, whose items go to `call`. Time stands still, but for what a test lets pass."""
-
-    call: Pushed
-
-    def stream(
-        self, make: Callable[..., Iterator[Any]], *args: Any, backpressure: int = 0, **fields: Any
-    ) -> Pushed:
-        spec = self.function(make, num_returns=-1, generator_backpressure_num_objects=backpressure, **fields)
-        self.call = self.ask(spec, *args)
-        return self.call
-
-    def acknowledge(self, received: int = 0, taken: int = 0, is_dropped: bool = False) -> None:
-        """The owner says so."""
-        request = core_worker_pb2.AcknowledgeItemsRequest(
-            task_id=self.call.task_id, received=received, taken=taken, is_dropped=is_dropped
-        )
-        with self.env.lock:
-            self.execution.generators.AcknowledgeItems(request)
-
-    def item_id(self, number: int) -> bytes:
-        return object_id_bytes(self.call.task_id, number + 1)
-
-    @property
-    def numbers(self) -> list[int]:
-        """Of the items that were sent, as their parts count them."""
-        return [part.first_item + index for part in self.call.parts for index in range(len(part.items))]
-
-
-def still(values: Any) -> Callable[[], Iterator[Any]]:
-    """A generator of these."""
-
-    def generate() -> Iterator[Any]:
-        yield from values
-
-    return generate
-
+from tests.core_worker.task_execution.streaming import REFERENCE, Streaming, still
+from tests.core_worker.worker_scene import CALLER, LARGE, OTHER_OWNER, Arriving
 
 # ---- parts
 
@@ -412,16 +371,18 @@ def test_large_items_that_nobody_wants_any_more_leave_the_store(
 ) -> None:
     worker = Streaming(monkeypatch, store_file=tmp_path / "store")
 
-    def generate() -> Iterator[Any]:
+    def generate(reference: Any) -> Iterator[Any]:
         yield 1
-        yield LARGE
+        yield [LARGE, reference]
         yield 2
         yield LARGE
-        # Collected and not sent when the generator object goes.
+        # They wait for the owner of the reference when the generator object goes.
         worker.acknowledge(is_dropped=True)
+        with worker.env.lock:
+            worker.wire.last("AddBorrower", "unix:other").answer(common_pb2.Empty())
         yield LARGE
 
-    call = worker.stream(generate)
+    call = worker.stream(generate, Arriving(REFERENCE, OTHER_OWNER))
     worker.run()
     stored = [each.request.object_id for each in worker.wire.all("Create")]
     assert stored == worker.given_up() == [worker.item_id(2), worker.item_id(4)], "the last was not stored"
@@ -452,12 +413,14 @@ def test_large_items_that_a_caller_who_is_gone_will_not_hear_of_leave_the_store(
 ) -> None:
     worker = Streaming(monkeypatch, store_file=tmp_path / "store")
 
-    def generate() -> Iterator[Any]:
+    def generate(reference: Any) -> Iterator[Any]:
         yield 1
-        yield LARGE
+        yield [LARGE, reference]
         worker.connection.close()
+        with worker.env.lock:
+            worker.wire.last("AddBorrower", "unix:other").answer(common_pb2.Empty())
 
-    worker.stream(generate)
+    worker.stream(generate, Arriving(REFERENCE, OTHER_OWNER))
     worker.run()
     assert worker.given_up() == [worker.item_id(2)] and not worker.sealed()
 

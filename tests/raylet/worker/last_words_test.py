@@ -56,6 +56,16 @@ def test_what_was_kept_of_an_earlier_lease_is_said_beside_what_began_on_the_last
     assert (last.begun, last.first, list(last.plain)) == (1, 0, [])
 
 
+def test_items_of_a_generator_that_had_not_left_are_said_beside_what_had_begun() -> None:
+    words, board = LastWords(), StartBoard(b"a" * 28)
+    board.may_begin((7 << LEASE_SHIFT) + 1, "f")
+    board.keep_call(b"t" * 24, b"items")
+    words.died(b"a" * 28, BoardOfAnother(os.getpid(), board.fd, b"a" * 28))
+    told = words.of(b"a" * 28, 7)
+    assert (told.begun, list(told.plain)) == (1, [])
+    assert [(each.task_id, each.reply) for each in told.items] == [(b"t" * 24, b"items")]
+
+
 def test_the_oldest_are_forgotten() -> None:
     words = LastWords()
     for number in range(last_words.KEPT_MAX + 1):
