@@ -140,9 +140,10 @@ class CoreWorkerConfig:
     unsettled_s: float = 0.05
     """How long a reply may wait for owners before the CPUs of its task are lent."""
     unread_answer_s: float = 0.5
-    """How long a worker waits for a caller that does not read, before it goes on with what may end it."""
+    """How long a worker waits for a caller that does not read, or an owner that does not answer, before it
+    goes on with what may end it."""
     unread_again_s: float = 10.0
-    """After so long it waits for that caller again."""
+    """After so long it waits for such a one again."""
     answered_alone_us: int = 200
     """A call that ran so long was not short, and its answer does not wait for others. The call cost more than
     a send, and the next one may end the process."""

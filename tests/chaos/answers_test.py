@@ -138,6 +138,42 @@ def test_answers_that_fill_every_buffer_are_there_when_the_next_call_ends_the_pr
     assert outcome(died) == "lost"
 
 
+@ray.remote(num_cpus=0)
+class Owner:
+    def make(self) -> list[Any]:
+        return [ray.put("theirs")]
+
+
+@ray.remote(num_cpus=0)
+class Holder:
+    def __init__(self, owner: Any) -> None:
+        self.ref = get(owner.make.remote())[0]
+
+    def give(self) -> list[Any]:
+        return [self.ref]
+
+    def keep(self, box: list[Any]) -> str:
+        self.box = box
+        return "kept"
+
+    def die(self) -> None:
+        end("SIGKILL")
+
+
+def test_answers_whose_references_belong_to_others_are_there_as_well(start: Start) -> None:
+    start()
+    owner = Owner.remote()
+    box = get(owner.make.remote())
+    for _ in range(5):
+        holder = Holder.remote(owner)
+        given = [holder.give.remote() for _ in range(30)]
+        kept = [holder.keep.remote(box) for _ in range(10)]
+        died = holder.die.remote()
+        assert [get(get(ref)[0]) for ref in given] == ["theirs"] * 30
+        assert get(kept) == ["kept"] * 10
+        assert outcome(died) == "lost"
+
+
 @pytest.mark.parametrize("place", ["actor", "tasks"])
 def test_what_travelled_together_is_there_up_to_the_call_that_ended_it(start: Start, place: str) -> None:
     start()

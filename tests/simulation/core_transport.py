@@ -391,6 +391,9 @@ class CoreCall:
     def part(self, message: Any, rings: bool = False) -> None:
         self._write("ITEM", message, rings)
 
+    def part_bytes(self, payload: bytes, rings: bool = False) -> None:
+        self.connection.write(Packet("ITEM", "", self._call_id, payload), rings)
+
     def _write(self, kind: str, message: Any, rings: bool) -> None:
         payload = canonical_bytes(message, message.SerializeToString)
         self.connection.write(Packet(kind, "", self._call_id, payload), rings)

@@ -9,13 +9,15 @@
 A large return is sealed in one step with the reply. If the worker dies sooner, the store gives its room back:
 the owner, which was told nothing of it, would never free it.
 
-A reply may have to wait until owners have acknowledged. The worker goes on meanwhile, but does not end before
-(are_settled). An owner that is slow, or stopped, may take for ever. So if a reply waits for unsettled_s and
-the worker rests, its raylet is told that the task uses no CPU.
+A reply may have to wait until owners have acknowledged. The next call, which may end the process, waits
+unread_answer_s at most for that, and the worker does not end in order before (are_settled). An owner that is
+stopped may take for ever. So if a reply waits for unsettled_s and the worker rests, its raylet is told that
+the task uses no CPU.
 """
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import logging
 import os
@@ -46,6 +48,7 @@ from ray_mono.core_worker.task_wire import SHORT_MAX, usual_answer
 from ray_mono.core_worker.values import serialization
 from ray_mono.protobuf import common_pb2, core_worker_pb2
 from ray_mono.protobuf.common_pb2 import ACTOR_CREATION_TASK, ACTOR_TASK, NORMAL_TASK
+from ray_mono.rpc.reactor import Waiter
 
 logger = logging.getLogger(__name__)
 
@@ -80,8 +83,10 @@ class TaskReplies:
         self._running = running
         self._receiver = receiver
         self._num_unflushed = 0
-        # Answers that wait until owners have acknowledged references.
+        # Answers that wait until owners have acknowledged references, and who waits for all of these.
         self._num_unsettled = 0
+        self._await_owners: list[Waiter] = []
+        self._owners_awaited_at_s = 0.0
 
     @property
     def are_settled(self) -> bool:
@@ -293,14 +298,39 @@ class TaskReplies:
                 items.when_settled(lambda: self._follow_items(call, task, reply, serialized))
         elif self._settle(call, task, reply, serialized):
             return
+        self._await_settled()
         self._kept.leave(call.answer_to.connection)
+
+    def _await_settled(self) -> None:
+        """Gives owners a moment to acknowledge what answers wait for, before the next call begins, which may
+        end the process. A coroutine's answer is not waited for: others run beside it all the time."""
+        env = self._env
+        if not self._num_unsettled or _is_in_loop():
+            return
+        waiter = Waiter(env.reactor)
+        with env.lock:
+            if not self._num_unsettled or env.clock.time_s() < self._owners_awaited_at_s:
+                return
+            self._await_owners.append(waiter)
+        if not env.reactor.wait(waiter, env.config.unread_answer_s):
+            with env.lock:
+                if not waiter.done:
+                    self._owners_awaited_at_s = env.clock.time_s() + env.config.unread_again_s
+                    self._await_owners.remove(waiter)
+
+    def _one_settled(self) -> None:
+        self._num_unsettled -= 1
+        if not self._num_unsettled:
+            waiters, self._await_owners = self._await_owners, []
+            for waiter in waiters:
+                waiter.set()
 
     def _follow_items(self, call: Call, task: TaskContext, reply: Any, serialized: list[Any]) -> None:
         """Every item of a generator is on its way or collected, so the answer may follow. Lock held."""
-        self._num_unsettled -= 1
         known(call.items, "the items of a generator").flush()
         call.sends(None)
         self._settle(call, task, reply, serialized, may_wait=False)
+        self._one_settled()
 
     def _settle(
         self, call: Call, task: TaskContext, reply: Any, serialized: list[Any], may_wait: bool = True
@@ -362,7 +392,7 @@ class TaskReplies:
             self._references.remove_submitted(task.held or ())
             self._reply(call, reply)
             self._references.remove_submitted(kept)
-            self._num_unsettled -= 1
+            self._one_settled()
             lending.close()
 
         def handed_over() -> None:
@@ -405,6 +435,14 @@ class TaskReplies:
                 nested = dict.fromkeys(ref._id for ref in value.nested)
                 kept.extend(self._borrowing.hand_over(nested, returned.object_id, call.spec.caller, one))
         one()
+
+
+def _is_in_loop() -> bool:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True
 
 
 def message_of(task: TaskContext, reply: Any) -> Any:

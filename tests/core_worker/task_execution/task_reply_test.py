@@ -110,36 +110,6 @@ def test_a_call_of_an_actor_says_nothing_of_what_its_main_thread_runs(
     assert worker.as_raylet().running() == "f"
 
 
-@pytest.mark.parametrize("num_returns", [1, 2])
-def test_before_the_next_call_begins_a_caller_that_does_not_read_is_waited_for_once(
-    monkeypatch: pytest.MonkeyPatch, num_returns: int
-) -> None:
-    class Actor:
-        def method(self) -> Any:
-            seen.append(list(worker.connection.drains_s))
-            return "value" if num_returns == 1 else (1, 2)
-
-    seen: list[Any] = []
-    worker = Worker(monkeypatch)
-    worker.actor(Actor)
-    worker.connection.drains_s.clear()
-    spec = worker.method("method", num_returns=num_returns)
-
-    def call() -> None:
-        worker.ask(spec)
-        worker.run()
-
-    call()
-    worker.connection.has_unsent = True
-    for _ in range(3):
-        call()
-    bound_s = worker.config.unread_answer_s
-    assert seen == [[], [], [bound_s], [bound_s]]
-    worker.reactor.now_s += worker.config.unread_again_s
-    call()
-    assert worker.connection.drains_s == [bound_s] * 2
-
-
 # ---- what is in them
 
 
