@@ -89,7 +89,7 @@ class SimBoard:
         self._closed = -1
         self._name = ""
         self._kept: dict[int, bytes] = {}
-        self._kept_calls: dict[bytes, bytes] = {}
+        self._kept_calls: list[tuple[bytes, bytes]] = []
         self._frame_id = b""
 
     def may_begin(self, number: int, name: str) -> bool:
@@ -116,11 +116,21 @@ class SimBoard:
         return True
 
     def keep_call(self, task_id: bytes, answer: bytes) -> bool:
-        num_bytes = sum(CALL_SIZE_BYTES + len(kept) for kept in (*self._kept_calls.values(), answer))
-        if num_bytes > KEPT_BYTES_MAX or self._kept:
+        if self._kept or not self._has_room(answer):
             return False
-        self._kept_calls[task_id] = answer
+        self._kept_calls.append((task_id, answer))
         return True
+
+    def keep_more(self, more: bytes) -> bool:
+        if not self._has_room(more):
+            return False
+        task_id, answer = self._kept_calls[-1]
+        self._kept_calls[-1] = (task_id, answer + more)
+        return True
+
+    def _has_room(self, answer: bytes) -> bool:
+        num_bytes = sum(CALL_SIZE_BYTES + len(kept) for _, kept in self._kept_calls)
+        return num_bytes + CALL_SIZE_BYTES + len(answer) <= KEPT_BYTES_MAX
 
     def keep_of_frame(self, frame_id: bytes, place: int, answer: bytes) -> bool:
         if not self._kept:
@@ -141,7 +151,7 @@ class SimBoard:
         return first & LEASES_MASK, list(self._kept.values())
 
     def kept_calls(self) -> list[tuple[bytes, bytes]]:
-        return list(self._kept_calls.items())
+        return list(self._kept_calls)
 
     def kept_of_frame(self) -> tuple[bytes, int, list[bytes]]:
         return self._frame_id, *self.kept(0)
