@@ -72,14 +72,38 @@ def pid_when(begun: str, path: str) -> int:
     """Says that it has begun, and waits for the file."""
     with open(begun, "a") as file:
         file.write(f"{os.getpid()}\n")
+    await_file(path)
+    return os.getpid()
+
+
+def await_file(path: str) -> None:
     while not os.path.exists(path):
         time.sleep(0.01)
-    return os.getpid()
 
 
 @ray.remote
 def big(number: int) -> np.ndarray[Any, Any]:
     return np.full(BIG_BYTES, number, np.uint8)
+
+
+@ray.remote(num_cpus=0)
+class StoreUser:
+    """Uses its node's store in its second call, when it is told to."""
+
+    def ready(self) -> bool:
+        return True
+
+    def returns(self, path: str, lent: list[Any]) -> np.ndarray[Any, Any]:
+        await_file(path)
+        return np.ones(BIG_BYTES, np.uint8)
+
+    def puts(self, path: str, lent: list[Any]) -> Any:
+        await_file(path)
+        return ray.get(ray.put(np.ones(BIG_BYTES, np.uint8)))
+
+    def reads(self, path: str, lent: list[Any]) -> Any:
+        await_file(path)
+        return ray.get(lent[0])
 
 
 @ray.remote(num_cpus=0)
@@ -156,3 +180,20 @@ def test_values_that_lay_there_are_made_again(doomed: NodeRecord, lose: Lose) ->
     ray.wait([value], fetch_local=False)
     lose(doomed)
     assert int(get(value).max()) == 7
+
+
+@pytest.mark.parametrize("how", ["returns", "puts", "reads"])
+def test_what_a_call_finds_missing_while_its_node_ends_is_not_its_answer(
+    doomed: NodeRecord, tmp_path: Path, how: str
+) -> None:
+    """Its store is gone, and the raylet does not know yet. The call is one of a lost node: it runs again."""
+    options = {"max_restarts": -1, "max_task_retries": -1, **there(doomed)}
+    actor = StoreUser.options(**options).remote()
+    assert get(actor.ready.remote())
+    lent, go_on = ray.put(np.ones(BIG_BYTES, np.uint8)), tmp_path / "go on"
+    used = getattr(actor, how).remote(str(go_on), [lent])
+    for pid in (doomed.reaper_pid, service_pid(doomed, "raylet")):
+        os.kill(pid, signal.SIGSTOP)
+    os.kill(service_pid(doomed, "object_manager"), signal.SIGKILL)
+    go_on.touch()
+    assert int(get(used).sum()) == BIG_BYTES

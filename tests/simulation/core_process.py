@@ -115,7 +115,7 @@ class CoreProcess:
     def join(
         self,
         job: JobContext,
-        on_raylet_lost: Callable[[CoreWorker, str], None],
+        on_node_lost: Callable[[CoreWorker, str], None],
         startup_token: int = 0,
         board_fd: int = 0,
     ) -> CoreWorker:
@@ -165,7 +165,14 @@ class CoreProcess:
         process.site = Site(self.world, process, core, self.journal)
         with self.reactor.lock:
             self.servicer.serve(core)
-            raylet.on_close(lambda reason: None if context.is_leaving else on_raylet_lost(core, reason))
+
+            def lost(reason: str) -> None:
+                if not context.is_leaving:
+                    on_node_lost(core, reason)
+
+            raylet.on_close(lost)
+            if not env.is_driver:
+                store.on_close(lost)
         return core
 
 
@@ -273,7 +280,7 @@ class SimWorker(CoreProcess):
         self.world.machine.boards[self.worker_id] = board
         try:
             self.connect()
-            core = self.join(JobContext(b""), self._raylet_lost, self._start.startup_token, board.fd)
+            core = self.join(JobContext(b""), self._node_lost, self._start.startup_token, board.fd)
         except RpcError:
             self.process.kill("it could not join")
             raise Killed from None
@@ -296,8 +303,8 @@ class SimWorker(CoreProcess):
             core.env.reactor.flush()
         OrderlyExit(core, execution).leave()
 
-    def _raylet_lost(self, core: CoreWorker, reason: str) -> None:
-        self.process.kill("its raylet is gone")
+    def _node_lost(self, core: CoreWorker, reason: str) -> None:
+        self.process.kill("its raylet or its store is gone")
 
     def _bind(self, spec: Any) -> None:
         """As worker.py's _Job: the first task makes this worker its job's. Raises RpcError."""

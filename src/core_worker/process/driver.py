@@ -78,7 +78,7 @@ def connect_driver(config: DriverConfig) -> CoreWorker:
                 script=script_name(),
                 config_json=_config_json(config),
             ),
-            on_raylet_lost=_on_raylet_lost,
+            on_node_lost=_on_raylet_lost,
         )
     except BaseException:
         registration.close()

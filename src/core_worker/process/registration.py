@@ -98,12 +98,12 @@ class Registration:
         job: JobContext,
         startup_token: int = 0,
         board_fd: int = 0,
-        on_raylet_lost: Callable[[CoreWorker, str], None],
+        on_node_lost: Callable[[CoreWorker, str], None],
     ) -> CoreWorker:
         """Registers at the raylet, connects to the store, and makes the core worker. Raises RaySystemError.
 
-        on_raylet_lost(core, reason): called under the lock, perhaps before this returns. It is not called
-        while this process leaves.
+        on_node_lost(core, reason): called under the lock, perhaps before this returns. It is not called while
+        this process leaves.
         """
         raylet = self._raylet
         try:
@@ -114,8 +114,9 @@ class Registration:
             store = self._channel_of_node(node.store_socket, "this node's object store")
             main_id = ids.TaskID.for_driver(job.job_id or b"\0\0\0\0").binary()
             context = WorkerContext(TaskContext(main_id, TaskKind(job.job_id)), job)
+            env = self._environment(node, registered.max_lineage_bytes)
             core = CoreWorker(
-                self._environment(node, registered.max_lineage_bytes),
+                env,
                 context,
                 self.channel,
                 store,
@@ -128,7 +129,16 @@ class Registration:
             ) from None
         with self.reactor.lock:
             self.servicer.serve(core)
-            raylet.on_close(lambda reason: None if context.is_leaving else on_raylet_lost(core, reason))
+
+            def lost(reason: str) -> None:
+                if not context.is_leaving:
+                    on_node_lost(core, reason)
+
+            raylet.on_close(lost)
+            if not env.is_driver:
+                # The raylet is about to end as well. What a call got here meanwhile would be its answer: an
+                # error of the node's, where its caller may have it run again.
+                store.on_close(lost)
         return core
 
     def close(self) -> None:

@@ -1,4 +1,5 @@
-"""A worker process. It joins its node, runs tasks until it is told to end, and dies with its raylet.
+"""A worker process. It joins its node, runs tasks until it is told to end, and dies with its node's raylet or
+store.
 
 Usually it is forked from the template (worker_template.py), which calls run_worker. To start one by hand, for
 a debugger:
@@ -65,7 +66,7 @@ def run_worker(config: WorkerConfig) -> NoReturn:
             job=JobContext(b""),
             startup_token=config.startup_token,
             board_fd=board.fd,
-            on_raylet_lost=_end_with_raylet,
+            on_node_lost=_end_with_node,
         )
     except RaySystemError as error:
         logger.error("%s", error)
@@ -103,7 +104,7 @@ def _run(core: CoreWorker, execution: Execution, termination: Termination) -> No
     OrderlyExit(core, execution).leave()
 
 
-def _end_with_raylet(core: CoreWorker, reason: str) -> None:
+def _end_with_node(core: CoreWorker, reason: str) -> None:
     """Ends the process, since nothing that this worker does reaches anybody any more."""
     os._exit(1)
 
