@@ -44,10 +44,16 @@ class Member:
 
 
 class Breaker:
-    """Of one cluster. add_node() starts a node."""
+    """Of one cluster. add_node() starts a node. only: parts of the names of what is done, with commas
+    between; empty: all of it."""
 
     def __init__(
-        self, cluster: CommandLineCluster, add_node: Callable[[], NodeRecord], num_nodes: int, seed: str
+        self,
+        cluster: CommandLineCluster,
+        add_node: Callable[[], NodeRecord],
+        num_nodes: int,
+        seed: str,
+        only: str = "",
     ) -> None:
         self.done: Counter[str] = Counter()
         self._cluster = cluster
@@ -55,7 +61,7 @@ class Breaker:
         self._rng = random.Random(seed)
         self._head = self._member(cluster.head)
         self._members = [self._member(add_node()) for _ in range(num_nodes)]
-        self._ways = {
+        ways = {
             "a worker is killed": lambda: self._kill_one_of_any("ray_mono::"),
             "a worker is stopped for a while": lambda: self._stop_one_of_any("ray_mono::"),
             "a template is killed": lambda: self._kill_one_of_any("ray_mono::TEMPLATE"),
@@ -67,6 +73,9 @@ class Breaker:
             "a reaper is killed": lambda: self._lose_node("node.reaper"),
             "a node is killed": lambda: self._lose_node(""),
             "a node is stopped for a while": self._stop_a_node,
+        }
+        self._ways = {
+            name: way for name, way in ways.items() if any(part in name for part in only.split(","))
         }
 
     def break_something(self) -> str:

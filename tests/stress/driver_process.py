@@ -93,7 +93,7 @@ class DriverProcess:
         if "failed" in said:
             error, state = said["failed"]["error"], json.dumps(said["failed"]["state"])
             raise AssertionError(f"driver {self.seed} failed: {error}\n{state}\n{self._read_errors()}")
-        self.progress = said.get("progress", self.progress)
+        self.progress = said.get("progress") or said.get("idle") or self.progress
         return said
 
     def say(self, line: str) -> None:

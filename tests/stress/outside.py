@@ -76,7 +76,10 @@ class Outside:
         """For whoever looks for the reason of a failure: the raylet's state, and that of the workers which
         run tasks. Their stacks go to their logs.
         """
-        raylet = self.raylet()
+        try:
+            raylet = self.raylet()
+        except Exception as error:  # it may be what failed
+            return f"the raylet of the first node does not say what it does: {error!r}"
         told = {"raylet": raylet}
         for worker in raylet["workers"]:
             if worker["state"] in ("leased", "ending"):

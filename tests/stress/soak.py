@@ -27,6 +27,7 @@ import os
 import random
 import sys
 import time
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -43,13 +44,16 @@ from tests.integration.titles import title_of
 from tests.stress.breaker import Breaker, LeftBehind
 from tests.stress.detached import end_detached_actors
 from tests.stress.driver_process import DriverProcess, Stuck
+from tests.stress.log_tails import log_tails
 from tests.stress.outside import Outside, anonymous_bytes, left_after_settling
 from tests.stress.stress import own_base
 
 NUM_NODES = 2
 """Beside the head's."""
-PAUSE_S = (0.0, 4.0)
-"""Between two deaths."""
+PAUSE_S = 4.0
+"""Between two deaths, at most."""
+STORY_MAX = 15
+"""How many of the latest deaths a report tells one by one."""
 GROWTH_MAX_BYTES = 8 << 20
 """Of raylet and object manager of the first node, from a quarter of the time to the end."""
 SETTLE_TIMEOUT_S = 120.0
@@ -60,20 +64,37 @@ LASTING = ("raylet", "object_manager")
 Counted = dict[str, list[str]]
 
 
+@dataclass(frozen=True)
+class Options:
+    """One run."""
+
+    seconds: float
+    seed: str
+    only: str = "soak_scenes"
+    """Scenes whose names (module.scene) have this in them."""
+    deaths: str = ""
+    """Kinds of death that have one of these in their names, with commas between; empty: all."""
+    pause_s: float = PAUSE_S
+
+
 @dataclass
 class Report:
-    """What a soak found."""
+    """What a soak found, as far as it came."""
 
     seed: str
     scenes: int = 0
     answers: int = 0
-    deaths: dict[str, int] = field(default_factory=dict)
+    deaths: Counter[str] = field(default_factory=Counter)
+    story: list[str] = field(default_factory=list)
+    """The deaths in their order, each with its second."""
     growth_bytes: dict[str, int] = field(default_factory=dict)
     troubles: list[str] = field(default_factory=list)
 
     def __str__(self) -> str:
         deaths = "\n".join(f"{count:6} times {what}" for what, count in sorted(self.deaths.items()))
-        verdict = "\n".join(self.troubles) or "nothing lost, nothing wrong, nothing left behind"
+        verdict = "nothing lost, nothing wrong, nothing left behind"
+        if self.troubles:
+            verdict = "\n".join(["the latest deaths:", *self.story[-STORY_MAX:], *self.troubles])
         return (
             f"{self.scenes} scenes with {self.answers} checked answers (seed {self.seed}), while\n{deaths}\n"
             f"growth in bytes: {self.growth_bytes}\n{verdict}"
@@ -83,11 +104,11 @@ class Report:
 class Soak:
     """One run."""
 
-    def __init__(self, seconds: float, seed: str, base: Path) -> None:
+    def __init__(self, options: Options, base: Path) -> None:
         """base: where sessions lie, as RAY_MONO_TMPDIR says too."""
-        self.report = Report(seed)
-        self._seconds = seconds
-        self._rng = random.Random(f"{seed}/soak")
+        self.report = Report(options.seed)
+        self._options = options
+        self._rng = random.Random(f"{options.seed}/soak")
         self._base = base
         self._scratch = base / "scratch"
         self._drivers: list[DriverProcess] = []
@@ -101,48 +122,57 @@ class Soak:
         try:
             self._play()
         except (Stuck, LeftBehind, AssertionError) as error:
-            self.report.troubles += [str(error), self._outside.story()]
+            logs = log_tails(self._cluster.session_dir / "logs", str(error))
+            self.report.troubles += [str(error), self._outside.story(), logs]
         finally:
             for driver in self._drivers:
-                driver.kill()
-            self._cluster.stop()
+                self._end(driver)
+            try:
+                self._cluster.stop()
+            except AssertionError as error:
+                self.report.troubles.append(f"stop failed: {error}")
         self._judge_end()
         return self.report
+
+    def _end(self, driver: DriverProcess) -> None:
+        self.report.scenes += driver.progress.get("scenes", 0)
+        self.report.answers += driver.progress.get("calls", 0)
+        driver.kill()
 
     def _add_node(self) -> NodeRecord:
         return self._cluster.add_node(num_cpus=2, object_store_memory=STORE_BYTES)
 
     def _play(self) -> None:
-        breaker = Breaker(self._cluster, self._add_node, NUM_NODES, self.report.seed)
+        options, report = self._options, self.report
+        breaker = Breaker(self._cluster, self._add_node, NUM_NODES, options.seed, options.deaths)
+        report.deaths = breaker.done
         before: Counted = {}
         unsettled = left_after_settling(lambda: self._unsettled(before), SETTLE_TIMEOUT_S)
         assert not unsettled, f"the new cluster did not settle: {unsettled}"
         lasting, passing = self._start_driver(), self._start_driver()
         start_s = time.monotonic()
         memory = self._memory()
-        while (gone_s := time.monotonic() - start_s) < self._seconds:
-            print(f"{gone_s:7.1f} s: {breaker.break_something()}", flush=True)
+        while (gone_s := time.monotonic() - start_s) < options.seconds:
+            report.story.append(f"{gone_s:7.1f} s: {breaker.break_something()}")
+            print(report.story[-1], flush=True)
             if self._rng.random() < 0.1:
                 self._drivers.remove(passing)
-                passing.kill()
-                breaker.done["a driver is killed"] += 1
+                self._end(passing)
+                report.deaths["a driver is killed"] += 1
                 passing = self._start_driver()
-            if gone_s < self._seconds / 4:
+            if gone_s < options.seconds / 4:
                 memory = self._memory()
-            self._watch(self._rng.uniform(*PAUSE_S))
-        self.report.deaths = dict(breaker.done)
+            self._watch(self._rng.uniform(0.0, options.pause_s))
         for driver in (lasting, passing):
             driver.say("stop")
         for driver in (lasting, passing):
-            idle = driver.wait_for("idle")
-            self.report.scenes += idle["scenes"]
-            self.report.answers += idle["calls"]
+            driver.wait_for("idle")
         end_detached_actors(self._cluster.address)
         self._judge("held, when the drivers had let go of everything", self._outside.held)
-        self.report.growth_bytes = {name: size - memory[name] for name, size in self._memory().items()}
-        for name, size in self.report.growth_bytes.items():
+        report.growth_bytes = {name: size - memory[name] for name, size in self._memory().items()}
+        for name, size in report.growth_bytes.items():
             if size > GROWTH_MAX_BYTES:
-                self.report.troubles.append(f"{name} grew by {size / 2**20:.1f} MiB")
+                report.troubles.append(f"{name} grew by {size / 2**20:.1f} MiB")
         for driver in (lasting, passing):
             driver.say("leave")
         for driver in (lasting, passing):
@@ -153,7 +183,7 @@ class Soak:
         """Beside the head. The scenes that it draws are those for this."""
         seed = f"{self.report.seed}.{self._num_started}"
         self._num_started += 1
-        driver = DriverProcess(self._cluster.address, seed, 0, 3, "soak_scenes", self._scratch)
+        driver = DriverProcess(self._cluster.address, seed, 0, 3, self._options.only, self._scratch)
         self._drivers.append(driver)
         driver.wait_for("started")
         return driver
@@ -254,11 +284,17 @@ def main() -> int:
     )
     parser.add_argument("--minutes", type=float, default=20.0, help="(default: %(default)s)")
     parser.add_argument("--seed", default=None, help="of all choices (default: a new one, printed)")
+    parser.add_argument("--only", default="soak_scenes", help="scenes whose names (module.scene) have this")
+    parser.add_argument("--deaths", default="", help="kinds of death, as raylet,worker (default: all)")
+    parser.add_argument(
+        "--pause-s", type=float, default=PAUSE_S, help="between deaths, at most (default: %(default)s)"
+    )
     arguments = parser.parse_args()
     seed = arguments.seed or str(random.SystemRandom().randrange(10**6))
     print(f"seed {seed}", flush=True)
+    options = Options(60 * arguments.minutes, seed, arguments.only, arguments.deaths, arguments.pause_s)
     with own_base() as base:
-        report = Soak(60 * arguments.minutes, seed, base).run()
+        report = Soak(options, base).run()
         print(report)
         if report.troubles:
             kept = base.with_name(base.name + "-logs")
