@@ -7,6 +7,7 @@ All else dies. What a node has lost as a whole is started again.
 from __future__ import annotations
 
 import contextlib
+import os
 import random
 import signal
 import time
@@ -27,7 +28,7 @@ POLL_S = 0.05
 
 
 class LeftBehind(AssertionError):
-    """Processes of a node that ended."""
+    """Processes or files of a node that ended."""
 
 
 @dataclass(frozen=True)
@@ -134,6 +135,9 @@ class Breaker:
                 )
             time.sleep(POLL_S)
         self._members.append(self._member(self._add_node()))
+        files = [path for path in member.record.owned_files if os.path.exists(path)]
+        if files:
+            raise LeftBehind(f"when the next node had started, a lost one had left {files}")
 
 
 def _runs(process: psutil.Process) -> bool:

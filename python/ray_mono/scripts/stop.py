@@ -6,7 +6,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-from pathlib import Path
+import time
 
 import click
 
@@ -16,25 +16,31 @@ from ray_mono._private.node.bootstrap import (
     local_sessions,
     read_current_cluster,
 )
+from ray_mono._private.node.dead_nodes import is_dead, remove_remains
 from ray_mono._private.node.elsewhere import nodes_elsewhere
 from ray_mono._private.node.reaper import KILL_WAIT_S
-from ray_mono._private.node.remains import remove_files, remove_stale_sockets
-from ray_mono._private.node.session import SHARED_MEMORY, NodeRecord, Session, SessionError, list_nodes
+from ray_mono._private.node.session import NodeRecord, SessionError, list_nodes
 from ray_mono.common.descriptors import is_readable
-from ray_mono.common.store_messages import SPILL_DIRECTORY_PREFIX
 from ray_mono.scripts import failures
+
+GONE_WITHIN_S = 2.0
+POLL_S = 0.02
 
 
 def stop_nodes(*, address: str | None, temp_dir: str | None, grace_period: float, force: bool) -> None:
     """The command; its arguments are the options of their names, grace_period in seconds."""
     with failures.shown():
-        records = _find(address, temp_dir)
+        found = _find(address, temp_dir)
+    records = [record for record in found if record.reaper.is_alive()]
+    for record in found:
+        if record not in records and _is_over(record):
+            remove_remains(record)
     # The head last: the others tell it that they go.
     records.sort(key=lambda record: record.is_head)
     stopped = [record for record in records if _stop(record, grace_period, force)]
     for record in records:
         if record in stopped:
-            _remove_remains(record)
+            remove_remains(record)
     if read_current_cluster() is None:
         with contextlib.suppress(OSError):
             current_cluster_path().unlink(missing_ok=True)
@@ -72,6 +78,16 @@ def _find(address: str | None, temp_dir: str | None) -> list[NodeRecord]:
     return [record for record in by_id.values() if record.gcs_address == wanted]
 
 
+def _is_over(record: NodeRecord) -> bool:
+    """Whether nothing of a node runs whose reaper is gone. Its services go at the same time."""
+    deadline_s = time.monotonic() + GONE_WITHIN_S
+    while not is_dead(record):
+        if time.monotonic() > deadline_s:
+            return False
+        time.sleep(POLL_S)
+    return True
+
+
 def _stop(record: NodeRecord, grace_period_s: float, force: bool) -> bool:
     """Whether the node's reaper has ended, and so everything of the node."""
     pid = record.reaper_pid
@@ -96,21 +112,3 @@ def _stop(record: NodeRecord, grace_period_s: float, force: bool) -> bool:
         return False
     finally:
         os.close(pidfd)
-
-
-def _remove_remains(record: NodeRecord) -> None:
-    """What the reaper would have removed, where it was killed.
-
-    Only files of the session are touched, and the node's spilled objects, whatever the record says.
-    """
-    session = Session(Path(record.session_dir))
-    paths = [Path(name) for name in record.owned_files]
-    ours = [
-        path
-        for path in paths
-        if session.path in path.parents
-        or (path.parent == SHARED_MEMORY and path.name.startswith(f"ray_mono.{session.name}."))
-        or path.name == SPILL_DIRECTORY_PREFIX + record.node_id
-    ]
-    remove_files(str(path) for path in ours if ".." not in path.parts)
-    remove_stale_sockets(str(session.sockets))

@@ -154,7 +154,7 @@ def test_stop_ends_what_the_record_names_and_nothing_else(session_base: Path) ->
         # The pid of a reaper that has ended, given to another process since.
         make_node(session_base, ProcessIdentity(reused.pid, identities[1].start_ticks - 1))
         done = run("stop", "--grace-period=20")
-        assert (done.exit_code, done.output) == (0, "Stopped 2 nodes.\n")
+        assert (done.exit_code, done.output) == (0, "Stopped 1 node.\n")
         assert meant.wait() == -signal.SIGTERM
         assert reused.poll() is None
         reused.kill()
@@ -168,7 +168,8 @@ def test_stop_removes_what_a_killed_reaper_left_and_only_that(session_base: Path
     for directory in (spilled, others):
         directory.mkdir()
         (directory / "0").touch()
-    assert run("stop").exit_code == 0
+    done = run("stop")
+    assert (done.exit_code, done.output) == (0, "Nothing runs.\n")
     assert not spilled.exists() and (others / "0").exists()
     assert not Path(record.raylet_socket).exists()
     assert not paths.record.exists()

@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from ray_mono._private.node import elsewhere, services
-from ray_mono._private.node.bootstrap import check_versions, record_current_cluster
+from ray_mono._private.node.bootstrap import check_versions, local_sessions, record_current_cluster
+from ray_mono._private.node.dead_nodes import remove_dead_nodes
 from ray_mono._private.node.full_disk import full_disk_explained
 from ray_mono._private.node.node_plan import NodePlan, plan_head, plan_member
 from ray_mono._private.node.parameter import RayParams
@@ -189,6 +190,7 @@ class Node:
         waited = self.start_head_processes(reaper, plan) if self._head else []
         waited += self.start_ray_processes(reaper, plan)
         deadline_s = time.monotonic() + SERVICE_START_TIMEOUT_S
+        remove_dead_nodes(local_sessions(plan.params.temp_dir))
         meanwhile()
         answers = {}
         for name in waited:
