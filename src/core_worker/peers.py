@@ -1,6 +1,9 @@
 """The other core workers and raylets that this process talks to. Each has one connection. It is opened when
 it is first needed, and again if it was lost and is needed once more.
 
+A connection may end, and the process at its other end live: who decides by its life makes the call by
+`insist`. Such calls may be made twice.
+
 A machine that is cut off, or stands still, ends no connection. So those to a node that the cluster holds to
 be dead are closed here.
 """
@@ -11,22 +14,28 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
+from ray_mono.common.world import Clock
 from ray_mono.core_worker.call_template import CallTemplate, OnPart
 from ray_mono.core_worker.task_wire import shared_push
 from ray_mono.protobuf import common_pb2, core_worker_pb2
 from ray_mono.protobuf.core_worker_rpc import CoreWorkerServiceStub
 from ray_mono.protobuf.raylet_rpc import RayletServiceStub
 from ray_mono.rpc.reactor_channel import ReactorChannel, ReactorMethod
-from ray_mono.rpc.surface import RpcError
+from ray_mono.rpc.surface import RpcError, StatusCode
 
 PUSH_TASK = "/ray_mono.rpc.CoreWorkerService/PushTask"
 
 PUSH_TASKS = "/ray_mono.rpc.CoreWorkerService/PushTasks"
 
 NODE_DIED = "the cluster holds its node to be dead"
+LOST_MAX = 5
+"""How many connections in a row one call may lose to a process that lives."""
+IN_A_ROW_S = 10.0
+"""One that lasted longer begins a new row."""
 
 OnReply = Callable[[bytes, RpcError | None], None]
 """Takes a PushTaskReply's bytes, which mean nothing where there is an error."""
+OnAnswer = Callable[[Any, RpcError | None], None]
 Connect = Callable[[str], ReactorChannel]
 
 
@@ -126,10 +135,12 @@ class PeerPool:
         node_id: bytes,
         worker_runs: Sequence[bytes],
         raylet: RayletServiceStub,
+        clock: Clock,
     ) -> None:
         """connect(address) opens a channel. node_id: this node's; peers on it are reached by their Unix
         sockets. raylet: this node's, which knows what nodes are dead."""
         self._connect = connect
+        self._clock = clock
         self._node_id = node_id
         self._worker_runs = worker_runs
         self._watch_dead_nodes = raylet.WatchDeadNodes
@@ -138,26 +149,30 @@ class PeerPool:
         # The peers on other nodes, by node.
         self._far: dict[bytes, dict[bytes, None]] = {}
         self._raylets: dict[str, tuple[ReactorChannel, RayletServiceStub]] = {}
+        self._is_closed = False
 
     def peer(self, address: common_pb2.Address) -> Peer:
         """Another core worker."""
         worker_id = address.worker_id
         peer = self._peers.get(worker_id)
-        if peer is None:
+        if peer is None or peer.channel.is_closed:
             is_near = address.node_id == self._node_id and address.unix_path
             target = f"unix:{address.unix_path}" if is_near else f"{address.host}:{address.port}"
             peer = Peer(self._connect(target), worker_id, self._worker_runs)
             if not peer.channel.is_closed:
                 node_id = address.node_id
                 self._peers[worker_id] = peer
-                peer.channel.on_close(lambda reason: self._forget_peer(node_id, worker_id))
+                peer.channel.on_close(partial(self._forget_peer, node_id, peer))
                 if node_id != self._node_id:
                     self._far.setdefault(node_id, {})[worker_id] = None
                     self._look_after_nodes()
         return peer
 
-    def _forget_peer(self, node_id: bytes, worker_id: bytes) -> None:
-        self._peers.pop(worker_id, None)
+    def _forget_peer(self, node_id: bytes, peer: Peer, reason: str) -> None:
+        worker_id = peer.worker_id
+        if self._peers.get(worker_id) is not peer:
+            return  # there is another connection by now
+        del self._peers[worker_id]
         there = self._far.get(node_id)
         if there is not None:
             there.pop(worker_id, None)
@@ -184,6 +199,38 @@ class PeerPool:
         """As stub_for, for a serialized address. The addresses of owners are serialized."""
         return self.peer(common_pb2.Address.FromString(address)).stub
 
+    def insist(
+        self,
+        address: common_pb2.Address,
+        call: Callable[[CoreWorkerServiceStub, OnAnswer], None],
+        then: OnAnswer,
+        num_lost: int = 0,
+    ) -> None:
+        """call(stub, on_done) makes a call to this process, which may be made twice: again if its connection
+        ends and the process lives. then(reply, None), or then(None, error) if it is gone, or the call
+        fails. num_lost: how many connections it has lost in a row."""
+        begun_s = self._clock.time_s()
+
+        def answered(reply: Any, error: RpcError | None) -> None:
+            nonlocal num_lost
+            if self._clock.time_s() - begun_s > IN_A_ROW_S:
+                num_lost = 0
+            if error is None or not self._may_live(error) or num_lost == LOST_MAX:
+                then(reply, error)
+            else:
+                self.stub_for(address).CheckAlive.start(common_pb2.Empty(), partial(probed, error))
+
+        def probed(lost: RpcError, reply: Any, error: RpcError | None) -> None:
+            if error is not None or self._is_closed:
+                then(None, lost)
+            else:
+                self.insist(address, call, then, num_lost + 1)
+
+        call(self.stub_for(address), answered)
+
+    def _may_live(self, error: RpcError) -> bool:
+        return error.code is StatusCode.UNAVAILABLE and error.message != NODE_DIED and not self._is_closed
+
     def raylet_at(self, target: str) -> RayletServiceStub:
         """Another node's raylet."""
         known = self._raylets.get(target)
@@ -203,6 +250,7 @@ class PeerPool:
             peer.forget(ended)
 
     def close(self, reason: str) -> None:
+        self._is_closed = True
         channels = [peer.channel for peer in self._peers.values()]
         channels += [channel for channel, _ in self._raylets.values()]
         for channel in channels:

@@ -4,6 +4,7 @@ nothing."""
 from __future__ import annotations
 
 import signal
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -110,6 +111,83 @@ def test_with_a_driver_that_is_killed_goes_what_is_its_own_and_nothing_else(driv
     detached = ray.get_actor("detached")
     assert get(detached.call.remote()) == "called"
     ray.kill(detached)
+
+
+STOPPED_S = 30.0
+STOPPED_PROGRAM = """
+import sys, time
+import numpy as np
+import ray_mono as ray
+
+ray.init(address=sys.argv[1], namespace="here")
+CALLS, ITEMS, LINES = 2000, 3000, 500
+
+@ray.remote(num_cpus=0)
+class Actor:
+    def __init__(self):
+        self.number = 0
+    def next(self, size_bytes=0):
+        self.number += 1
+        return self.number, bytes(size_bytes)
+    def read(self, lent):
+        return sum(ray.get(lent))
+
+@ray.remote
+def later(seconds):
+    time.sleep(seconds)
+    return 7
+
+@ray.remote(num_cpus=0)
+def items():
+    for number in range(ITEMS):
+        yield np.full(number, number)
+
+@ray.remote(num_cpus=0)
+def say():
+    for number in range(LINES):
+        print(f"line {number}.")
+
+calling, reading = Actor.remote(), Actor.remote()
+ray.get([calling.next.remote(), reading.next.remote()])
+ended = later.options(max_retries=0).remote(1)
+read = reading.read.remote([later.remote(1), ray.put(1)])
+calls = [calling.next.remote(90_000) for _ in range(CALLS)]
+stream = items.options(num_returns="streaming").remote()
+said = say.remote()
+made = [Actor.remote().next.remote() for _ in range(5)]
+print("ready", flush=True)
+sys.stdin.readline()
+assert ray.get(ended) == 7 and ray.get(read) == 8
+assert [number for number, _ in ray.get(calls)] == list(range(2, CALLS + 2))
+assert [len(ray.get(item)) for item in stream] == list(range(ITEMS))
+assert [number for number, _ in ray.get(made)] == [1] * 5
+ray.get(said)
+assert ray.get(Actor.remote().next.remote())[0] == 1
+ray.shutdown()
+print("has left", flush=True)
+"""
+
+
+@pytest.mark.timeout(180)
+def test_a_driver_that_was_stopped_has_missed_nothing(cluster: CommandLineCluster, tmp_path: Path) -> None:
+    """What came meanwhile waits for it: answers, items, lines."""
+    path = tmp_path / "driver.py"
+    path.write_text(STOPPED_PROGRAM)
+    script, mine = Script(path, cluster.address), Mine.remote()
+    script.wait_for_line("ready")
+    process = psutil.Process(script.pid)
+    process.suspend()
+    continues_s = time.monotonic() + STOPPED_S
+    number = 0
+    while time.monotonic() < continues_s:
+        number += 1
+        assert get([mine.next.remote(), add.remote(1, 2)]) == [number, 3]
+    process.resume()
+    script.say("go on")
+    output = script.check_ended_well()
+    assert "has left" in output and "run again" not in output, output
+    for line in range(500):
+        assert output.count(f"line {line}.") == 1, line
 
 
 def test_a_driver_that_was_stopped_goes_on_where_it_was(drive: Drive) -> None:

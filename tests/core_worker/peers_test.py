@@ -8,9 +8,11 @@ from typing import Any
 
 import pytest
 
-from ray_mono.core_worker.peers import PeerPool
-from ray_mono.protobuf import common_pb2, raylet_pb2
+from ray_mono.core_worker.peers import IN_A_ROW_S, LOST_MAX, PeerPool
+from ray_mono.protobuf import common_pb2, core_worker_pb2, raylet_pb2
+from ray_mono.rpc.surface import StatusCode
 from tests.core_worker.scene import ELSEWHERE, NODE_ID, Wire, address_of
+from tests.core_worker.scene_time import SceneReactor
 
 
 class Pool:
@@ -26,7 +28,8 @@ class Pool:
         """Who hears of nodes that died."""
         watch = SimpleNamespace(start=lambda request, on_item, on_end: self.watches.append(on_item))
         raylet: Any = SimpleNamespace(WatchDeadNodes=watch)
-        self.peers = PeerPool(connect, NODE_ID, [], raylet)  # type: ignore[arg-type]
+        self.clock = SceneReactor()
+        self.peers = PeerPool(connect, NODE_ID, [], raylet, self.clock)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -63,6 +66,47 @@ def test_a_peer_that_cannot_be_reached_is_tried_again_the_next_time() -> None:
     assert pool.peers.peer(address_of(b"near")).channel.is_closed
     pool.wire.gone.clear()
     assert not pool.peers.peer(address_of(b"near")).channel.is_closed
+
+
+def test_a_call_that_loses_its_connection_again_and_again_is_given_up() -> None:
+    pool = Pool()
+    pool.wire.replies["CheckAlive"] = lambda request: common_pb2.Empty()
+    failed: list[Any] = []
+
+    def call(stub: Any, answered: Any) -> None:
+        stub.GetObjectStatus.start(core_worker_pb2.GetObjectStatusRequest(), answered)
+        pool.wire.channels["unix:near"].close()
+
+    pool.peers.insist(address_of(b"near"), call, lambda reply, error: failed.append(error))
+    assert [error.code for error in failed] == [StatusCode.UNAVAILABLE]
+    assert len(pool.wire.all("GetObjectStatus")) == 1 + LOST_MAX
+
+
+def test_connections_that_lasted_are_not_lost_in_a_row() -> None:
+    pool = Pool()
+    pool.wire.replies["CheckAlive"] = lambda request: common_pb2.Empty()
+    failed: list[Any] = []
+    pool.peers.insist(
+        address_of(b"near"),
+        lambda stub, answered: stub.DumpState.start(common_pb2.Empty(), answered),
+        lambda reply, error: failed.append(error),
+    )
+    for _ in range(2 * LOST_MAX):
+        pool.clock.now_s += 2 * IN_A_ROW_S
+        pool.wire.channels["unix:near"].close()
+    assert not failed and len(pool.wire.open("DumpState")) == 1
+
+
+def test_at_the_end_nobody_is_asked_whether_he_lives() -> None:
+    pool = Pool()
+    failed: list[Any] = []
+    pool.peers.insist(
+        address_of(b"near"),
+        lambda stub, answered: stub.CheckAlive.start(common_pb2.Empty(), answered),
+        lambda reply, error: failed.append(error),
+    )
+    pool.peers.close("over")
+    assert len(failed) == 1 and len(pool.wire.all("CheckAlive")) == 1
 
 
 def test_another_nodes_raylet_has_one_connection_until_it_is_lost() -> None:

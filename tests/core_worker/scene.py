@@ -123,6 +123,11 @@ class Wire:
         assert found, f"{method} was not said, but {[each.method for each in self.said]}"
         return found[-1]
 
+    def end(self, address: str) -> None:
+        """The process that listens there ends."""
+        self.gone.add(address)
+        self.channels[address].close()
+
     def connect(self, address: str) -> SceneChannel:
         channel = self.channels.get(address)
         if channel is None or channel.is_closed:

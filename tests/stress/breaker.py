@@ -1,4 +1,5 @@
-"""Ends processes of a cluster of several nodes, one after another, as nobody wants it: kill -9, kill -STOP.
+"""Ends processes of a cluster of several nodes, one after another, as nobody wants it: kill -9, kill -STOP;
+and some of their connections.
 
 The node of the driver keeps its raylet, its object manager and its reaper, since a driver ends with these.
 All else dies. What a node has lost as a whole is started again.
@@ -19,6 +20,7 @@ import psutil
 
 from ray_mono._private.node.session import NodeRecord
 from tests.integration.clusters import CommandLineCluster
+from tests.integration.connections import end_one_connection
 from tests.integration.titles import title_of
 
 STOPPED_S = (0.5, 6.0)
@@ -65,6 +67,7 @@ class Breaker:
         ways = {
             "a worker is killed": lambda: self._kill_one_of_any("ray_mono::"),
             "a worker is stopped for a while": lambda: self._stop_one_of_any("ray_mono::"),
+            "a connection is ended": self._end_a_connection,
             "a template is killed": lambda: self._kill_one_of_any("ray_mono::TEMPLATE"),
             "a log monitor is killed": lambda: self._kill_one_of_any("log_monitor"),
             "the head is killed": lambda: self._kill(self._find(self._head, "gcs_server")),
@@ -117,6 +120,13 @@ class Breaker:
                     process.send_signal(sent)
             if sent is signal.SIGSTOP:
                 time.sleep(self._rng.uniform(*STOPPED_S))
+
+    def _end_a_connection(self) -> None:
+        """One of a worker, or of the head. Services of a node that lose each other end with it."""
+        heads = self._find(self._head, "gcs_server")
+        for process in self._rng.choice([self._one_of_any("ray_mono::"), heads]):
+            with contextlib.suppress(PermissionError, ProcessLookupError, FileNotFoundError):
+                end_one_connection(process.pid, self._rng)
 
     def _stop_a_node(self) -> None:
         self._stop(self._rng.choice(self._members).processes())

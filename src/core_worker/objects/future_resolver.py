@@ -73,8 +73,11 @@ class FutureResolver:
             return
         self._asked.add(object_id)
         request = core_worker_pb2.GetObjectStatusRequest(object_id=object_id, lost_node_ids=lost_node_ids)
-        owner = self._peers.stub_of(row.owner)
-        owner.GetObjectStatus.start(request, lambda reply, error: self._on_status(object_id, reply, error))
+        self._peers.insist(
+            common_pb2.Address.FromString(row.owner),
+            lambda owner, answered: owner.GetObjectStatus.start(request, answered),
+            partial(self._on_status, object_id),
+        )
 
     def lost(self, object_id: bytes, node_ids: Sequence[bytes]) -> None:
         """None of these nodes gave the object, as its owner had said. Its owner finds or makes it again, or

@@ -16,7 +16,7 @@ from typing import Any
 from ray_mono.common.exceptions import ReferenceCountingAssertionError
 from ray_mono.common.our_bug import known
 from ray_mono.core_worker.environment import Environment
-from ray_mono.core_worker.peers import PeerPool
+from ray_mono.core_worker.peers import OnAnswer, PeerPool
 from ray_mono.core_worker.reference_counting.reference_counter import Reference, ReferenceCounter
 from ray_mono.core_worker.store_provider.memory_store import MemoryStore
 from ray_mono.core_worker.values import serialization
@@ -112,7 +112,10 @@ class Borrowing:
                 callback()
 
         request = core_worker_pb2.AddBorrowerRequest(object_id=object_id, borrower=self._env.address)
-        self._peers.stub_of(owner).AddBorrower.start(request, acknowledged)
+        self._add_borrower(common_pb2.Address.FromString(owner), request, acknowledged)
+
+    def _add_borrower(self, owner: common_pb2.Address, request: Any, then: OnAnswer) -> None:
+        self._peers.insist(owner, lambda stub, answered: stub.AddBorrower.start(request, answered), then)
 
     def _once_acknowledged(self, object_id: bytes, then: Callable[[], None]) -> None:
         waiting = self._registering.get(object_id)
@@ -203,7 +206,7 @@ class Borrowing:
                 request = core_worker_pb2.AddBorrowerRequest(
                     object_id=object_id, borrower=receiver, contained_in=return_id
                 )
-                self._peers.stub_for(owner).AddBorrower.start(request, one)
+                self._add_borrower(owner, request, one)
             else:
                 kept.append(object_id)
         self._references.add_submitted(kept)
@@ -249,7 +252,7 @@ class Borrowing:
     # ---- as an owner
 
     def watch_borrower(self, object_id: bytes, borrower: common_pb2.Address, contained_in: bytes) -> None:
-        """Counts `borrower` until its WaitForRefRemoved is answered or its connection ends (rule 4)."""
+        """Counts `borrower` until its WaitForRefRemoved is answered or it is gone (rule 4)."""
         if object_id not in self._references or borrower.worker_id == self._env.worker_id:
             return
         if not self._references.add_borrower(object_id, borrower.worker_id, contained_in):
@@ -261,7 +264,9 @@ class Borrowing:
             request = core_worker_pb2.WaitForRefRemovedRequest(object_id=object_id, contained_in=container)
             if container:
                 request.owner.CopyFrom(self._env.address)
-            self._peers.stub_for(address).WaitForRefRemoved.start(request, ended)
+            self._peers.insist(
+                address, lambda stub, answered: stub.WaitForRefRemoved.start(request, answered), ended
+            )
 
         def ended(reply: Any, error: RpcError | None) -> None:
             later = self._references.remove_borrower(object_id, address.worker_id, error is not None)

@@ -80,10 +80,29 @@ def test_what_its_owner_has_freed_is_told_as_that(scene: Scene) -> None:
         scene.core.get([ref], None)
 
 
+def test_an_owner_whose_connection_ended_and_who_lives_is_asked_again(scene: Scene) -> None:
+    ref = scene.borrow(OBJECT)
+    look(scene, ref)
+    scene.wire.channels["unix:owner"].close()
+    for probe in scene.wire.open("CheckAlive", "unix:owner"):
+        probe.answer(common_pb2.Empty())
+    scene.owner_answers(ref, status("value"))
+    assert scene.core.get([ref], None) == ["value"]
+
+
+def test_an_owner_that_is_gone_when_it_is_asked_whether_it_lives_is_told_as_that(scene: Scene) -> None:
+    ref = scene.borrow(OBJECT)
+    look(scene, ref)
+    scene.wire.channels["unix:owner"].close()
+    scene.wire.end("unix:owner")
+    with pytest.raises(OwnerDiedError):
+        scene.core.get([ref], None)
+
+
 def test_what_an_owner_that_is_gone_had_is_told_as_that(scene: Scene) -> None:
     ref = scene.borrow(OBJECT)
     look(scene, ref)
-    scene.wire.open("GetObjectStatus")[0].fail()
+    scene.wire.end("unix:owner")
     with pytest.raises(OwnerDiedError):
         scene.core.get([ref], None)
 
@@ -94,7 +113,7 @@ def test_it_says_why_and_many_objects_of_one_owner_ask_once(scene: Scene) -> Non
     for number in range(3):
         ref = scene.borrow(b"%d" % number + OBJECT[1:])
         look(scene, ref)
-        scene.wire.open("GetObjectStatus")[0].fail()
+        scene.wire.end("unix:owner")
         with pytest.raises(OwnerDiedError, match="owned it has ended: worker pid 7 was killed"):
             scene.core.get([ref], None)
     assert len(scene.wire.all("GetWorkerDeath")) == 1
@@ -105,7 +124,7 @@ def test_a_reason_that_is_not_known_yet_is_waited_for_but_not_long(scene: Scene,
     config, ref = scene.env.config, scene.borrow(OBJECT)
     scene.worker_death = gcs_pb2.GetWorkerDeathReply()
     look(scene, ref)
-    scene.wire.open("GetObjectStatus")[0].fail()
+    scene.wire.end("unix:owner")
     scene.turn()
     assert isinstance(scene.state_of(ref), GetTimeoutError)
     if becomes_known:

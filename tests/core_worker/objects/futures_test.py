@@ -119,7 +119,7 @@ def test_a_future_of_a_borrowed_value_asks_its_owner(scene: Scene) -> None:
     scene.wire.replies["Get"] = lambda request: object_manager_pb2.GetReply(objects=[found])
     scene.owner_answers(ref, status_in_stores(ELSEWHERE))
     assert future.result(WAIT_S) == "large"
-    scene.wire.connect("unix:owner").close()
+    scene.wire.end("unix:owner")
     with pytest.raises(OwnerDiedError):
         hopeless.result(WAIT_S)
 

@@ -333,7 +333,7 @@ def test_what_this_process_owns_and_no_store_has_is_lost_at_once(scene: Scene) -
 
 def test_an_owner_that_died_is_told_as_that(scene: Scene) -> None:
     ref = scene.borrow(LARGE)
-    scene.meanwhile(scene.wire.connect("unix:owner").close)
+    scene.meanwhile(lambda: scene.wire.end("unix:owner"))
     with pytest.raises(OwnerDiedError):
         scene.core.get([ref], None)
 

@@ -137,7 +137,7 @@ def test_a_value_that_turns_out_to_lie_elsewhere_is_brought_here_too(scene: Scen
 
 def test_what_an_owner_that_is_gone_had_is_ready_at_once(scene: Scene) -> None:
     ref = scene.borrow(OBJECT)
-    scene.meanwhile(scene.wire.connect("unix:owner").close)
+    scene.meanwhile(lambda: scene.wire.end("unix:owner"))
     assert scene.core.wait([ref], 1, None, True) == ([ref], [])
 
 

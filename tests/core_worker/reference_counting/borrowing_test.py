@@ -9,7 +9,9 @@ import pytest
 
 from ray_mono.common.exceptions import RaySystemError
 from ray_mono.core_worker.object_ref import ObjectRef
+from ray_mono.core_worker.peers import NODE_DIED
 from ray_mono.protobuf import common_pb2, core_worker_pb2
+from ray_mono.rpc.surface import RpcError, StatusCode
 from tests.core_worker.scene import (
     ELSEWHERE,
     OWNER,
@@ -112,12 +114,25 @@ def test_what_a_value_brought_is_registered_while_the_value_is_held(scene: Scene
     del inner
 
 
+def test_a_registration_that_was_lost_with_its_connection_is_made_again(scene: Scene) -> None:
+    outer = holder_of(scene, Scene().borrow(OBJECT))
+    with scene.as_this_process():
+        (inner,) = scene.core.get([outer], None)[0]
+    del outer
+    scene.wire.channels["unix:owner"].close()
+    scene.wire.last("CheckAlive").answer(common_pb2.Empty())
+    assert scene.core.reference_counts() == 2  # the outer one is held until the owner has said so
+    registrations(scene)[-1].answer(common_pb2.Empty())
+    assert scene.core.reference_counts() == 1
+    del inner
+
+
 def test_a_value_is_let_go_also_where_the_owner_of_what_it_brought_is_gone(scene: Scene) -> None:
     outer = holder_of(scene, Scene().borrow(OBJECT))
     with scene.as_this_process():
         (inner,) = scene.core.get([outer], None)[0]
     del outer
-    registrations(scene)[0].fail()
+    scene.wire.end("unix:owner")
     assert scene.core.reference_counts() == 1
     del inner
 
@@ -241,8 +256,30 @@ def test_a_borrower_that_is_gone_borrows_nothing(scene: Scene) -> None:
     lend(scene, ref)
     lend(scene, ref)
     del ref
-    scene.wire.last("WaitForRefRemoved").fail()
+    scene.wire.end(scene.wire.last("WaitForRefRemoved").to)
     assert scene.core.reference_counts() == 0
+
+
+def test_a_borrower_whose_connection_ended_and_who_lives_borrows_still(scene: Scene) -> None:
+    ref = scene.core.put(1)
+    lend(scene, ref)
+    del ref
+    scene.wire.channels[scene.wire.last("WaitForRefRemoved").to].close()
+    (probe,) = scene.wire.open("CheckAlive")
+    assert scene.core.reference_counts() == 1
+    probe.answer(common_pb2.Empty())
+    (watch,) = scene.wire.open("WaitForRefRemoved")
+    assert scene.core.reference_counts() == 1
+    watch.answer(common_pb2.Empty())
+    assert scene.core.reference_counts() == 0
+
+
+def test_a_borrower_whose_node_is_dead_is_not_asked_whether_it_lives(scene: Scene) -> None:
+    ref = scene.core.put(1)
+    lend(scene, ref)
+    del ref
+    scene.wire.last("WaitForRefRemoved").fail(RpcError(StatusCode.UNAVAILABLE, NODE_DIED))
+    assert scene.core.reference_counts() == 0 and not scene.wire.all("CheckAlive")
 
 
 def test_each_borrower_counts(scene: Scene) -> None:
@@ -442,7 +479,7 @@ def test_anothers_inside_a_return_is_registered_for_the_caller_before_it_goes(wo
         assert (each.request.borrower, each.request.contained_in) == (CALLER, b"r" * 28)
     said[0].answer(common_pb2.Empty())
     assert answer.done == 0
-    said[1].fail()
+    worker.wire.end("far:1")
     assert answer.done == 1 and answer.kept == []
 
 

@@ -472,5 +472,5 @@ def test_an_owner_that_is_gone_keeps_no_answer(monkeypatch: pytest.MonkeyPatch) 
     worker = Keeping(monkeypatch)
     call = worker.over()
     with worker.env.lock:
-        worker.wire.open("AddBorrower")[0].fail()
+        worker.wire.end(worker.wire.open("AddBorrower")[0].to)
     assert call.value == 1 and worker.execution.replies.are_settled
