@@ -6,7 +6,7 @@ Beside it stands the floor: one process that writes the same bytes in files of t
 evicts them from the page cache, and reads them back in the same order. Ours reads from a disk that was
 evicted in the same way. Of the bytes that ours writes the last tenth or so stays in the store. --peer names
 the interpreter of an installed Ray, which does the same program; its files are evicted, too. All sides take
-turns, and the best of each is taken.
+turns, and the medians are told: of the speeds, and of each round's ratio to the floor.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import json
 import os
 import random
 import shutil
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -25,6 +26,8 @@ from pathlib import Path
 MB = 10**6
 PIECE_BYTES = 10 * MB
 FILE_BYTES = 100 * MB
+Seconds = list[tuple[float, float]]
+"""To write and to read, of each round."""
 
 PROGRAM = """
 import json, os, pathlib, random, sys, time
@@ -101,7 +104,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--gb", type=float, default=2.0, help="how much is written (default: 2)")
-    parser.add_argument("--rounds", type=int, default=2, help="turns of each side (default: 2)")
+    parser.add_argument("--rounds", type=int, default=3, help="turns of each side (default: 3)")
     parser.add_argument("--directory", help="on the disk that is measured (default: the temporary one)")
     parser.add_argument("--peer", metavar="PYTHON", help="an interpreter that has Ray")
     arguments = parser.parse_args()
@@ -112,7 +115,7 @@ def main() -> None:
     }
     if arguments.peer:
         sides["Ray"] = lambda place: program(place, num_pieces, arguments.peer, "ray")
-    best: dict[str, tuple[float, float]] = {}
+    taken: dict[str, Seconds] = {name: [] for name in sides}
     for turn in range(arguments.rounds):
         for name, side in sides.items():
             place = Path(tempfile.mkdtemp(prefix="spill_bench_", dir=arguments.directory))
@@ -120,14 +123,19 @@ def main() -> None:
                 seconds = side(place)
             finally:
                 shutil.rmtree(place)
-            best[name] = min(best.get(name, seconds), seconds, key=sum)
+            taken[name].append(seconds)
             wrote_s, read_s = seconds
             print(f"round {turn + 1} {name:9} wrote in {wrote_s:.2f} s, read in {read_s:.2f} s", flush=True)
-    megabytes = num_pieces * PIECE_BYTES / MB
-    for name, (wrote_s, read_s) in best.items():
-        ratio = sum(best["floor"]) / (wrote_s + read_s)
-        speeds = f"{megabytes / wrote_s:6.0f} MB/s written, {megabytes / read_s:6.0f} MB/s read"
-        print(f"{name:9} {speeds}, {ratio:.2f} of the floor")
+    for name in sides:
+        print(told(name, num_pieces * PIECE_BYTES / MB, taken[name], taken["floor"]))
+
+
+def told(name: str, megabytes: float, taken: Seconds, floors: Seconds) -> str:
+    """The line of one side."""
+    write_speed, read_speed = (megabytes / statistics.median(column) for column in zip(*taken, strict=True))
+    ratios = [sum(of_floor) / sum(ours) for of_floor, ours in zip(floors, taken, strict=True)]
+    spread = f"{statistics.median(ratios):.2f} of the floor ({min(ratios):.2f} to {max(ratios):.2f})"
+    return f"{name:9} {write_speed:6.0f} MB/s written, {read_speed:6.0f} MB/s read, {spread}"
 
 
 if __name__ == "__main__":

@@ -53,6 +53,10 @@ class ObjectManagerConfig:
     """Workers remembered as dead, so that an object of theirs that is finished late goes at once."""
     min_spilling_size_bytes: int = 100 * 1000 * 1000
     """Objects are written to disk in files of at least this size: a disk is slow at many small ones."""
+    file_share: float = 0.25
+    """Share of a small store that such a file is at most: the rest is filled while it is written."""
+    files_ahead: int = 2
+    """Once the threshold was passed so many files more are written: the disk does not wait for the next."""
     max_fused_object_count: int = 2000
     """Objects in one file."""
     max_io_workers: int = 4
@@ -107,11 +111,17 @@ class ObjectManagerConfig:
             "verbose_spill_logs_bytes",
             "external_check_timeout_s",
             "external_retry_s",
+            "files_ahead",
         ):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
         if self.external_part_bytes < 5 * MIB:
             raise ValueError(f"external_part_bytes must be at least 5 MiB, got {self.external_part_bytes}")
-        for name in ("object_spilling_threshold", "local_fs_capacity_threshold", "sparse_share"):
+        for name in (
+            "file_share",
+            "object_spilling_threshold",
+            "local_fs_capacity_threshold",
+            "sparse_share",
+        ):
             if not 0 < getattr(self, name) <= 1:
                 raise ValueError(f"{name} must be more than 0 and at most 1, got {getattr(self, name)}")

@@ -5,9 +5,11 @@ done and tells how it went.
 
 **Writing.** Room is wanted by whoever waits for it (a create, a restore, a pull), and a little ahead: when
 more than a share (`object_spilling_threshold`) of the store could be had only by writing. Then the least
-recently used primary copies that nobody reads are gathered until they are min_spilling_size_bytes, and are
-written as one file. Fewer are written only where nothing else is being written, since that could give the
-room. What is written stays in memory as well until the memory is wanted: then it is evicted as a copy is.
+recently used primary copies that nobody reads are gathered until they are min_spilling_size_bytes, or
+`file_share` of a small store, and are written as one file. Fewer are written only where nothing else is being
+written, since that could give the room. Once something was written, one file follows another until
+`files_ahead` files less than the threshold are left: so the disk does not stand still until the store is full
+again. What is written stays in memory as well until the memory is wanted: then it is evicted as a copy is.
 
 **Reading.** What somebody wants is read back in the order of asking, when the store has room for it. Where it
 has none, and none can be made (everything is read or being written by clients), it does not wait: whoever
@@ -131,6 +133,11 @@ class LocalObjectManager:
         # Those that take turns.
         self._num_directories = num_external or num_directories
         self._threshold_bytes = int(config.object_spilling_threshold * config.capacity_bytes)
+        share_bytes = int(config.file_share * config.capacity_bytes)
+        self._file_bytes = max(1, min(config.min_spilling_size_bytes, share_bytes))
+        self._low_bytes = max(0, self._threshold_bytes - config.files_ahead * self._file_bytes)
+        # Whether files follow one another: since one was written, until no more than _low_bytes are left.
+        self._goes_on = False
         self._next_number = 1
         self._next_directory = 0
         self._resting: dict[int, _Resting] = {}
@@ -155,9 +162,8 @@ class LocalObjectManager:
     @property
     def is_due(self) -> bool:
         """Whether make_room() may have something to do, also where nobody waits for room but restores."""
-        return bool(
-            self._wanted or self._spillable.total_bytes > self._threshold_bytes or self._files.is_untidy
-        )
+        is_full = self._spillable.total_bytes > self._threshold_bytes
+        return bool(self._wanted or self._goes_on or is_full or self._files.is_untidy)
 
     @property
     def oldest_s(self) -> float | None:
@@ -261,6 +267,7 @@ class LocalObjectManager:
         """Has as much written as is needed, and removes what is dead. wanted_bytes: what the first of those
         who wait for room needs; 0 where nobody does."""
         effects: list[SpillEffect] = []
+        self._goes_on = self._goes_on and self._spillable.total_bytes > self._low_bytes
         while len(self._writing) < self._config.max_io_workers and self._is_due(wanted_bytes):
             write = self._write()
             if write is None:
@@ -273,20 +280,19 @@ class LocalObjectManager:
 
     def _is_due(self, wanted_bytes: int) -> bool:
         spillable_bytes = self._spillable.total_bytes
-        if not spillable_bytes or (self._writing and spillable_bytes < self._config.min_spilling_size_bytes):
+        if not spillable_bytes or (self._writing and spillable_bytes < self._file_bytes):
             return False
         coming_bytes = self._store.obtainable_bytes + self._writing_bytes
         is_short = wanted_bytes > 0 and (not self._writing or wanted_bytes > coming_bytes)
-        return is_short or spillable_bytes > self._threshold_bytes
+        goes_on = self._goes_on and not self._writing
+        return is_short or goes_on or spillable_bytes > self._threshold_bytes
 
     def _write(self) -> WriteFile | None:
         directory = self._directory()
         if directory is None:
             return None
         self._next_directory = directory + 1
-        rows = self._store.choose_to_spill(
-            self._config.min_spilling_size_bytes, self._config.max_fused_object_count
-        )
+        rows = self._store.choose_to_spill(self._file_bytes, self._config.max_fused_object_count)
         extents = self._files.plan(directory, [(row.object_id, row.size_bytes) for row in rows])
         write = WriteFile(self._take_number(), extents, tuple(row.offset for row in rows))
         self._writing[write.number] = write
@@ -305,6 +311,7 @@ class LocalObjectManager:
     def written(self, number: int) -> None:
         """The file is on disk."""
         write = self._end_writing(number)
+        self._goes_on = True
         self._tell("")
         self._store.spilled(write.extents)
 

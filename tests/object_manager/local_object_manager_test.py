@@ -28,7 +28,13 @@ class Scene:
     """A store of eight objects, files of two."""
 
     def __init__(self, num_directories: int = 1, num_external: int = 0, **changes: Any) -> None:
-        settings = {"min_spilling_size_bytes": 2 * SIZE, "object_spilling_threshold": 1.0, **changes}
+        settings = {
+            "min_spilling_size_bytes": 2 * SIZE,
+            "file_share": 1.0,
+            "files_ahead": 0,
+            "object_spilling_threshold": 1.0,
+            **changes,
+        }
         config = ObjectManagerConfig(capacity_bytes=8 * SIZE, **settings)
         files = SpillFiles(config.sparse_share)
         self.store = Store(config.capacity_bytes, files, 10)
@@ -227,3 +233,27 @@ def test_files_of_what_is_freed_are_removed() -> None:
     (removal,) = scene.make_room(0)
     assert isinstance(removal, RemoveFile)
     assert not scene.manager.is_due
+
+
+def test_a_file_is_at_most_a_share_of_the_store() -> None:
+    scene = Scene(min_spilling_size_bytes=100 * SIZE, file_share=0.25)
+    scene.put(*NAMES[:8])
+    assert written(scene.make_room()) == [NAMES[0:2]]
+
+
+def test_files_follow_one_another_until_some_less_than_the_threshold_are_left() -> None:
+    scene = Scene(object_spilling_threshold=0.8, files_ahead=2)
+    scene.put(*NAMES[:6])
+    assert scene.make_room(0) == []
+    scene.put(NAMES[6])
+    for number in (0, 2):
+        (write,) = scene.make_room(0)
+        assert isinstance(write, WriteFile) and list(write.extents) == NAMES[number : number + 2]
+        assert scene.make_room(0) == []
+        scene.manager.written(write.number)
+    (write,) = scene.make_room(0)
+    assert isinstance(write, WriteFile) and list(write.extents) == NAMES[4:6]
+    scene.manager.written(write.number)
+    assert scene.make_room(0) == [] and not scene.manager.is_due
+    scene.put(NAMES[7])
+    assert scene.make_room(0) == []

@@ -80,6 +80,8 @@ async def scene(disk: PlainDisk | None = None, **changes: Any) -> AsyncIterator[
     settings = {
         "capacity_bytes": 4 * SIZE,
         "min_spilling_size_bytes": 2 * SIZE,
+        "file_share": 1.0,
+        "files_ahead": 0,
         "object_spilling_threshold": 1.0,
         "create_timeout_s": 0.05,
         "spill_retry_s": 0.01,
