@@ -88,8 +88,9 @@ FLOORS = {
         | raylet
     """,
     "object_manager": """
-        config errors external_place keys memory_file pending_answers pressure spill_directories spill_places
+        checksums config errors keys memory_file pending_answers pressure spill_directories spill_places
         spill_report transfer_wire
+        | external_place
         | external_storage
         | allocator bulk_receive spill_files stored_object
         | idle_objects memory_story seams senders

@@ -15,6 +15,9 @@ class ObjectManagerConfig:
     """Of the store; the file is never longer."""
     create_timeout_s: float = 10.0
     """How long a Create waits in a full store before it fails: time for readers to let go. 0: not at all."""
+    create_to_disk_s: float = 1.0
+    """How long a Create waits where a disk has room, before its client writes the object there. Longer than
+    clients keep pins that nobody needs."""
     pull_memory_timeout_s: float = 60.0
     """How long a copy from another node waits for room. Longer than a Create: others read arguments."""
     overtaken_max_s: float = 15.0
@@ -97,6 +100,7 @@ class ObjectManagerConfig:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
         for name in (
             "create_timeout_s",
+            "create_to_disk_s",
             "pull_memory_timeout_s",
             "overtaken_max_s",
             "elsewhere_timeout_s",

@@ -6,6 +6,9 @@ system (NeedsBacking) does not wait for readers, so its deadline counts again on
 while memory comes free by itself, since objects are written to disk, no deadline counts at all: `stuck` and
 `goes_on` say so. A deadline is reckoned from the arrival, or from when it got stuck if that is later.
 
+Where a disk has room, the deadline is short (`to_disk_s`): who has no room by then is written there by its
+client. Until something finds room again the others who come go there at once: readers hold the memory.
+
 Effects are values: whoever drives the queue answers the clients and backs the file.
 """
 
@@ -17,7 +20,7 @@ from dataclasses import dataclass
 from typing import assert_never
 
 from ray_mono.object_manager.allocator import aligned
-from ray_mono.object_manager.errors import StoreError, StoreFull
+from ray_mono.object_manager.errors import NoRoomInTime, StoreError, StoreFull
 from ray_mono.object_manager.keys import ClientKey, ObjectKey, WorkerKey
 from ray_mono.object_manager.store import Store
 from ray_mono.object_manager.stored_object import Allocated, Allocation, Full, NeedsBacking
@@ -66,9 +69,12 @@ class _Waiting:
 class CreateQueue:
     """FIFO in front of Store.create."""
 
-    def __init__(self, store: Store, timeout_s: float) -> None:
+    def __init__(self, store: Store, timeout_s: float, to_disk_s: float = math.inf) -> None:
         self._store = store
-        self._timeout_s = timeout_s
+        self._timeouts_s = (timeout_s, min(timeout_s, to_disk_s))
+        self._may_go_to_disk = False
+        # Since when the first of those waited that found no room, and nobody has found any since.
+        self._full_since_s = math.inf
         self._waiting: deque[_Waiting] = deque()
         self._next_number = 1
         self._backing = False  # the head waits for pages
@@ -85,6 +91,10 @@ class CreateQueue:
         return stuck_s + self._timeout_s
 
     @property
+    def _timeout_s(self) -> float:
+        return self._timeouts_s[self._may_go_to_disk]
+
+    @property
     def oldest_s(self) -> float | None:
         """Since when the head waits for memory; None where nothing does."""
         return self._waiting[0].since_s if self._waiting and not self._backing else None
@@ -95,14 +105,15 @@ class CreateQueue:
         oldest_s = self.oldest_s
         if oldest_s is None or self._stuck_since_s is None:
             return None
-        return max(oldest_s, self._stuck_since_s)
+        return max(min(oldest_s, self._full_since_s), self._stuck_since_s)
 
     def goes_on(self) -> None:
         """Memory comes free by itself."""
         self._stuck_since_s = None
 
-    def stuck(self, now_s: float) -> None:
-        """It does not (any more): only others who let go can help."""
+    def stuck(self, now_s: float, may_go_to_disk: bool = False) -> None:
+        """It does not (any more): only others who let go can help, or a disk."""
+        self._may_go_to_disk = may_go_to_disk
         if self._stuck_since_s is None:
             self._stuck_since_s = now_s
 
@@ -143,6 +154,7 @@ class CreateQueue:
             else:
                 match allocation:
                     case Allocated(offset):
+                        self._full_since_s = math.inf
                         effects.append(CreateDone(head.number, offset))
                     case NeedsBacking(until_bytes):
                         self._backing = True
@@ -159,7 +171,9 @@ class CreateQueue:
         effects: list[CreateEffect] = []
         while (deadline_s := self.next_deadline_s) is not None and deadline_s <= now_s:
             late = self._waiting.popleft()
-            error = StoreFull(
+            if self._may_go_to_disk:
+                self._full_since_s = min(self._full_since_s, late.since_s)
+            error = NoRoomInTime(
                 f"wanted {late.wanted.size_bytes} bytes, and no room after {self._timeout_s:g} s:"
                 f" {self._store.describe_memory()}; {len(self._waiting)} more creates wait"
             )

@@ -20,3 +20,7 @@ class ObjectUnknown(StoreError):
 
 class StoreFull(StoreError):
     """No room, and no hope of it within the bound. The message names the sizes."""
+
+
+class NoRoomInTime(StoreFull):
+    """It would fit, but nobody made room for it."""

@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from ray_mono.common.store_messages import SPILL_DIRECTORY_PREFIX, ExternalStorageError
+from ray_mono.object_manager.spill_places import AlteredFileError, Stamp
 
 _S3 = ("s3", "s3a")
 _S3_OPTIONS = {"config_kwargs": {"retries": {"max_attempts": 1}}}
@@ -50,13 +51,16 @@ class ExternalPlace:
     def path(self, number: int) -> str:
         return ""
 
+    def name(self, number: int) -> str:
+        return f"{self._protocol}://{self._key(number)}"
+
     def check_room(self, wanted_bytes: int) -> None:
         pass
 
     @contextlib.contextmanager
     def writing(self, number: int) -> Iterator[Callable[[list[memoryview]], None]]:
         key = self._key(number)
-        with _as_os_error(self._name(number)):
+        with _as_os_error(self.name(number)):
             file = self._files.open(key, "wb", block_size=self._part_bytes, autocommit=False)
             try:
                 yield lambda parts: _write_all(file, parts)
@@ -73,20 +77,40 @@ class ExternalPlace:
         def read(target: memoryview, at: int) -> None:
             if not len(target):
                 return
-            with _as_os_error(self._name(number)):
-                content = self._files.cat_file(self._key(number), start=at, end=at + len(target))
-                if len(content) != len(target):
-                    raise OSError(errno.EIO, "it is shorter than what was written", self._name(number))
-                target[:] = content
+            end = at + len(target)
+            try:
+                with _as_os_error(self.name(number)):
+                    content = self._files.cat_file(self._key(number), start=at, end=end)
+            except FileNotFoundError:
+                raise
+            except OSError:
+                self._check_size(number, end)
+                raise
+            if len(content) != len(target):
+                raise AlteredFileError(self.name(number), "it is shorter than what was written")
+            target[:] = content
 
         yield read
+
+    def _check_size(self, number: int, size_bytes: int) -> None:
+        """Raises AlteredFileError where a read could not give so much."""
+        with contextlib.suppress(Exception):
+            if self._files.size(self._key(number)) >= size_bytes:
+                return
+            raise AlteredFileError(self.name(number), "it is shorter than what was written")
 
     def make(self, number: int, size_bytes: int) -> None:
         raise OSError(errno.EOPNOTSUPP, "clients write no files there", self.uri)
 
     def remove(self, number: int) -> None:
-        with _as_os_error(self._name(number)), contextlib.suppress(FileNotFoundError):
+        with _as_os_error(self.name(number)), contextlib.suppress(FileNotFoundError):
             self._files.rm_file(self._key(number))
+
+    def flush(self, number: int) -> None:
+        pass
+
+    def stamp(self, number: int) -> Stamp:
+        raise OSError(errno.EOPNOTSUPP, "clients write no files there", self.uri)
 
     def remove_all(self) -> None:
         """Nothing of the node is left, half an upload neither. Raises OSError."""
@@ -107,10 +131,6 @@ class ExternalPlace:
 
     def _key(self, number: int) -> str:
         return f"{self._folder}/{number}"
-
-    def _name(self, number: int) -> str:
-        """For messages."""
-        return f"{self._protocol}://{self._key(number)}"
 
 
 def _reach(uri: str, protocol: str) -> tuple[Any, str]:

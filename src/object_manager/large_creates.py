@@ -1,6 +1,7 @@
-"""Creates of objects that are larger than the store: each is written by its client to a file of its own, and
-read there by everybody (Spills). Room is taken on the disk before the file is granted, so that no write dies
-for lack of it. Who finds none is refused at once: no reader that lets go would help.
+"""Creates of objects that are larger than the store, or for which readers leave no room: each is written by
+its client to a file of its own, and read there by everybody (Spills), or restored like any other. Room is
+taken on the disk before the file is granted, so that no write dies for lack of it. Who finds none is refused
+at once: no reader that lets go would help, or it has waited for that already.
 """
 
 from __future__ import annotations
@@ -38,12 +39,17 @@ class LargeCreates:
         """Whether an object of this size is for a file of its own."""
         return self._spills.has_disk and not self._store.can_hold(size_bytes)
 
-    async def create(self, wanted: RoomWanted) -> Extent:
-        """The file, and the object is in the table. Raises ObjectExists, StoreFull."""
+    async def create(self, wanted: RoomWanted, why: str = "") -> Extent:
+        """The file, and the object is in the table. Raises ObjectExists, StoreFull.
+
+        why: it has no room in memory, if not for its size.
+        """
+        memory = self._store.describe_memory()
+        why = why or f"wanted {wanted.size_bytes} bytes, more than the store can hold: {memory}"
         self._store.check_new(wanted.object_id, wanted.owner, is_primary=True)
         extent = self._spills.plan_file(wanted.object_id, wanted.size_bytes)
         if extent is None:
-            raise self._refusal(wanted, "")
+            raise self._refusal(why, "")
         key = (wanted.object_id, wanted.client)
         answer: asyncio.Future[Extent] = asyncio.get_running_loop().create_future()
         self._making[key] = answer
@@ -52,7 +58,7 @@ class LargeCreates:
             await answer
             return self._enter(wanted, extent)
         except OSError as error:
-            raise self._refusal(wanted, f"; {why_not_written(error)}") from None
+            raise self._refusal(why, f"; {why_not_written(error)}") from None
         except BaseException:
             if was_given(answer):
                 self._spills.remove(extent.file)
@@ -76,11 +82,8 @@ class LargeCreates:
         self._store.create_on_disk(wanted.object_id, wanted.metadata, wanted.owner, wanted.client, extent)
         return extent
 
-    def _refusal(self, wanted: RoomWanted, why: str) -> StoreFull:
-        return StoreFull(
-            f"wanted {wanted.size_bytes} bytes, more than the store can hold:"
-            f" {self._store.describe_memory()}{why}"
-        )
+    def _refusal(self, why: str, why_not_on_disk: str) -> StoreFull:
+        return StoreFull(f"{why}{why_not_on_disk}")
 
     async def _make(self, extent: Extent, answer: asyncio.Future[Extent]) -> None:
         try:

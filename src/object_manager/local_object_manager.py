@@ -64,9 +64,10 @@ class ReadObject:
 
 @dataclass(frozen=True, slots=True)
 class ReadInPlace:
-    """Effect: there is no room for it: whoever wants it reads it on disk."""
+    """Effect: there is no room for it: whoever wants it reads it on disk, if it can be read there."""
 
     object_id: ObjectKey
+    extent: Extent
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,6 +149,7 @@ class LocalObjectManager:
         self._wanted: dict[ObjectKey, float] = {}  # since when; in order of arrival
         self._reading: dict[ObjectKey, None] = {}
         self._bringing: dict[ObjectKey, BringHere] = {}
+        self._looking: dict[ObjectKey, ReadInPlace] = {}
         self._backing = False
         # Grows whenever those who wait for room may be tried again, or told that there will be none.
         self.changes = 0
@@ -182,11 +184,17 @@ class LocalObjectManager:
             self._writing or (self._spillable.total_bytes and self._directory() is not None)
         )
 
+    @property
+    def is_failing(self) -> bool:
+        """Nothing could be written at last."""
+        return bool(self._reason)
+
     # ---- reading
 
     def want(self, object_id: ObjectKey, now_s: float) -> None:
         """Somebody waits for an object that is on disk."""
-        if not any(object_id in some for some in (self._reading, self._bringing, self._wanted)):
+        under_way = (self._reading, self._bringing, self._looking, self._wanted)
+        if not any(object_id in some for some in under_way):
             self._wanted[object_id] = now_s
             self.changes += 1
 
@@ -220,10 +228,26 @@ class LocalObjectManager:
     def _read_in_place(self, object_id: ObjectKey) -> ReadInPlace | BringHere:
         source = self._files.where(object_id)
         if source.file.directory >= self._num_external:
-            return ReadInPlace(object_id)
+            look = self._looking[object_id] = ReadInPlace(object_id, source)
+            return look
         target = self._files.plan(self._num_external, [(object_id, source.size_bytes)])[object_id]
         bring = self._bringing[object_id] = BringHere(object_id, source, target)
         return bring
+
+    def looked_at(self, look: ReadInPlace) -> bool:
+        """False where it was freed meanwhile."""
+        del self._looking[look.object_id]
+        self.changes += 1
+        return self._files.is_at(look.object_id, look.extent)
+
+    def unreadable(self, object_id: ObjectKey, extent: Extent) -> bool:
+        """It cannot be read where it lies, and is lost. False where it is not only there (any more)."""
+        is_there = self._files.is_at(object_id, extent) and self._store.is_spilled(object_id)
+        if not is_there or object_id in self._reading:
+            return False
+        self.unwant(object_id)
+        self._store.not_restored(object_id)
+        return True
 
     def brought(self, bring: BringHere) -> bool:
         """It can be read in place. False where it was freed meanwhile: then its file is to be removed."""
@@ -375,7 +399,8 @@ class LocalObjectManager:
         return self._copying
 
     def _may_move(self, object_id: ObjectKey) -> bool:
-        return self._store.may_move_on_disk(object_id) and object_id not in self._bringing
+        is_read = object_id in self._bringing or object_id in self._looking
+        return self._store.may_move_on_disk(object_id) and not is_read
 
     def copied(self, number: int) -> None:
         """What nobody freed and nobody reads meanwhile has moved."""

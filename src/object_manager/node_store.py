@@ -28,7 +28,7 @@ from ray_mono.object_manager.backing import Backing
 from ray_mono.object_manager.config import ObjectManagerConfig
 from ray_mono.object_manager.create_queue import CreateQueue, RoomWanted
 from ray_mono.object_manager.create_requests import CreateRequests
-from ray_mono.object_manager.errors import StoreFull
+from ray_mono.object_manager.errors import NoRoomInTime, StoreFull
 from ray_mono.object_manager.get_queue import Found, FoundState, Wanted
 from ray_mono.object_manager.get_requests import GetRequests
 from ray_mono.object_manager.keys import TRANSFERS, ClientKey, NodeKey, ObjectKey, WorkerKey
@@ -66,7 +66,7 @@ class NodeStore:
         self.files = SpillFiles(config.sparse_share)
         self.store = Store(config.capacity_bytes, self.files, config.dead_owners_max, directory)
         self._backing = Backing(config, self.store, memory, spawn, self._on_backed)
-        self._create_queue = CreateQueue(self.store, config.create_timeout_s)
+        self._create_queue = CreateQueue(self.store, config.create_timeout_s, config.create_to_disk_s)
         self._admission = Admission(self.store, config.pull_memory_timeout_s, config.overtaken_max_s)
         self._pull_manager = PullManager(config.pulls_active_max)
         no_room = NoRoom(config, node_id, self.store, self._create_queue)
@@ -131,7 +131,7 @@ class NodeStore:
 
     async def create(self, wanted: RoomWanted) -> int | Extent:
         """Offset of the object's memory, waiting in the queue if need be; the file, for what is larger than
-        the store. Raises ObjectExists, StoreFull.
+        the store, and where readers hold all of it. Raises ObjectExists, StoreFull.
 
         One that another client is writing is awaited for a while: that client ran the task before, and may
         end before the object is whole.
@@ -140,11 +140,19 @@ class NodeStore:
             await self._await_seal(wanted.object_id)
         if self._large_creates.takes(wanted.size_bytes):
             return await self._large_creates.create(wanted)
-        return await self.creates.create(wanted)
+        try:
+            return await self.creates.create(wanted)
+        except NoRoomInTime as error:
+            if not self.spills.has_disk:
+                raise
+            return await self._large_creates.create(wanted, str(error))
 
     def seal(self, object_id: ObjectKey, client: ClientKey) -> None:
         """Raises ObjectUnknown."""
-        self._sealed(object_id, self.store.seal(object_id, client), pulled=False)
+        is_kept = self.store.seal(object_id, client)
+        if is_kept and self.store.is_spilled(object_id):
+            self.spills.made(self.store.extent_of(object_id).file)
+        self._sealed(object_id, is_kept, pulled=False)
 
     def abort(self, object_id: ObjectKey, client: ClientKey) -> None:
         """The client gives up an object that it made, or wanted to make. Raises ObjectUnknown."""
@@ -299,7 +307,13 @@ class NodeStore:
         """Bytes of an object that is pinned, from memory or disk. Raises OSError."""
         if entry.is_in_memory:
             return self.memory.view(entry.offset + start, length)
-        return await self.spills.read(self.store.extent_of(entry.object_id), start, length)
+        extent = self.store.extent_of(entry.object_id)
+        try:
+            return await self.spills.read(extent, start, length)
+        except OSError as error:
+            self.spills.unreadable(entry.object_id, extent, error)
+            self._settle()
+            raise
 
     async def _await_seal(self, object_id: ObjectKey) -> None:
         """Waits for the client that is writing it: until it is sealed or given up, or seal_timeout_s."""
@@ -375,7 +389,7 @@ class NodeStore:
         if spilling.can_make_room:
             waiting.goes_on()
         else:
-            waiting.stuck(self._clock.time_s())
+            waiting.stuck(self._clock.time_s(), self.spills.has_disk and not spilling.is_failing)
 
     # ---- time
 

@@ -60,14 +60,19 @@ class SpillDisk(Protocol):
         """Where clients find it; empty where there is no file."""
         ...
 
-    async def write(self, file: SpillFile, parts: Sequence[memoryview]) -> None:
-        """Makes a file of these bytes. When it returns, the disk has them. Where it fails, or there is hardly
-        room left (ENOSPC), nothing stays."""
+    async def write(self, extents: Sequence[Extent], contents: Sequence[memoryview]) -> None:
+        """Makes a file of these objects. When it returns, the disk has them. Where it fails, or there is
+        hardly room left (ENOSPC), nothing stays."""
         ...
 
     async def read(self, extent: Extent, start: int, target: memoryview, prepare: Prepare) -> None:
-        """Fills `target` from byte `start` of an object on. prepare(start, count) may be called first, from
-        another thread, for parts of the target that are written next."""
+        """Fills `target` from byte `start` of an object on, with what was written. prepare(start, count) may
+        be called first, from another thread, for parts of the target that are written next."""
+        ...
+
+    async def check(self, extent: Extent) -> None:
+        """Looks whether an object can be read in place. What `write` or `copy` wrote is looked at whole; of
+        what a client wrote, whether it is the same file."""
         ...
 
     async def copy(self, sources: Sequence[Extent], targets: Sequence[Extent]) -> None:
@@ -76,6 +81,10 @@ class SpillDisk(Protocol):
 
     async def make(self, file: SpillFile, size_bytes: int) -> None:
         """Makes a file of this size, for a client to write. As `write`."""
+        ...
+
+    async def made(self, file: SpillFile) -> None:
+        """The client has written it, and nobody writes it any more."""
         ...
 
     async def remove(self, file: SpillFile) -> None: ...

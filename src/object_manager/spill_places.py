@@ -21,14 +21,30 @@ _DESCRIPTOR_PAUSE_S = 0.1
 _DESCRIPTOR_TRIES = 100
 
 
+Stamp = tuple[int, int, int, int]
+"""Device, number, size, and when it was last written. A number alone may be another file's soon."""
+
+
+class AlteredFileError(OSError):
+    """A file is not the one that was written, or not all of it. No other try helps."""
+
+    def __init__(self, path: str, what: str) -> None:
+        super().__init__(errno.EIO, what, path)
+
+
 class SpillPlace(Protocol):
-    """Files have numbers. All raise OSError; FileNotFoundError where a file is gone for good."""
+    """Files have numbers. All raise OSError; FileNotFoundError or AlteredFileError where what was written is
+    gone for good."""
 
     retry_s: float
     """How long a read that fails is tried again."""
 
     def path(self, number: int) -> str:
         """Where clients map it; empty where they cannot."""
+        ...
+
+    def name(self, number: int) -> str:
+        """For messages."""
         ...
 
     def check_room(self, wanted_bytes: int) -> None:
@@ -51,6 +67,15 @@ class SpillPlace(Protocol):
 
     def remove(self, number: int) -> None: ...
 
+    def flush(self, number: int) -> None:
+        """What clients have written is on the disk then. Before, a disk of another machine may say later when
+        it was written."""
+        ...
+
+    def stamp(self, number: int) -> Stamp:
+        """By what a file is known that clients have written."""
+        ...
+
 
 class DirectoryPlace:
     """Implements SpillPlace."""
@@ -64,6 +89,9 @@ class DirectoryPlace:
 
     def path(self, number: int) -> str:
         return os.path.join(self._directory, str(number))
+
+    def name(self, number: int) -> str:
+        return self.path(number)
 
     def check_room(self, wanted_bytes: int) -> None:
         """Raises OSError where the file system is fuller than it may be, or would be then."""
@@ -87,6 +115,8 @@ class DirectoryPlace:
         path = self.path(number)
         fd = _open(path, os.O_RDONLY)
         try:
+            if os.fstat(fd).st_size < offset + count:
+                raise AlteredFileError(path, "the file is shorter than what was written")
             # All of it at once: the kernel's own reading ahead asks for little at a time.
             os.posix_fadvise(fd, offset, count, os.POSIX_FADV_WILLNEED)
             yield lambda target, at: _read_all(fd, target, at, path)
@@ -100,6 +130,17 @@ class DirectoryPlace:
 
     def remove(self, number: int) -> None:
         os.unlink(self.path(number))
+
+    def flush(self, number: int) -> None:
+        fd = _open(self.path(number), os.O_RDONLY)
+        try:
+            os.fdatasync(fd)
+        finally:
+            os.close(fd)
+
+    def stamp(self, number: int) -> Stamp:
+        status = os.stat(self.path(number))
+        return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
 
 
 def ends() -> OSError:
@@ -146,5 +187,5 @@ def _read_all(fd: int, target: memoryview, offset: int, path: str) -> None:
     while len(target):
         count = os.preadv(fd, [target], offset)
         if not count:
-            raise OSError(errno.EIO, "the file is shorter than what was written", path)
+            raise AlteredFileError(path, "the file is shorter than what was written")
         target, offset = target[count:], offset + count

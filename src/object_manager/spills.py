@@ -28,11 +28,9 @@ from ray_mono.object_manager.local_object_manager import (
     WriteFile,
 )
 from ray_mono.object_manager.seams import SharedMemory, SpillDisk
-from ray_mono.object_manager.spill_files import ALIGNMENT, Extent, SpillFile, SpillFiles, aligned
+from ray_mono.object_manager.spill_files import Extent, SpillFile, SpillFiles, aligned
 from ray_mono.object_manager.spill_report import SpillReport
 from ray_mono.object_manager.store import Store
-
-_PADDING = memoryview(bytes(ALIGNMENT))
 
 logger = logging.getLogger(__name__)
 
@@ -100,6 +98,10 @@ class Spills:
         """Raises OSError."""
         await self._known_disk().make(extent.file, aligned(extent.size_bytes))
 
+    def made(self, file: SpillFile) -> None:
+        """A client has written it."""
+        self._spawn(self._made(file), f"look at spilled file {file.number}")
+
     def remove(self, file: SpillFile) -> None:
         """A file that is in no table."""
         self._spawn(self._remove(file), f"remove spilled file {file.number}")
@@ -117,6 +119,15 @@ class Spills:
         target = memoryview(bytearray(length))
         await self._known_disk().read(extent, start, target, lambda start, count: None)
         return target
+
+    def unreadable(self, object_id: ObjectKey, extent: Extent, error: OSError) -> None:
+        """What is on disk there cannot be read."""
+        if self.manager.unreadable(object_id, extent):
+            self._lost(object_id, error)
+
+    def _lost(self, object_id: ObjectKey, error: OSError) -> None:
+        logger.error("object %s cannot be read from disk: %s", object_id.hex(), error)
+        self._waiting().lost(object_id, f"it was spilled, and cannot be read from disk: {error}")
 
     def backed(self) -> None:
         """There are pages under the store's file, or none."""
@@ -153,7 +164,7 @@ class Spills:
                 case ReadObject(object_id):
                     self._spawn(self._read(effect), f"restore {object_id.hex()}")
                 case ReadInPlace(object_id):
-                    self._waiting().readable_on_disk(object_id)
+                    self._spawn(self._look_at(effect), f"look at {object_id.hex()} on disk")
                 case BringHere(object_id):
                     self._spawn(self._bring(effect), f"copy {object_id.hex()} to where it can be mapped")
                 case BackRestore(until_bytes):
@@ -166,21 +177,22 @@ class Spills:
                     assert_never(effect)
 
     async def _write(self, write: WriteFile) -> None:
-        parts = []
-        for extent, offset in zip(write.extents.values(), write.offsets, strict=True):
-            parts.append(self._memory.view(offset, extent.size_bytes))
-            parts.append(_PADDING[: aligned(extent.size_bytes) - extent.size_bytes])
+        extents = list(write.extents.values())
+        contents = [
+            self._memory.view(offset, extent.size_bytes)
+            for extent, offset in zip(extents, write.offsets, strict=True)
+        ]
         size_bytes, num_objects = 0, 0
         self._report.begun(self._clock.time_s())
         try:
-            await self._known_disk().write(next(iter(write.extents.values())).file, parts)
+            await self._known_disk().write(extents, contents)
         except OSError as error:
             logger.warning("%d objects could not be spilled: %s", len(write.extents), error)
             self.manager.not_written(write.number, why_not_written(error), self._clock.time_s())
         else:
             self.manager.written(write.number)
-            size_bytes = sum(extent.size_bytes for extent in write.extents.values())
-            num_objects = len(write.extents)
+            size_bytes = sum(extent.size_bytes for extent in extents)
+            num_objects = len(extents)
         if text := self._report.ended(size_bytes, num_objects, self._clock.time_s()):
             logger.info("%s", text)
             self._tell(text)
@@ -194,12 +206,22 @@ class Spills:
                 extent, 0, target, lambda start, count: self._memory.prepare(read.offset + start, count)
             )
         except OSError as error:
-            logger.error("object %s cannot be read from disk: %s", object_id.hex(), error)
             self.manager.not_restored(object_id)
-            self._waiting().lost(object_id, f"it was spilled, and cannot be read from disk: {error}")
+            self._lost(object_id, error)
         else:
             if self.manager.restored(object_id):
                 self._waiting().sealed(object_id, pulled=False)
+        self._settle()
+
+    async def _look_at(self, look: ReadInPlace) -> None:
+        try:
+            await self._known_disk().check(look.extent)
+        except OSError as error:
+            self.manager.looked_at(look)
+            self.unreadable(look.object_id, look.extent, error)
+        else:
+            if self.manager.looked_at(look):
+                self._waiting().readable_on_disk(look.object_id)
         self._settle()
 
     async def _bring(self, bring: BringHere) -> None:
@@ -228,6 +250,12 @@ class Spills:
         else:
             self.manager.copied(copy.number)
         self._settle()
+
+    async def _made(self, file: SpillFile) -> None:
+        try:
+            await self._known_disk().made(file)
+        except OSError as error:
+            logger.warning("%s", error)
 
     async def _remove(self, file: SpillFile) -> None:
         try:

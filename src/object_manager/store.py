@@ -343,13 +343,14 @@ class Store:
             self._remove(entry)
 
     def not_restored(self, object_id: ObjectKey) -> None:
-        """It cannot be read: it is lost, but for those who have its file mapped."""
+        """It cannot be read from disk: it is lost, but for those who have its file mapped."""
         entry = self._objects[object_id]
         if not entry.num_pins:
             self._remove(entry)
             return
         entry.move(ObjectState.FREED_ON_DISK)
-        self._take_memory(entry)
+        if entry.has_memory:
+            self._take_memory(entry)
 
     def extent_of(self, object_id: ObjectKey) -> Extent:
         """Where it lies on disk."""

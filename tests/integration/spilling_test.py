@@ -59,6 +59,11 @@ def cluster_with_head(spilled: Path) -> Cluster:
     )
 
 
+@ray.remote
+def make_piece(number: int) -> Any:
+    return piece(number)
+
+
 @pytest.fixture
 def spilled(tmp_path: Path, session_base: Path) -> Iterator[Path]:
     """A directory for spilled objects. Nothing is left in it at the end."""
@@ -249,6 +254,29 @@ def test_a_full_disk_is_an_out_of_disk_error_and_the_cluster_lives(small_disk: P
     assert all(is_piece(get(reference), number) for number, reference in enumerate(references))
 
 
+def test_a_put_and_a_return_find_room_on_disk_where_views_hold_all_memory(spilled: Path) -> None:
+    start_cluster(spilled)
+    views = [get(ray.put(piece(number))) for number in range(15)]
+    references = [ray.put(piece(100 + number)) for number in range(10)]
+    references += [make_piece.remote(110 + number) for number in range(4)]
+    assert all(is_piece(get(reference), 100 + number) for number, reference in enumerate(references))
+    assert all(is_piece(view, number) for number, view in enumerate(views))
+    del references, views
+    wait_for_nothing_left()
+    wait_until(lambda: not files_in(spilled), "the files of what is freed are gone")
+
+
+def test_many_processes_that_put_at_once_all_find_room(spilled: Path) -> None:
+    start_cluster(spilled)
+
+    @ray.remote(num_cpus=0.25)
+    def put_many(first: int) -> list[Any]:
+        return [ray.put(piece(first + number)) for number in range(12)]
+
+    for number, references in enumerate(get([put_many.remote(100 * number) for number in range(8)])):
+        assert all(is_piece(get(each), 100 * number + at) for at, each in enumerate(references))
+
+
 def test_a_value_larger_than_the_store_is_written_to_disk_and_read_there(spilled: Path) -> None:
     start_cluster(spilled)
     size_bytes = 3 * STORE_BYTES
@@ -280,24 +308,125 @@ def empty(path: Path) -> None:
     os.truncate(path, 0)
 
 
-@pytest.mark.parametrize("lose", [Path.unlink, empty])
+def replace(path: Path) -> None:
+    """By a file of the same size."""
+    size_bytes = path.stat().st_size
+    path.unlink()
+    path.write_bytes(b"?" * size_bytes)
+
+
+def alter(path: Path) -> None:
+    """One byte of each object in it."""
+    with path.open("r+b") as file:
+        for at in range(0, path.stat().st_size, PIECE_BYTES // 2):
+            file.seek(at)
+            file.write(b"?")
+
+
+ways_to_lose = pytest.mark.parametrize("lose", [Path.unlink, empty, replace, alter])
+
+
+def made_and_spilled(directory: Path) -> list[Any]:
+    """More than the store holds."""
+    references = [make_piece.remote(number) for number in range(40)]
+    ready, _ = ray.wait(references, num_returns=len(references), timeout=60, fetch_local=False)
+    assert len(ready) == len(references)
+    wait_until(lambda: len(files_in(directory)) > 1, "more than the store holds is on disk")
+    return references
+
+
+@ways_to_lose
 def test_what_is_lost_on_disk_is_made_again_by_its_task(spilled: Path, lose: Any) -> None:
     start_cluster(spilled)
-
-    @ray.remote
-    def make(number: int) -> Any:
-        return piece(number)
-
-    references = [make.remote(number) for number in range(40)]
-    ready, _ = ray.wait(references, num_returns=len(references), timeout=60)
-    assert len(ready) == len(references)
-    wait_until(lambda: len(files_in(spilled)) > 1, "more than the store holds is on disk")
+    references = made_and_spilled(spilled)
     for path in files_in(spilled):
         lose(path)
     assert all(is_piece(get(reference), number) for number, reference in enumerate(references))
 
 
-@pytest.mark.parametrize("lose", [Path.unlink, empty])
+@ways_to_lose
+def test_who_waits_for_what_is_lost_on_disk_has_it_made_again(spilled: Path, lose: Any) -> None:
+    start_cluster(spilled)
+    references = made_and_spilled(spilled)
+    for path in files_in(spilled):
+        lose(path)
+    ready, pending = ray.wait(references, num_returns=len(references), timeout=60)
+    assert len(ready) == len(references) and not pending
+    assert is_piece(get(references[0]), 0)
+
+
+@ways_to_lose
+def test_a_get_that_reads_in_place_what_is_lost_on_disk_has_it_made_again(spilled: Path, lose: Any) -> None:
+    start_cluster(spilled)
+    references = made_and_spilled(spilled)
+    for path in files_in(spilled):
+        lose(path)
+    values = get(references)
+    assert all(is_piece(value, number) for number, value in enumerate(values))
+
+
+@pytest.mark.parametrize("lose", [Path.unlink, empty, replace])
+def test_a_value_larger_than_the_store_that_is_lost_on_disk_is_made_again(spilled: Path, lose: Any) -> None:
+    start_cluster(spilled)
+    size_bytes = 2 * STORE_BYTES
+
+    @ray.remote
+    def make() -> Any:
+        return piece(7, size_bytes)
+
+    reference = make.remote()
+    ray.wait([reference], timeout=60, fetch_local=False)
+    (path,) = files_in(spilled)
+    lose(path)
+    assert is_piece(get(reference), 7, size_bytes)
+
+
+@pytest.mark.parametrize("lose", [Path.unlink, alter])
+def test_what_another_node_has_lost_on_its_disk_is_made_again(
+    tmp_path: Path, session_base: Path, lose: Any
+) -> None:
+    cluster = cluster_with_head(tmp_path / "a")
+    other = cluster.add_node(
+        num_cpus=1,
+        resources={"other": 1},
+        object_store_memory=STORE_BYTES,
+        _object_spilling_directory=str(tmp_path / "b"),
+    )
+    cluster.connect()
+    make = make_piece.options(resources={"other": 0.001})
+    references = [make.remote(number) for number in range(30)]
+    ray.wait(references, num_returns=len(references), timeout=60, fetch_local=False)
+    wait_until(lambda: len(files_in(tmp_path / "b")) > 1, "more than the store holds is on disk")
+    for path in files_in(tmp_path / "b"):
+        lose(path)
+    assert all(is_piece(get(reference), number) for number, reference in enumerate(references))
+    ray.shutdown()
+    cluster.remove_node(other)
+    cluster.shutdown()
+
+
+def test_what_lay_on_the_disk_of_a_node_that_died_is_made_again(tmp_path: Path, session_base: Path) -> None:
+    cluster = cluster_with_head(tmp_path / "a")
+    settings: dict[str, Any] = {
+        "num_cpus": 1,
+        "resources": {"other": 1},
+        "object_store_memory": STORE_BYTES,
+        "_object_spilling_directory": str(tmp_path / "b"),
+    }
+    other = cluster.add_node(**settings)
+    cluster.connect()
+    make = make_piece.options(resources={"other": 0.001})
+    references = [make.remote(number) for number in range(30)]
+    ray.wait(references, num_returns=len(references), timeout=60, fetch_local=False)
+    wait_until(lambda: len(files_in(tmp_path / "b")) > 1, "more than the store holds is on disk")
+    cluster.remove_node(other, allow_graceful=False)
+    cluster.add_node(**settings)
+    assert all(is_piece(get(reference), number) for number, reference in enumerate(references))
+    ray.shutdown()
+    cluster.shutdown()
+
+
+@ways_to_lose
 def test_a_put_that_is_lost_on_disk_is_told_as_that(spilled: Path, lose: Any) -> None:
     start_cluster(spilled)
     references = [ray.put(piece(number)) for number in range(40)]

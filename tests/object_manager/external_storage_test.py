@@ -23,6 +23,7 @@ from ray_mono.object_manager.keys import ObjectKey
 from ray_mono.object_manager.spill_directories import SpillDirectories
 from ray_mono.object_manager.spill_disk import FileSpillDisk
 from ray_mono.object_manager.spill_files import Extent, SpillFile, SpillFiles, aligned
+from ray_mono.object_manager.spill_places import AlteredFileError
 from tests.object_manager.harness import environment
 from tests.object_manager.s3_server import BUCKET, S3Server, s3
 from tests.waiting import wait_until
@@ -64,10 +65,7 @@ def contents_of(*sizes: int) -> list[bytes]:
 
 
 def parts_of(contents: list[bytes]) -> list[memoryview]:
-    parts = []
-    for content in contents:
-        parts += [memoryview(content), memoryview(bytes(aligned(len(content)) - len(content)))]
-    return parts
+    return [memoryview(content) for content in contents]
 
 
 def extents_of(contents: list[bytes], number: int = 0, directory: int = 0) -> list[Extent]:
@@ -89,9 +87,9 @@ def test_objects_go_up_as_one_in_parts_and_are_read_by_ranges(disk: FileSpillDis
     extents = extents_of(contents)
 
     async def play() -> None:
-        await disk.write(extents[0].file, parts_of(contents))
+        await disk.write(extents, parts_of(contents))
         assert s3.keys() == [f"{FOLDER}/0"] and s3.num_parts(f"{FOLDER}/0") > 5
-        assert s3.sizes() == [sum(len(part) for part in parts_of(contents))]
+        assert s3.sizes() == [sum(aligned(len(content)) for content in contents)]
         for extent, content in zip(extents, contents, strict=True):
             assert await read(disk, extent) == content
         assert await read(disk, extents[5], 1000, 20 * MIB) == contents[5][1000 : 1000 + 20 * MIB]
@@ -110,7 +108,7 @@ def test_what_lives_is_copied_there_and_to_where_it_can_be_mapped(disk: FileSpil
     (here,) = extents_of([contents[1]], number=2, directory=1)
 
     async def play() -> None:
-        await disk.write(extents[0].file, parts_of(contents))
+        await disk.write(extents, parts_of(contents))
         await disk.copy(kept, there)
         assert [await read(disk, extent) for extent in there] == [contents[1], contents[3]]
         await disk.copy([extents[1]], [here])
@@ -126,10 +124,10 @@ def test_a_server_that_is_gone_for_a_while_costs_a_write_and_no_read(
     (extent,) = extents_of(contents)
 
     async def play() -> None:
-        await disk.write(extent.file, parts_of(contents))
+        await disk.write([extent], parts_of(contents))
         with s3.gone():
             with pytest.raises(OSError, match=f"s3://{BUCKET}/{FOLDER}/1"):
-                await disk.write(SpillFile(1, 0), parts_of(contents))
+                await disk.write([Extent(SpillFile(1, 0), 0, len(contents[0]))], parts_of(contents))
             reading = asyncio.ensure_future(read(disk, extent))
             await asyncio.wait([reading], timeout=0.5)
             assert not reading.done()
@@ -150,12 +148,28 @@ def test_a_read_is_given_up_after_its_bound_and_at_once_where_the_file_is_gone(
     async def play() -> None:
         with pytest.raises(FileNotFoundError):
             await read(disk, extent)
-        await disk.write(extent.file, parts_of(contents))
+        await disk.write([extent], parts_of(contents))
         with s3.gone(), pytest.raises(OSError, match=f"s3://{BUCKET}/{FOLDER}/0"):
             await read(disk, extent)
 
     run(play)
     disk.close()
+
+
+@pytest.mark.parametrize("change", [lambda content: content[:-1] + b"?", lambda content: content[: MIB // 2]])
+def test_what_is_not_there_as_it_was_written_is_lost_at_once(
+    disk: FileSpillDisk, s3: S3Server, change: Callable[[bytes], bytes]
+) -> None:
+    contents = contents_of(MIB)
+    (extent,) = extents_of(contents)
+
+    async def play() -> None:
+        await disk.write([extent], parts_of(contents))
+        s3.put(f"{FOLDER}/0", change(contents[0]))
+        with pytest.raises(AlteredFileError, match=f"s3://{BUCKET}/{FOLDER}/0"):
+            await read(disk, extent)
+
+    run(play)
 
 
 def test_what_failed_in_the_middle_leaves_no_upload(s3: S3Server) -> None:

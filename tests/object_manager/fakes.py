@@ -69,30 +69,42 @@ class PlainDisk:
     def path(self, file: SpillFile) -> str:
         return f"{file.directory}/{file.number}"
 
-    async def write(self, file: SpillFile, parts: Sequence[memoryview]) -> None:
+    async def write(self, extents: Sequence[Extent], contents: Sequence[memoryview]) -> None:
+        content = bytearray(extents[-1].offset + aligned(extents[-1].size_bytes))
         await self._turn()
+        for extent, part in zip(extents, contents, strict=True):
+            content[extent.offset : extent.offset + extent.size_bytes] = part
+        self._store(extents[0].file, bytes(content))
+
+    def _store(self, file: SpillFile, content: bytes) -> None:
         if file.directory in self.broken:
             raise self.broken[file.directory]
         assert file not in self.files
-        self.files[file] = b"".join(parts)
+        self.files[file] = content
 
     async def read(self, extent: Extent, start: int, target: memoryview, prepare: Prepare) -> None:
-        await self._turn()
-        if extent.file in self.unreadable:
-            raise OSError(errno.EIO, "it cannot be read")
+        await self.check(extent)
         prepare(0, len(target))
         at = extent.offset + start
         target[:] = self.files[extent.file][at : at + len(target)]
 
+    async def check(self, extent: Extent) -> None:
+        await self._turn()
+        if extent.file in self.unreadable:
+            raise OSError(errno.EIO, "it cannot be read")
+
     async def copy(self, sources: Sequence[Extent], targets: Sequence[Extent]) -> None:
-        content = bytearray(targets[-1].offset + aligned(targets[-1].size_bytes))
-        for source, target in zip(sources, targets, strict=True):
-            part = self.files[source.file][source.offset : source.offset + source.size_bytes]
-            content[target.offset : target.offset + target.size_bytes] = part
-        await self.write(targets[0].file, [memoryview(content)])
+        parts = [
+            memoryview(self.files[each.file])[each.offset : each.offset + each.size_bytes] for each in sources
+        ]
+        await self.write(targets, parts)
 
     async def make(self, file: SpillFile, size_bytes: int) -> None:
-        await self.write(file, [memoryview(bytes(size_bytes))])
+        await self._turn()
+        self._store(file, bytes(size_bytes))
+
+    async def made(self, file: SpillFile) -> None:
+        pass
 
     async def remove(self, file: SpillFile) -> None:
         await asyncio.sleep(0)
@@ -144,6 +156,8 @@ class DirectStreams:
                     landing.arrived(len(part))
                     self.received_bytes += len(part)
                     self._cluster.sent_bytes[peer] = self._cluster.sent_bytes.get(peer, 0) + len(part)
+        except OSError as error:
+            raise TransferFailed(f"it broke off: {error}") from error
         finally:
             parcel.close()
         return True

@@ -164,7 +164,7 @@ def test_what_no_room_can_be_made_for_is_read_in_place() -> None:
     for name in NAMES[8:16]:
         scene.store.pin(name, ANNA)
     scene.manager.want(NAMES[0], 100.0)
-    assert scene.manager.restore() == [ReadInPlace(NAMES[0])]
+    assert scene.manager.restore() == [ReadInPlace(NAMES[0], scene.store.extent_of(NAMES[0]))]
     scene.store.release(NAMES[8], ANNA)  # now it can be written, and that awaited
     scene.manager.want(NAMES[1], 100.0)
     assert scene.manager.restore() == [] and scene.manager.wanted_bytes == SIZE
@@ -193,7 +193,7 @@ def test_what_is_elsewhere_is_copied_to_be_read_in_place() -> None:
     assert scene.manager.brought(bring)
     assert scene.store.extent_of(NAMES[0]) == bring.target
     scene.manager.want(NAMES[0], 102.0)
-    assert scene.manager.restore() == [ReadInPlace(NAMES[0])]
+    assert scene.manager.restore() == [ReadInPlace(NAMES[0], bring.target)]
     scene.store.free(NAMES[1])
     (removal,) = scene.make_room(0)
     assert removal == RemoveFile(bring.source.file)

@@ -18,7 +18,7 @@ from ray_mono.object_manager.config import ObjectManagerConfig
 from ray_mono.object_manager.keys import ObjectKey
 from ray_mono.object_manager.spill_directories import SpillDirectories, SpillDirectoryError
 from ray_mono.object_manager.spill_disk import FileSpillDisk
-from ray_mono.object_manager.spill_files import Extent, SpillFile, SpillFiles, aligned
+from ray_mono.object_manager.spill_files import Extent, SpillFile, SpillFiles
 
 MIB = 1 << 20
 NODE = "0123abcd"
@@ -48,10 +48,7 @@ def run(play: Callable[[], Coroutine[Any, Any, None]]) -> None:
 
 
 def parts_of(contents: list[bytes]) -> list[memoryview]:
-    parts = []
-    for content in contents:
-        parts += [memoryview(content), memoryview(bytes(aligned(len(content)) - len(content)))]
-    return parts
+    return [memoryview(content) for content in contents]
 
 
 def extents_of(number: int, contents: list[bytes]) -> list[Extent]:
@@ -73,7 +70,7 @@ def test_what_is_written_is_read_back_whole_and_in_part(disk: FileSpillDisk) -> 
     extents = extents_of(0, contents)
 
     async def play() -> None:
-        await disk.write(extents[0].file, parts_of(contents))
+        await disk.write(extents, parts_of(contents))
         for extent, content in zip(extents, contents, strict=True):
             assert await read(disk, extent) == content
         assert await read(disk, extents[4], 1000, 2 * MIB) == contents[4][1000 : 1000 + 2 * MIB]
@@ -88,7 +85,7 @@ def test_thousands_of_objects_are_written_to_one_file(disk: FileSpillDisk) -> No
     extents = extents_of(0, contents)
 
     async def play() -> None:
-        await disk.write(extents[0].file, parts_of(contents))
+        await disk.write(extents, parts_of(contents))
         for number in (0, 1, 511, 512, 1999):
             assert await read(disk, extents[number]) == contents[number]
 
@@ -101,7 +98,7 @@ def test_every_byte_of_a_target_is_made_ready_before_it_is_read_into(disk: FileS
     ready: list[tuple[int, int]] = []
 
     async def play() -> None:
-        await disk.write(extent.file, parts_of(contents))
+        await disk.write([extent], parts_of(contents))
         target = memoryview(bytearray(extent.size_bytes))
         await disk.read(extent, 0, target, lambda start, count: ready.append((start, count)))
         at = 0
@@ -118,8 +115,8 @@ def test_what_lives_is_copied_from_several_files_into_one(disk: FileSpillDisk) -
     old = [extents_of(0, first), extents_of(1, second)]
 
     async def play() -> None:
-        await disk.write(old[0][0].file, parts_of(first))
-        await disk.write(old[1][0].file, parts_of(second))
+        await disk.write(old[0], parts_of(first))
+        await disk.write(old[1], parts_of(second))
         targets = extents_of(2, [first[1], second[0]])
         await disk.copy([old[0][1], old[1][0]], targets)
         for each in old:
@@ -133,10 +130,81 @@ def test_a_file_that_is_shorter_than_what_was_written_is_an_error(disk: FileSpil
     (extent,) = extents_of(0, [b"x" * 1000])
 
     async def play() -> None:
-        await disk.write(extent.file, [memoryview(b"x" * 500)])
+        await disk.write([extent], [memoryview(b"x" * 1000)])
+        os.truncate(disk.path(extent.file), 500)
         with pytest.raises(OSError, match="shorter than what was written") as caught:
             await read(disk, extent)
         assert caught.value.errno == errno.EIO
+
+    run(play)
+
+
+def alter(path: str, offset: int) -> None:
+    """One bit of a file."""
+    with open(path, "r+b") as file:
+        file.seek(offset)
+        byte = file.read(1)[0]
+        file.seek(offset)
+        file.write(bytes([byte ^ 1]))
+
+
+def test_bytes_that_changed_on_the_disk_are_never_given(disk: FileSpillDisk) -> None:
+    contents = [random.Random(size).randbytes(size) for size in (100, 20 * MIB + 5, 100)]
+    first, large, last = extents_of(0, contents)
+
+    async def play() -> None:
+        await disk.write([first, large, last], parts_of(contents))
+        alter(disk.path(large.file), large.offset + 9 * MIB + 17)
+        for start, length in ((0, None), (9 * MIB, 1), (9 * MIB + 100, 2 * MIB), (8 * MIB + 5, 2 * MIB)):
+            with pytest.raises(OSError, match="bytes are not those that were written"):
+                await read(disk, large, start, length)
+        with pytest.raises(OSError, match="bytes are not those that were written"):
+            await disk.check(large)
+        with pytest.raises(OSError, match="bytes are not those that were written"):
+            await disk.copy([first, large], extents_of(1, contents[:2]))
+        assert await read(disk, large, 10 * MIB) == contents[1][10 * MIB :]
+        assert await read(disk, large, MIB + 1, 7 * MIB) == contents[1][MIB + 1 : 8 * MIB + 1]
+        for extent, content in ((first, contents[0]), (last, contents[2])):
+            await disk.check(extent)
+            assert await read(disk, extent) == content
+
+    run(play)
+
+
+def test_what_was_copied_is_known_by_what_was_written_first(disk: FileSpillDisk) -> None:
+    contents = [random.Random(1).randbytes(3 * MIB)]
+    (source,), (target,) = extents_of(0, contents), extents_of(1, contents)
+
+    async def play() -> None:
+        await disk.write([source], parts_of(contents))
+        await disk.copy([source], [target])
+        assert await read(disk, target) == contents[0]
+        alter(disk.path(target.file), MIB)
+        with pytest.raises(OSError, match="bytes are not those that were written"):
+            await read(disk, target)
+
+    run(play)
+
+
+def test_another_file_in_the_place_of_one_that_a_client_wrote_is_noticed(disk: FileSpillDisk) -> None:
+    (extent,) = extents_of(0, [bytes(MIB)])
+
+    async def play() -> None:
+        await disk.make(extent.file, MIB)
+        path = Path(disk.path(extent.file))
+        path.write_bytes(bytes(MIB))
+        await disk.made(extent.file)
+        await disk.check(extent)
+        path.rename(path.with_name("away"))
+        path.write_bytes(bytes(MIB))
+        with pytest.raises(OSError, match="not the file that was written"):
+            await disk.check(extent)
+        path.with_name("away").replace(path)
+        await disk.check(extent)
+        assert await read(disk, extent) == bytes(MIB)
+        alter(str(path), 10)
+        with pytest.raises(OSError, match="not the file that was written"):
+            await read(disk, extent)
 
     run(play)
 
@@ -160,9 +228,9 @@ def test_a_disk_is_filled_up_to_a_threshold_and_the_refusal_says_the_sizes(small
 
     async def play() -> None:
         content = [b"x" * 20 * MIB]
-        await disk.write(extents_of(0, content)[0].file, parts_of(content))
+        await disk.write(extents_of(0, content), parts_of(content))
         with pytest.raises(OSError, match=r"over 50%.*bytes are free") as caught:
-            await disk.write(SpillFile(1, 0), parts_of(content))
+            await disk.write([Extent(SpillFile(1, 0), 0, len(content[0]))], parts_of(content))
         assert caught.value.errno == errno.ENOSPC and not os.path.exists(disk.path(SpillFile(1, 0)))
 
     run(play)
@@ -176,7 +244,7 @@ def test_a_write_that_the_disk_has_no_room_for_leaves_nothing(small_disk: Path) 
     (source,) = extents_of(0, content)
 
     async def fill() -> None:
-        await disk.write(source.file, parts_of(content))
+        await disk.write([source], parts_of(content))
         (small_disk / "others").write_bytes(b"x" * 36 * MIB)
         before = os.statvfs(small_disk).f_bavail
         with pytest.raises(OSError) as caught:
@@ -199,7 +267,8 @@ def test_the_end_stops_what_is_written_and_leaves_nothing(tmp_path: Path) -> Non
     disk = make_disk(tmp_path)
 
     async def play() -> None:
-        write = asyncio.ensure_future(disk.write(SpillFile(0, 0), [memoryview(bytes(MIB))] * 256))
+        contents = [bytes(MIB)] * 256
+        write = asyncio.ensure_future(disk.write(extents_of(0, contents), parts_of(contents)))
         await asyncio.sleep(0)
         disk.close()
         with pytest.raises((OSError, asyncio.CancelledError)):

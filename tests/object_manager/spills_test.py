@@ -9,10 +9,13 @@ import random
 
 import pytest
 
+from ray_mono.common.store_messages import DISK_FULL
 from ray_mono.object_manager.config import ObjectManagerConfig
+from ray_mono.object_manager.create_queue import RoomWanted
 from ray_mono.object_manager.errors import ObjectExists, StoreFull
 from ray_mono.object_manager.get_queue import FoundState, Wanted
 from ray_mono.object_manager.keys import TRANSFERS, ObjectKey
+from ray_mono.object_manager.spill_files import Extent
 from ray_mono.object_manager.stored_object import ObjectState
 from tests.object_manager.fakes import PlainDisk
 from tests.object_manager.spilling_scene import (
@@ -20,6 +23,7 @@ from tests.object_manager.spilling_scene import (
     NO_SPACE,
     OWNER,
     SIZE,
+    TIMEOUT_S,
     A,
     B,
     C,
@@ -219,14 +223,36 @@ def test_who_waits_for_room_waits_as_long_as_the_disk_is_slow() -> None:
     run(play)
 
 
-def test_where_all_is_read_a_create_fails_after_its_bound_and_says_the_sizes() -> None:
+def test_where_all_is_read_a_create_is_given_a_file_after_a_while_and_the_next_ones_at_once() -> None:
+    async def play() -> None:
+        async with scene(create_to_disk_s=0.05, create_timeout_s=TIMEOUT_S) as s:
+            await s.put(A, B, C, D)
+            await s.get(A, B, C, D)
+            first = await started(s.node.create(RoomWanted(s.client, SIZE, E, b"", OWNER)))
+            assert not first.done() and isinstance(await first, Extent)
+            second = await started(s.node.create(RoomWanted(s.client, SIZE, F, b"", OWNER)))
+            await s.cluster.settle()
+            assert second.done() and isinstance(second.result(), Extent)
+            for each in (E, F):
+                s.node.seal(each, s.client)
+                assert s.state(each) is ObjectState.SPILLED
+            s.node.release(A, s.client)
+            (found,) = await s.get(E)
+            assert found.extent is None and s.state(A) is ObjectState.SPILLED
+
+    run(play)
+
+
+def test_where_all_is_read_and_the_disk_is_full_a_create_fails_and_says_the_sizes() -> None:
     async def play() -> None:
         async with scene() as s:
             await s.put(A, B, C, D)
             await s.get(A, B, C, D)
-            with pytest.raises(StoreFull, match=f"pinned by readers {4 * SIZE}"):
+            s.disk.broken[0] = NO_SPACE
+            with pytest.raises(StoreFull, match=f"pinned by readers {4 * SIZE}.*{DISK_FULL}"):
                 await s.put(E)
             s.node.release(A, s.client)
+            del s.disk.broken[0]
             await s.put(E)
             assert s.state(A) is ObjectState.SPILLED
 
@@ -249,6 +275,55 @@ def test_a_get_of_more_than_the_store_holds_reads_the_rest_on_disk() -> None:
             assert s.node.store.used_bytes == 0 and s.node.store.num_pins == 0
             await s.cluster.settle()
             assert not s.disk.files
+
+    run(play)
+
+
+def test_what_is_not_on_disk_any_more_as_it_was_is_not_read_in_place_and_is_lost() -> None:
+    async def play() -> None:
+        async with scene() as s:
+            await s.put(A, B, C, D, E, F)
+            held = await s.get(C, D, E, F)
+            s.disk.unreadable.update(s.disk.files)
+            for each in (A, B):
+                (found,) = await s.get(each)
+                assert found.state is FoundState.LOST and "cannot be read from disk" in found.reason
+                assert s.state(each) is None
+            assert [s.bytes_of(each) for each in held] == [content(each, SIZE) for each in (C, D, E, F)]
+
+    run(play)
+
+
+def test_what_is_freed_while_it_is_looked_at_to_be_read_in_place_is_lost_by_that_alone() -> None:
+    async def play() -> None:
+        async with scene() as s:
+            await s.put(A, B, C, D, E, F)
+            await s.get(C, D, E, F)
+            s.disk.hold()
+            reading = await started(s.get(A))
+            s.node.free([A, B])
+            s.disk.go_on()
+            (found,) = await reading
+            assert found.state is FoundState.LOST and "freed" in found.reason
+            await s.cluster.settle()
+            assert s.state(A) is None and len(s.disk.files) < 2
+
+    run(play)
+
+
+def test_what_another_node_could_not_be_given_from_disk_is_not_here_any_more() -> None:
+    async def play() -> None:
+        async with scene() as s:
+            other = s.cluster.add("other", ObjectManagerConfig(capacity_bytes=4 * SIZE))
+            client = other.connect()
+            await s.put(A, B, C, D, E, F)
+            s.disk.unreadable.update(s.disk.files)
+            (found,) = await other.get(client, [Wanted(A, (HERE,))], None)
+            assert found.state is FoundState.LOST
+            assert s.state(A) is None and s.state(C) is not None
+            await s.put(A)  # a task that runs again
+            (found,) = await other.get(client, [Wanted(A, (HERE,))], None)
+            assert found.state is FoundState.FOUND
 
     run(play)
 

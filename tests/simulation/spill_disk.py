@@ -12,7 +12,7 @@ import random
 from collections.abc import Sequence
 
 from ray_mono.object_manager.seams import Prepare
-from ray_mono.object_manager.spill_files import Extent, SpillFile
+from ray_mono.object_manager.spill_files import Extent, SpillFile, aligned
 
 WRITE_DELAY_S = (0.001, 0.2)
 READ_DELAY_S = (0.0005, 0.02)
@@ -35,9 +35,14 @@ class SimSpillDisk:
         """The same in all runs: see Machine.open_file."""
         return f"/sim/{self._base(file)}"
 
-    async def write(self, file: SpillFile, parts: Sequence[memoryview]) -> None:
+    async def write(self, extents: Sequence[Extent], contents: Sequence[memoryview]) -> None:
         # As it is when the write begins: the store promises that it stays so.
-        content = b"".join(parts)
+        content = bytearray(extents[-1].offset + aligned(extents[-1].size_bytes))
+        for extent, part in zip(extents, contents, strict=True):
+            content[extent.offset : extent.offset + extent.size_bytes] = part
+        await self._write(extents[0].file, content)
+
+    async def _write(self, file: SpillFile, content: bytes) -> None:
         await asyncio.sleep(self._rng.uniform(*WRITE_DELAY_S))
         if self._rng.random() < FULL_PROBABILITY:
             raise OSError(errno.ENOSPC, "the simulated disk is full")
@@ -48,15 +53,23 @@ class SimSpillDisk:
         at = extent.offset + start
         target[:] = self._content(extent.file)[at : at + len(target)]
 
+    async def check(self, extent: Extent) -> None:
+        await asyncio.sleep(self._rng.uniform(*READ_DELAY_S))
+        self._content(extent.file)
+
     async def copy(self, sources: Sequence[Extent], targets: Sequence[Extent]) -> None:
-        content = bytearray(targets[-1].offset + targets[-1].size_bytes)
-        for source, target in zip(sources, targets, strict=True):
-            part = self._content(source.file)[source.offset : source.offset + source.size_bytes]
-            content[target.offset : target.offset + target.size_bytes] = part
-        await self.write(targets[0].file, [memoryview(content)])
+        files = [self._content(source.file) for source in sources]
+        parts = [
+            memoryview(file)[source.offset : source.offset + source.size_bytes]
+            for file, source in zip(files, sources, strict=True)
+        ]
+        await self.write(targets, parts)
 
     async def make(self, file: SpillFile, size_bytes: int) -> None:
-        await self.write(file, [memoryview(bytes(size_bytes))])
+        await self._write(file, bytes(size_bytes))
+
+    async def made(self, file: SpillFile) -> None:
+        pass
 
     async def remove(self, file: SpillFile) -> None:
         await asyncio.sleep(self._rng.uniform(*READ_DELAY_S))
