@@ -231,11 +231,8 @@ class SceneMethod:
             self._say(request).is_notice = True
 
     def _say(self, request: Any, done: Any = None, on_part: Any = None) -> Said:
-        if self._decode is not None:
-            copy = self._decode(request)
-        else:
-            copy = type(request)()
-            copy.CopyFrom(request)
+        decode = self._decode or (lambda message: type(message).FromString(message.SerializeToString()))
+        copy = decode(request)
         said = Said(self._channel.address, self._name, copy, done, on_part)
         self._channel.wire.said.append(said)
         self._channel.wire.heard(said)
