@@ -215,18 +215,36 @@ class PeerPool:
             nonlocal num_lost
             if self._clock.time_s() - begun_s > IN_A_ROW_S:
                 num_lost = 0
-            if error is None or not self._may_live(error) or num_lost == LOST_MAX:
+            if error is None or not self._may_live(error):
                 then(reply, error)
             else:
-                self.stub_for(address).CheckAlive.start(common_pb2.Empty(), partial(probed, error))
+                self._probe(
+                    address, num_lost, lambda lives, lost: again(lost) if lives else then(None, error)
+                )
 
-        def probed(lost: RpcError, reply: Any, error: RpcError | None) -> None:
-            if error is not None or self._is_closed:
-                then(None, lost)
-            else:
-                self.insist(address, call, then, num_lost + 1)
+        def again(lost: int) -> None:
+            self.insist(address, call, then, lost)
 
         call(self.stub_for(address), answered)
+
+    def _probe(self, address: common_pb2.Address, num_lost: int, then: Callable[[bool, int], None]) -> None:
+        """A connection to this process ended. then(whether it lives, how many it has lost in a row)."""
+        begun_s = self._clock.time_s()
+
+        def answered(reply: Any, error: RpcError | None) -> None:
+            # Who cannot be reached for so long is not asked again.
+            is_late = self._clock.time_s() - begun_s >= IN_A_ROW_S
+            if error is None:
+                then(not self._is_closed, num_lost + 1)
+            elif is_late or not self._may_live(error):
+                then(False, num_lost)
+            else:
+                self._probe(address, num_lost + 1, then)
+
+        if num_lost == LOST_MAX:
+            then(False, num_lost)
+        else:
+            self.stub_for(address).CheckAlive.start(common_pb2.Empty(), answered)
 
     def _may_live(self, error: RpcError) -> bool:
         return error.code is StatusCode.UNAVAILABLE and error.message != NODE_DIED and not self._is_closed

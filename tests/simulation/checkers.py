@@ -112,9 +112,10 @@ class Journal:
     def __post_init__(self) -> None:
         self.objects = ObjectJournal(self.actors)
 
-    def expects(self, connections_break: bool, is_harmless: bool) -> None:
+    def expects(self, connections_break: bool, hosts_fall_silent: bool, is_harmless: bool) -> None:
         """What goes wrong in this run."""
         self.connections_break = self.objects.connections_break = connections_break
+        self.objects.hosts_fall_silent = hosts_fall_silent
         self.actors.connections_break = connections_break
         self.is_harmless = self.objects.is_harmless = is_harmless
 

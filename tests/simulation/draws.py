@@ -25,15 +25,18 @@ from tests.simulation.task_programs import MapScript
 
 
 class Weather(enum.Enum):
-    """How much goes wrong. The less, the more the judges demand: where no connection breaks, nobody counts as
-    dead who lives; where nothing goes wrong, nothing runs twice, and nobody reads an error."""
+    """How much goes wrong. The less, the more the judges demand: where nobody is silent, nothing is freed
+    that somebody holds; where no connection breaks, nobody counts as dead who lives; where nothing goes
+    wrong, nothing runs twice, and nobody reads an error."""
 
     CALM = "nothing goes wrong"
     DEATHS = "processes die, on the fault's or their tasks' account"
+    SQUALL = "connections break, too, and nobody is silent"
     STORM = "connections break and hosts are silent, too"
 
 
 DEATHS = (FaultKind.KILL_WORKER, FaultKind.KILL_RAYLET, FaultKind.RESTART_GCS)
+SQUALL = (*DEATHS, FaultKind.BREAK_CONNECTION)
 STORM = tuple(kind for kind in FaultKind if kind not in STOPS)
 
 
@@ -42,7 +45,7 @@ def draw_scenario(seed: int, num_tasks: int = 120, weather: Weather | None = Non
     if weather is None:
         choices = [Weather.CALM, Weather.DEATHS, Weather.DEATHS, Weather.STORM, Weather.STORM]
         weather = random.Random(f"{seed}/weather").choice(choices)
-    with_faults = weather is not Weather.CALM
+    with_faults, breaks = weather is not Weather.CALM, weather in (Weather.STORM, Weather.SQUALL)
     rng = random.Random(f"{seed}/scenario")
     node_units = tuple(
         {"CPU": float(rng.randint(1, 4)), **({"A": 2.0} if rng.random() < 0.5 else {})}
@@ -55,9 +58,14 @@ def draw_scenario(seed: int, num_tasks: int = 120, weather: Weather | None = Non
     )
     knobs = NetworkKnobs(
         slow_probability=rng.choice([0.0, 0.0, 0.01, 0.1]),
-        break_probability=rng.choice([0.0, 0.0, 0.001, 0.01]) if weather is Weather.STORM else 0.0,
+        break_probability=rng.choice([0.0, 0.0, 0.001, 0.01]) if breaks else 0.0,
     )
-    kinds = {Weather.CALM: (), Weather.DEATHS: DEATHS, Weather.STORM: STORM}[weather]
+    kinds = {
+        Weather.CALM: (),
+        Weather.DEATHS: DEATHS,
+        Weather.SQUALL: SQUALL,
+        Weather.STORM: STORM,
+    }[weather]
     faults = tuple(_draw_fault(rng, kinds) for _ in range(rng.randint(0, 8))) if kinds else ()
     scenario = Scenario(
         node_units,

@@ -63,7 +63,7 @@ class Run:
         """kill(cluster) has the head killed at some time, when all is about to begin."""
         with World(self.seed) as world:
             journal = Journal()
-            journal.expects(False, is_harmless=False)
+            journal.expects(False, False, is_harmless=False)
             cluster = SimCluster(world, journal)
             world.check(cluster.check_services)
             world.run(self._play(cluster, kill), LIMIT_S)

@@ -76,7 +76,7 @@ class ObjectJournal:
     """Told by simulated drivers and workers."""
 
     def __init__(self, actors: ActorJournal) -> None:
-        self.connections_break = False
+        self.connections_break = self.hosts_fall_silent = False
         self.is_harmless = False
         self.stored: Callable[[bool], list[bytes]] = lambda with_evictable: []
         """The objects in all stores, perhaps without copies that a store may evict; set by the cluster."""
@@ -107,7 +107,7 @@ class ObjectJournal:
         self.errors_read += 1
         if self.is_harmless:
             raise ObjectCheckFailed(f"{reader.name} reads what was lost, and nothing went wrong: {error}")
-        if not isinstance(error, ReferenceCountingAssertionError) or self.connections_break:
+        if not isinstance(error, ReferenceCountingAssertionError) or self.hosts_fall_silent:
             return
         if self._counts_as_dead(reader):
             return
@@ -119,7 +119,7 @@ class ObjectJournal:
         """Its owner does not have an object any more: judged at once, since not everything that is held is
         read."""
         self._actors.object_freed(object_id)
-        if self.connections_break:
+        if self.hosts_fall_silent:
             return
         holders = [process for process, table in self._living().items() if object_id in table]
         if holders and object_id not in self._held_by_dead:

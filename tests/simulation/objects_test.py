@@ -13,6 +13,7 @@ import pytest
 from ray_mono.core_worker.reference_counting.borrowing import Borrowing
 from ray_mono.core_worker.reference_counting.reference_counter import ReferenceCounter
 from ray_mono.core_worker.store_provider.plasma_store_provider import PlasmaStoreProvider
+from tests.simulation.draws import Weather, draw_scenario
 from tests.simulation.generator_programs import GeneratorScript
 from tests.simulation.loop import SimulationError
 from tests.simulation.network import NetworkKnobs
@@ -111,6 +112,12 @@ def test_the_large_returns_of_workers_that_die_do_not_stay(monkeypatch: pytest.M
     let_workers_die_as_they_store(monkeypatch)
     for seed in range(10):
         assert run_programs(seed, dies=True, large_share=0.7).object_reads[0] > 0
+
+
+@pytest.mark.parametrize("seed", [2, 10, 18, 21])
+def test_what_is_held_is_kept_while_connections_break_and_nobody_is_silent(seed: int) -> None:
+    """Each of these lost something to a broken connection, while its end counted as a death."""
+    run_scenario(seed, draw_scenario(seed, 60, Weather.SQUALL))
 
 
 def test_a_run_with_objects_repeats() -> None:

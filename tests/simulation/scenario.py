@@ -152,9 +152,14 @@ class Scenario:
 
     @property
     def connections_break(self) -> bool:
-        """Whether a process that lives may count as dead to another."""
-        breaking = (FaultKind.BREAK_CONNECTION, FaultKind.PARTITION, FaultKind.CRASH_HOST, *STOPS)
-        return bool(self.knobs.break_probability) or any(fault.kind in breaking for fault in self.faults)
+        """Whether a worker that lives may count as dead to its caller."""
+        breaking = any(fault.kind is FaultKind.BREAK_CONNECTION for fault in self.faults)
+        return breaking or bool(self.knobs.break_probability) or self.hosts_fall_silent
+
+    @property
+    def hosts_fall_silent(self) -> bool:
+        """Whether an owner or a borrower that lives may count as dead to the other."""
+        return any(fault.kind in (FaultKind.PARTITION, FaultKind.CRASH_HOST, *STOPS) for fault in self.faults)
 
 
 @dataclass(frozen=True)
@@ -192,7 +197,9 @@ def run_scenario(
     """
     with World(seed, scenario.knobs, trace) as world:
         journal = Journal()
-        journal.expects(scenario.connections_break, is_harmless=not scenario.explains_errors)
+        journal.expects(
+            scenario.connections_break, scenario.hosts_fall_silent, is_harmless=not scenario.explains_errors
+        )
         cluster = SimCluster(
             world,
             journal,

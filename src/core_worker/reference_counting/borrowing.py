@@ -10,7 +10,7 @@ Everything here runs under the core worker's lock, and never blocks.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from ray_mono.common.exceptions import ReferenceCountingAssertionError
@@ -23,6 +23,23 @@ from ray_mono.core_worker.values import serialization
 from ray_mono.protobuf import common_pb2, core_worker_pb2
 from ray_mono.rpc.reactor_server import ServerCall
 from ray_mono.rpc.surface import RpcError
+
+_NAMED = "named"
+_NAMED_MIN = 1000
+
+
+class _Named:
+    """What replies over one connection have named, and what is gone of it is forgotten now and then."""
+
+    def __init__(self) -> None:
+        self.object_ids: dict[bytes, None] = {}
+        self._look_at = _NAMED_MIN
+
+    def add(self, object_ids: Iterable[bytes], references: ReferenceCounter) -> None:
+        self.object_ids.update(dict.fromkeys(object_ids))
+        if len(self.object_ids) >= self._look_at:
+            self.object_ids = {each: None for each in self.object_ids if each in references}
+            self._look_at = max(_NAMED_MIN, 2 * len(self.object_ids))
 
 
 class Borrowing:
@@ -116,6 +133,29 @@ class Borrowing:
 
     def _add_borrower(self, owner: common_pb2.Address, request: Any, then: OnAnswer) -> None:
         self._peers.insist(owner, lambda stub, answered: stub.AddBorrower.start(request, answered), then)
+
+    def named(self, references: Sequence[common_pb2.ObjectReference], connection: Any) -> None:
+        """A reply names these to their owner. If its connection ends, it may have been lost, and the owner
+        may live: then they are registered in the other way."""
+        if not references:
+            return
+        told = connection.state.get(_NAMED)
+        is_new = told is None
+        if told is None:
+            told = connection.state[_NAMED] = _Named()
+        told.add([each.object_id for each in references], self._references)
+        if is_new:
+            connection.on_close(lambda reason: self._name_again(told))
+        elif connection.is_closed:
+            self._name_again(told)
+
+    def _name_again(self, told: _Named) -> None:
+        for object_id in told.object_ids:
+            row = self._references.get(object_id)
+            if row is not None and row.owner is not None and not self._env.reactor.is_closed:
+                request = core_worker_pb2.AddBorrowerRequest(object_id=object_id, borrower=self._env.address)
+                owner = common_pb2.Address.FromString(row.owner)
+                self._add_borrower(owner, request, lambda reply, error: None)
 
     def _once_acknowledged(self, object_id: bytes, then: Callable[[], None]) -> None:
         waiting = self._registering.get(object_id)

@@ -391,6 +391,7 @@ class TaskReplies:
             reply.borrowed.extend(borrowed)
             self._references.remove_submitted(task.held or ())
             self._reply(call, reply)
+            self._borrowing.named(borrowed, call.answer_to.connection)
             self._references.remove_submitted(kept)
             self._one_settled()
             lending.close()

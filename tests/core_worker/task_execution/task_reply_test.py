@@ -293,6 +293,21 @@ def test_a_reference_that_the_caller_owns_is_named_in_the_answer(monkeypatch: py
     assert not worker.wire.all("AddBorrower")
 
 
+@pytest.mark.parametrize("is_over", [False, True])
+def test_one_that_was_named_in_an_answer_that_may_be_lost_is_registered(
+    monkeypatch: pytest.MonkeyPatch, is_over: bool
+) -> None:
+    worker = Keeping(monkeypatch, CALLER)
+    call = worker.over()
+    if is_over:
+        worker.kept.clear()
+        worker.turn()
+    with worker.env.lock:
+        call.connection.close()
+    told = [each.request for each in worker.wire.all("AddBorrower")]
+    assert [(each.object_id, each.borrower) for each in told] == [(OBJECT, worker.address)] * (not is_over)
+
+
 def test_one_that_is_not_kept_is_told_to_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
     worker = Worker(monkeypatch)
     call = worker.ask(worker.function(lambda reference: 1), Arriving(OBJECT, OTHER_OWNER))
