@@ -116,6 +116,9 @@ class CoreWorkerConfig:
     a time that grows each time. fetch_attempts_max times take 4 s, within which the GCS has noticed the death
     of a node that did not just fall silent."""
 
+    late_run_s: float = 5.0
+    """How long a generator may go on that has passed an item which is lost: most end by themselves."""
+
     # ---- generators (item_sender.py)
     items_in_flight_max: int = 4096
     items_in_flight_bytes_max: int = 16 << 20

@@ -165,8 +165,10 @@ class CoreWorker:
             references, store, plasma, borrowing, streams, lineage, recovery, unhandled, notices
         )
         dependencies = DependencyResolver(env, store, self.resolver, borrowing, tasks)
-        self._reconstruction = Reconstruction(references, streams, lineage, tasks, dependencies)
         self._normal_tasks = NormalTaskSubmitter(env, context, tasks, self.peers)
+        self._reconstruction = Reconstruction(
+            env, references, streams, lineage, tasks, dependencies, self._normal_tasks.interrupt
+        )
         self._actor_tasks = ActorTaskSubmitter(
             env, references, store, self.resolver, self.peers, tasks, dependencies, self._warnings
         )

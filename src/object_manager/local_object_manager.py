@@ -249,6 +249,12 @@ class LocalObjectManager:
         self._store.not_restored(object_id)
         return True
 
+    def file_is_gone(self, file: SpillFile) -> list[ObjectKey]:
+        """All that is only there is lost: not each when somebody asks for it, so that a task that returned
+        several of them runs again once."""
+        alive = self._files.alive_in(file)
+        return [object_id for object_id, extent in alive if self.unreadable(object_id, extent)]
+
     def brought(self, bring: BringHere) -> bool:
         """It can be read in place. False where it was freed meanwhile: then its file is to be removed."""
         self.not_brought(bring)

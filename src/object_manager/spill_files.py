@@ -108,6 +108,11 @@ class SpillFiles:
         """Whether it lies there and nowhere else."""
         return self._extents.get(object_id) == extent
 
+    def alive_in(self, file: SpillFile) -> list[tuple[ObjectKey, Extent]]:
+        """What is in it, if it is (still) a file of ours."""
+        content = self._files.get(file)
+        return list(content.live.items()) if content is not None else []
+
     def drop(self, object_id: ObjectKey) -> None:
         """The object is gone."""
         file = self.where(object_id).file
@@ -146,7 +151,7 @@ class SpillFiles:
 
     def living(self, files: Sequence[SpillFile]) -> list[tuple[ObjectKey, Extent]]:
         """What is in them, and not dead."""
-        return [item for file in files for item in self._files[file].live.items()]
+        return [item for file in files for item in self.alive_in(file)]
 
     def moved(
         self, files: Sequence[SpillFile], extents: Mapping[ObjectKey, Extent], kept: Sequence[ObjectKey]

@@ -123,11 +123,13 @@ class Spills:
     def unreadable(self, object_id: ObjectKey, extent: Extent, error: OSError) -> None:
         """What is on disk there cannot be read."""
         if self.manager.unreadable(object_id, extent):
-            self._lost(object_id, error)
+            self._lost(object_id, extent, error)
 
-    def _lost(self, object_id: ObjectKey, error: OSError) -> None:
-        logger.error("object %s cannot be read from disk: %s", object_id.hex(), error)
-        self._waiting().lost(object_id, f"it was spilled, and cannot be read from disk: {error}")
+    def _lost(self, object_id: ObjectKey, extent: Extent, error: OSError) -> None:
+        is_file_gone = isinstance(error, FileNotFoundError)
+        for each in (object_id, *(self.manager.file_is_gone(extent.file) if is_file_gone else ())):
+            logger.error("object %s cannot be read from disk: %s", each.hex(), error)
+            self._waiting().lost(each, f"it was spilled, and cannot be read from disk: {error}")
 
     def backed(self) -> None:
         """There are pages under the store's file, or none."""
@@ -207,7 +209,7 @@ class Spills:
             )
         except OSError as error:
             self.manager.not_restored(object_id)
-            self._lost(object_id, error)
+            self._lost(object_id, extent, error)
         else:
             if self.manager.restored(object_id):
                 self._waiting().sealed(object_id, pulled=False)

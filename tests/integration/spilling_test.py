@@ -7,6 +7,7 @@ import json
 import os
 import random
 import subprocess
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -363,6 +364,27 @@ def test_a_get_that_reads_in_place_what_is_lost_on_disk_has_it_made_again(spille
         lose(path)
     values = get(references)
     assert all(is_piece(value, number) for number, value in enumerate(values))
+
+
+def test_a_lost_item_of_a_generator_without_an_end_is_made_again(spilled: Path) -> None:
+    """Ray's `get` of such an item does not end."""
+    start_cluster(spilled)
+
+    @ray.remote(num_returns="streaming")
+    def endless() -> Any:
+        yield from map(piece, range(20))
+        while True:
+            time.sleep(0.01)
+            yield "small"
+
+    stream = endless.remote()
+    references = [next(stream) for _ in range(20)]
+    wait_until(lambda: len(files_in(spilled)) > 1, "more than the store holds is on disk")
+    for path in files_in(spilled):
+        path.unlink()
+    assert is_piece(get(references[0]), 0)
+    assert get(next(stream)) == "small"
+    ray.cancel(stream)
 
 
 @pytest.mark.parametrize("lose", [Path.unlink, empty, replace])

@@ -90,6 +90,8 @@ class PlainDisk:
 
     async def check(self, extent: Extent) -> None:
         await self._turn()
+        if extent.file not in self.files:
+            raise FileNotFoundError(errno.ENOENT, "it is gone")
         if extent.file in self.unreadable:
             raise OSError(errno.EIO, "it cannot be read")
 

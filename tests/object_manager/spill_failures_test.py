@@ -82,6 +82,22 @@ def test_what_cannot_be_read_back_is_lost_and_says_why() -> None:
     run(play)
 
 
+def test_where_a_file_is_gone_all_that_was_only_there_is_lost() -> None:
+    async def play() -> None:
+        async with scene() as s:
+            await s.put(A, B, C, D, E)
+            (file,) = s.disk.files
+            content = s.disk.files.pop(file)
+            (found,) = await s.get(A)
+            assert found.state is FoundState.LOST and "it is gone" in found.reason
+            assert s.state(A) is None and s.state(B) is None
+            s.disk.files[file] = content  # for the removal
+            await s.put(A, B)  # a task that runs again
+            await s.read(A, B)
+
+    run(play)
+
+
 def test_files_of_which_most_is_dead_are_compacted_and_what_lives_is_read_from_the_new_one() -> None:
     async def play() -> None:
         async with scene(capacity_bytes=8 * SIZE, min_spilling_size_bytes=8 * SIZE) as s:

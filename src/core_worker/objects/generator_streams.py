@@ -91,6 +91,7 @@ class Stream:
         "is_dropped",
         "is_ended",
         "is_rushed",
+        "num_passed",
         "num_received",
         "num_taken",
         "task_id",
@@ -101,6 +102,8 @@ class Stream:
         self.task_id = task_id
         self.backpressure = backpressure
         self.num_received = 0
+        # Of the present attempt.
+        self.num_passed = 0
         self.num_taken = 0
         self.is_ended = False
         self.is_dropped = False
@@ -128,7 +131,7 @@ class Stream:
         for item in part.items:
             self._add(number, item)
             number += 1
-        self._sent_received = number - 1
+        self._sent_received = self.num_passed = number - 1
         # The executor of a new attempt does not know what was taken, or dropped, in earlier ones.
         if part.wants_acknowledgement or first <= self.num_taken or self.is_dropped:
             self._acknowledge()
@@ -199,6 +202,10 @@ class Stream:
         if self.backpressure and not self.is_ended:
             self.is_rushed = True
             self._acknowledge()
+
+    def begin_again(self) -> None:
+        """Another attempt will send its items from the first on."""
+        self.num_passed = 0
 
     def expect(self, number: int) -> bytes:
         """Has the memory store tell those who wait for the item when it comes, or when the stream ends.
@@ -323,6 +330,18 @@ class GeneratorStreams:
         stream = self._streams.get(task_id)
         if stream is not None:
             stream.rush()
+
+    def begins_again(self, task_id: bytes) -> None:
+        """The task has another attempt."""
+        stream = self._again.get(task_id) or self._streams.get(task_id)
+        if stream is not None:
+            stream.begin_again()
+
+    def has_passed(self, object_id: bytes) -> bool:
+        """Whether the present attempt has sent this item already."""
+        task_id, index = object_id[:_TASK_ID_BYTES], int.from_bytes(object_id[_TASK_ID_BYTES:], "little")
+        stream = self._again.get(task_id) or self._streams.get(task_id)
+        return stream is not None and 1 < index <= stream.num_passed + 1
 
     def is_rushed(self, task_id: bytes) -> bool:
         """Whether the present attempt throws its items away."""

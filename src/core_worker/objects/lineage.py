@@ -88,6 +88,11 @@ class KeptTask(Protocol):
         ...
 
 
+def why_no_retry(task: KeptTask) -> WhyNot:
+    """Of a task that has no retries left."""
+    return WhyNot.MAX_ATTEMPTS if task.attempt else WhyNot.RETRIES_DISABLED
+
+
 Task = TypeVar("Task", bound=KeptTask)
 
 
@@ -169,7 +174,7 @@ class Lineage(Generic[Task]):
         if record is None:
             return False
         if not task.retries_left:
-            self.failed(task.task_id, WhyNot.MAX_ATTEMPTS if task.attempt else WhyNot.RETRIES_DISABLED)
+            self.failed(task.task_id, why_no_retry(task))
             return False
         if not (record.stored or record.num_users):
             self._forget_task(record)

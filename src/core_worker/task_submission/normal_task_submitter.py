@@ -58,7 +58,7 @@ from ray_mono.core_worker.task_submission.shared_tasks import SharedTasks
 from ray_mono.core_worker.task_submission.stalls import Stalls
 from ray_mono.core_worker.task_submission.task_manager import DONE, NO_ROOM, WRONG_WORKER, Reply, TaskManager
 from ray_mono.core_worker.task_wire import PLAIN, RUN_US, USUAL_ANSWER
-from ray_mono.protobuf import common_pb2, raylet_pb2
+from ray_mono.protobuf import common_pb2, core_worker_pb2, raylet_pb2
 from ray_mono.protobuf.raylet_rpc import RayletServiceStub
 from ray_mono.rpc.surface import RpcError, StatusCode
 
@@ -470,20 +470,30 @@ class NormalTaskSubmitter:
     def cancel(self, task: PendingTask, request: Any) -> None:
         """Drops a pending task that waits here; request (CancelTaskRequest) goes to the worker of one that
         was pushed."""
+        if (lease := self._lease_of(task)) is not None:
+            lease.peer.stub.CancelTask.start(request, lambda reply, error: None)
+            if request.force:
+                kill = partial(self._kill_if_it_runs, lease, task)
+                self._env.reactor.call_later(self._env.config.force_s, kill)
+            return
         for queue in self._queues.values():
-            for lease in queue.leases.values():
-                if task in lease.tasks:
-                    lease.peer.stub.CancelTask.start(request, lambda reply, error: None)
-                    if request.force:
-                        kill = partial(self._kill_if_it_runs, lease, task)
-                        self._env.reactor.call_later(self._env.config.force_s, kill)
-                    return
             with contextlib.suppress(ValueError):
                 queue.tasks.remove(task)
                 if not queue.tasks:
                     self._cancel_requests(queue)
                 break
         self._tasks.fail_cancelled(task)
+
+    def interrupt(self, task: PendingTask) -> None:
+        """Ends the present run of a task, which is not cancelled by that."""
+        if (lease := self._lease_of(task)) is not None:
+            request = core_worker_pb2.CancelTaskRequest(task_id=task.task_id)
+            lease.peer.stub.CancelTask.start(request, lambda reply, error: None)
+
+    def _lease_of(self, task: PendingTask) -> Lease | None:
+        """Where it was pushed."""
+        leases = (lease for queue in self._queues.values() for lease in queue.leases.values())
+        return next((lease for lease in leases if task in lease.tasks), None)
 
     def _kill_if_it_runs(self, lease: Lease, task: PendingTask) -> None:
         """A worker that was told to end for this task lives: it is frozen, or the task was over, and its

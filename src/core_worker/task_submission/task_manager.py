@@ -91,7 +91,7 @@ class TaskManager(PendingTasks):
                 self._streams.rush(task_id)
         self._awaited.setdefault(task_id, {})[object_id] = attempt
 
-    def _needs_another_attempt(self, task: PendingTask) -> bool:
+    def needs_another_attempt(self, task: PendingTask) -> bool:
         """It was answered, and lost objects wait for its next attempt, or it threw away what came after
         them."""
         if self._streams.is_rushed(task.task_id):
@@ -125,7 +125,7 @@ class TaskManager(PendingTasks):
             self.note_borrows(reply, executor)
             self._retry(task, reply.returns[0].value.data if reply.returns else b"")
             return
-        if self._awaited and task.retries_left != 0 and self._needs_another_attempt(task):
+        if self._awaited and task.retries_left != 0 and self.needs_another_attempt(task):
             self.note_borrows(reply, executor)
             self._retry(task, "an item was lost while it ran")
             return
@@ -228,6 +228,8 @@ class TaskManager(PendingTasks):
         """It failed and will be run again, and the driver may be told. why: a text, or a serialized error,
         which is read only then."""
         task.again()
+        if task.template.on_part is not None:
+            self._streams.begins_again(task.task_id)
         self._retry_notices.tell(task.template, task.retries_left, why)
 
     def fail(self, task: PendingTask, error: BaseException) -> None:

@@ -181,6 +181,65 @@ def test_a_generator_that_rests_does_not_wait_for_who_waits_for_its_lost_item() 
     del first
 
 
+def test_a_run_that_has_passed_a_lost_item_and_goes_on_is_interrupted_after_a_while() -> None:
+    generator = Generator()
+    scene = generator.scene
+    generator.push.part(part(1, None, None))
+    taken = [next(generator.made) for _ in range(2)]
+    asked = [lose_item(generator, number) for number in (1, 2)]
+    scene.pass_time(0.9 * scene.env.config.late_run_s)
+    assert not scene.wire.all("CancelTask")
+    scene.pass_time(0.2 * scene.env.config.late_run_s)
+    (told,) = scene.wire.all("CancelTask")
+    assert told.request.task_id == generator.task_id and not told.request.force
+    generator.fail(TaskCancelledError(generator.task_id.hex()))
+    assert generator_attempts(generator) == [0, 1]
+    again = part(1, None, None)
+    for item in again.items:
+        item.node_id = THIRD
+    generator.push.part(again)
+    assert [list(each.answer.location_node_ids) for each in asked] == [[THIRD]] * 2
+    scene.pass_time(2 * scene.env.config.late_run_s)
+    assert len(scene.wire.all("CancelTask")) == 1
+    del taken
+
+
+@pytest.mark.parametrize("ends", [True, False])
+def test_a_run_that_ends_by_itself_or_whose_lost_item_nobody_wants_is_not_interrupted(ends: bool) -> None:
+    generator = Generator()
+    scene = generator.scene
+    generator.push.part(part(1, None))
+    first = next(generator.made)
+    lose_item(generator, 1)
+    if ends:
+        generator.push.answer(END)
+    else:
+        del first
+        scene.turn()
+    scene.pass_time(2 * scene.env.config.late_run_s)
+    assert not scene.wire.all("CancelTask")
+
+
+def test_a_lost_item_of_a_run_after_which_there_is_none_is_an_error_at_once_if_it_was_passed() -> None:
+    generator = Generator(max_retries=1)
+    generator.push.part(part(1, None, None))
+    taken = [next(generator.made) for _ in range(2)]
+    first = lose_item(generator, 1)
+    generator.push.answer(END)
+    assert generator_attempts(generator) == [0, 1]
+    second = lose_item(generator, 2)
+    again = part(1, None)
+    again.items[0].node_id = THIRD
+    generator.push.part(again)
+    assert first.replies and not second.replies  # it may come
+    lost = report(generator.scene, generator.item_id(1), THIRD)
+    for said in generator.scene.wire.open("GetAllNodes"):
+        said.answer(nodes(THIRD))
+    generator.scene.turn()
+    assert "used all its retries" in str(error_of(lost))
+    del taken
+
+
 def test_what_a_hurried_attempt_threw_away_comes_though_nobody_wants_its_lost_item_any_more() -> None:
     generator = Generator(backpressure=1)
     generator.push.part(part(1, None))
