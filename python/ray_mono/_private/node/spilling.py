@@ -32,6 +32,9 @@ _NUMBERS = {
     "local_fs_capacity_threshold": "local_fs_capacity_threshold",
     "verbose_spill_logs": "verbose_spill_logs_bytes",
 }
+_SHARES = frozenset({"object_spilling_threshold", "local_fs_capacity_threshold"})
+_LEAST = {"verbose_spill_logs": 0}
+"""Of the others: 1."""
 SETTINGS = frozenset({*TEXTS, IS_ON, *_NUMBERS})
 # Ray's types of storage: the parameter that says where it is, and all of them.
 _STORAGES = {
@@ -62,8 +65,12 @@ def check(system_config: Mapping[str, Any], directory: Any) -> None:
         raise ValueError(f"{IS_ON} must be True or False, got {system_config[IS_ON]!r}")
     for name in _NUMBERS:
         value = system_config.get(name, 1)
-        if isinstance(value, bool) or not isinstance(value, int | float):
-            raise ValueError(f"{name} must be a number, got {value!r}")
+        is_number = isinstance(value, int | float) and not isinstance(value, bool)
+        if name in _SHARES:
+            if not is_number or not 0 < value <= 1:
+                raise ValueError(f"{name} must be more than 0 and at most 1, got {value!r}")
+        elif not is_number or not float(value).is_integer() or value < _LEAST.get(name, 1):
+            raise ValueError(f"{name} must be a whole number from {_LEAST.get(name, 1)} on, got {value!r}")
     _configured(system_config)
 
 

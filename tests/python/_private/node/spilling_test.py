@@ -69,7 +69,12 @@ def test_each_node_has_a_directory_of_its_own_in_each_of_them() -> None:
         (config(directory_path=[]), "directory_path must be one or a list of them"),
         (config(directory_path=["/a", 1]), "got 1"),
         (config(directory_path="/a", path="/b"), "no parameter 'path'"),
-        ({"min_spilling_size": "much"}, "min_spilling_size must be a number, got 'much'"),
+        ({"min_spilling_size": "much"}, "min_spilling_size must be a whole number from 1 on, got 'much'"),
+        ({"min_spilling_size": -1}, "min_spilling_size must be a whole number from 1 on, got -1"),
+        ({"max_fused_object_count": 0}, "max_fused_object_count must be a whole number from 1 on, got 0"),
+        ({"verbose_spill_logs": -1}, "verbose_spill_logs must be a whole number from 0 on, got -1"),
+        ({"object_spilling_threshold": 1.5}, "object_spilling_threshold must be more than 0 and at most 1"),
+        ({"local_fs_capacity_threshold": 0}, "local_fs_capacity_threshold must be more than 0"),
         ({"automatic_object_spilling_enabled": 1}, "must be True or False, got 1"),
     ],
 )
