@@ -78,7 +78,7 @@ class Cluster:
         self._warnings = DriverWarnings(self.jobs.is_running)
         self.collections = Collections(self.subscriptions)
         self.task_events = TaskEventLog(config.task_events_max)
-        ender = ActorEnder(environment, self.nodes, self.collections.last_words)
+        ender = ActorEnder(environment, self.nodes, self.collections.last_words, self._on_actor_left)
         self._effects = ActorEffectRunner(
             self.actors, self.actor_table, self.scheduler, ender, self._writes, self._on_actor_deaths
         )
@@ -440,6 +440,9 @@ class Cluster:
 
     def _publish(self, channel: gcs_pb2.Channel, key: bytes, payload: bytes) -> None:
         self._writes.after_commit(lambda: self.subscriptions.publish(channel, key, payload))
+
+    def _on_actor_left(self, worker_id: WorkerID) -> None:
+        self._run(self.actors.left(worker_id, self._clock.wall_s()))
 
     def _publish_actor(self, info: common_pb2.ActorInfo) -> None:
         self.subscriptions.publish(gcs_pb2.ACTOR, info.actor_id, info.SerializeToString())

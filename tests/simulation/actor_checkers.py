@@ -53,12 +53,18 @@ class ActorJournal:
         self.actors: dict[bytes, ActorStory] = {}
         self.calls_done = 0
         self.calls_failed = 0
+        self.num_drains = 0
         self.is_stopped: Callable[[bytes], bool] = lambda worker_id: False
         """Whether the process of a worker is stopped; set by the cluster."""
         self.connections_break = False
+        self._has_left: dict[bytes, Callable[[], bool]] = {}
         self._of_worker: dict[bytes, bytes] = {}
         # An ordered set.
         self._doomed: dict[bytes, None] = {}
+
+    def drains_node(self) -> None:
+        """What it does to an actor that may restart does not count."""
+        self.num_drains += 1
 
     def registered(self, actor_id: bytes, max_restarts: int) -> None:
         self.actors[actor_id] = ActorStory(max_restarts)
@@ -67,12 +73,12 @@ class ActorJournal:
         """A worker was pushed the creation task, as incarnation `number`."""
         story = self.actors[actor_id]
         for other in story.incarnations:
-            if other.is_alive and not self.is_stopped(other.worker_id):
+            if other.is_alive and not (self.is_stopped(other.worker_id) or self._has_left[other.worker_id]()):
                 raise ActorCheckFailed(
                     f"actor {_short(actor_id)} begins as worker {_short(worker_id)}, incarnation {number},"
                     f" while worker {_short(other.worker_id)}, incarnation {other.number}, lives"
                 )
-        if number > story.max_restarts:
+        if number > story.max_restarts + (self.num_drains if story.max_restarts else 0):
             raise ActorCheckFailed(
                 f"actor {_short(actor_id)} begins for the {number}. time after its first, "
                 f"and may be restarted {story.max_restarts} times"
@@ -82,6 +88,11 @@ class ActorJournal:
             raise ActorCheckFailed(f"actor {_short(actor_id)} begins as incarnation {number} after {last}")
         story.incarnations.append(Incarnation(worker_id, node_id, number))
         self._of_worker[worker_id] = actor_id
+
+    def may_leave(self, worker_id: bytes, has_left: Callable[[], bool]) -> None:
+        """has_left(): whether the actor of this worker has gone to another node. The process may live on,
+        for what it owns, and runs no call."""
+        self._has_left[worker_id] = has_left
 
     def killed(self, actor_id: bytes) -> None:
         """By kill(). Its process counts as dead from now on, and may live for a moment."""

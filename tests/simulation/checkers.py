@@ -91,8 +91,9 @@ class Journal:
     """Whether a process that lives may count as dead to another."""
     is_harmless: bool = False
     """Whether nothing goes wrong that could cost a task an attempt."""
-    num_killed_for_memory: int = 0
-    """At most so many workers. What they ran may run once more each, whatever its retries."""
+    num_taken_away: int = 0
+    """Workers that were killed for memory, at most, and nodes that were drained. What was cut off may run
+    once more for each, whatever its retries."""
     # "host:port", or a path on any host -> worker id.
     _addresses: dict[str, bytes] = field(default_factory=dict)
     # Ordered sets.
@@ -121,7 +122,12 @@ class Journal:
 
     def kills_for_memory(self) -> None:
         """A raylet looks for a worker to kill."""
-        self.num_killed_for_memory += 1
+        self.num_taken_away += 1
+
+    def drains_node(self) -> None:
+        """A node is about to be drained. Its actors may start once more."""
+        self.num_taken_away += 1
+        self.actors.drains_node()
 
     # ---- leases
 
@@ -295,7 +301,7 @@ class Journal:
         self._check_lease(worker_id, task_id, story)
         story.begun.add(attempt)
         story.attempts_run += 1
-        retries_max = story.max_retries + self.num_killed_for_memory
+        retries_max = story.max_retries + self.num_taken_away
         is_too_often = story.attempts_run > retries_max + 1 and not story.num_twins
         if is_too_often or attempt > retries_max:
             raise CheckFailed(

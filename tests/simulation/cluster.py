@@ -20,6 +20,8 @@ from ray_mono.core_worker.config import CoreWorkerConfig
 from ray_mono.gcs.config import GcsConfig
 from ray_mono.gcs.gcs_server import GcsServer
 from ray_mono.object_manager.stored_object import ObjectState
+from ray_mono.protobuf import common_pb2, gcs_pb2
+from ray_mono.protobuf.gcs_rpc import GcsServiceAsyncStub
 from ray_mono.raylet.config import RayletConfig
 from ray_mono.raylet.raylet import Raylet
 from ray_mono.rpc.surface import RpcError
@@ -37,6 +39,10 @@ GCS_PORT = 6379
 CHECK_PERIOD_S = 0.008
 """Between two recounts of the books, in virtual time: they cost as much as all the rest."""
 RAYLET_SOCKET = "/sim/raylet"
+DRAINED_BACK_S = 1.0
+"""Between the end of a node that was drained and the start of the one that comes for it."""
+DRAIN_ANSWER_S = 30.0
+DRAIN_RETRY_S = 0.5
 
 
 @dataclass
@@ -77,7 +83,7 @@ class SimCluster:
         self._gcs_process: SimProcess | None = None
         self._gcs: GcsServer | None = None
         self._gcs_starts = 0
-        self._driver_count = 0
+        self._driver_count = self._drains = 0
         self._checked_at_s = 0.0
         world.machine.judged_by(journal.objects)
         journal.objects.stored = self._stored
@@ -243,6 +249,32 @@ class SimCluster:
             await node.raylet.stop()
             node.process.kill(str(error))
         await self._until_ended(node)
+
+    def drain_node(self, node: SimNode, deadline_s: float | None) -> None:
+        """Its provider takes it away, at that time or when nothing is left on it, and gives another for
+        it."""
+        self.journal.drains_node()
+        self._drains += 1
+        process = self.world.network.start_process(HEAD, f"drain {self._drains}")
+        deadline_ms = 0 if deadline_s is None else int((self.world.clock.wall_s() + deadline_s) * 1000)
+        request = gcs_pb2.DrainNodeRequest(
+            node_id=node.node_id,
+            reason=common_pb2.DRAIN_NODE_REASON_PREEMPTION,
+            reason_message="a fault",
+            deadline_timestamp_ms=deadline_ms,
+        )
+        process.spawn(self._ask_until_drained(process, request), name="drain")
+        node.process.on_death(lambda _reason: self.start_node_later(node, DRAINED_BACK_S))
+
+    async def _ask_until_drained(self, process: SimProcess, request: gcs_pb2.DrainNodeRequest) -> None:
+        """The head may be away, or not reach the node."""
+        while True:
+            try:
+                channel = await self.world.transport(process).connect(self.gcs_address, DRAIN_ANSWER_S)
+                await GcsServiceAsyncStub(channel).DrainNode(request, timeout_s=DRAIN_ANSWER_S)
+                return
+            except RpcError:
+                await asyncio.sleep(DRAIN_RETRY_S)
 
     def _later(self, after_s: float, begin: Callable[[], Coroutine[Any, Any, None]]) -> None:
         async def wait() -> None:

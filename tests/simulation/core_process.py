@@ -296,6 +296,7 @@ class SimWorker(CoreProcess):
                 lambda: core.adoption.tell(held=execution.receiver.told_again())
             )
             self.servicer.execute(execution)
+        self.journal.actors.may_leave(self.worker_id, lambda: execution.receiver.has_moved)
         execution.executor.run()
         with core.env.lock:
             execution.running.end()

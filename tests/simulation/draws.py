@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import enum
 import random
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from ray_mono.common.scheduling.resources import ResourceSet
@@ -37,7 +37,7 @@ class Weather(enum.Enum):
 
 DEATHS = (FaultKind.KILL_WORKER, FaultKind.KILL_RAYLET, FaultKind.RESTART_GCS)
 SQUALL = (*DEATHS, FaultKind.BREAK_CONNECTION)
-STORM = tuple(kind for kind in FaultKind if kind not in STOPS)
+STORM = tuple(kind for kind in FaultKind if kind not in (*STOPS, FaultKind.DRAIN))
 
 
 def draw_scenario(seed: int, num_tasks: int = 120, weather: Weather | None = None) -> Scenario:
@@ -67,6 +67,8 @@ def draw_scenario(seed: int, num_tasks: int = 120, weather: Weather | None = Non
         Weather.STORM: STORM,
     }[weather]
     faults = tuple(_draw_fault(rng, kinds) for _ in range(rng.randint(0, 8))) if kinds else ()
+    drains = random.Random(f"{seed}/drains").choice([0, 0, 0, 1, 3]) if with_faults else 0
+    faults += draw_drains(seed, drains)
     scenario = Scenario(
         node_units,
         num_drivers=rng.randint(1, 2),
@@ -75,7 +77,7 @@ def draw_scenario(seed: int, num_tasks: int = 120, weather: Weather | None = Non
         programs=_draw_programs(random.Random(f"{seed}/programs"), with_faults),
         generators=_draw_generators(random.Random(f"{seed}/generators"), with_faults),
         maps=_draw_maps(random.Random(f"{seed}/maps"), with_faults),
-        faults=tuple(sorted(faults, key=lambda fault: fault.at_s)),
+        faults=in_order(faults),
         head_faults=_draw_head_faults(random.Random(f"{seed}/head"), with_faults),
         knobs=knobs,
         disk=DiskKnobs(slow_probability=random.Random(f"{seed}/slow disk").choice([0.0, 0.0, 0.02, 0.2])),
@@ -83,6 +85,12 @@ def draw_scenario(seed: int, num_tasks: int = 120, weather: Weather | None = Non
         pauses=rng.choice([0, 2, 6]),
     )
     return scenario
+
+
+def draw_drains(seed: int, num_drains: int) -> tuple[Fault, ...]:
+    """Nodes are drained one after another, or at once."""
+    rng = random.Random(f"{seed}/which drains")
+    return tuple(_draw_fault(rng, [FaultKind.DRAIN]) for _ in range(num_drains))
 
 
 def draw_losses(seed: int, weather: Weather = Weather.DEATHS) -> Scenario:
@@ -110,9 +118,13 @@ def draw_losses(seed: int, weather: Weather = Weather.DEATHS) -> Scenario:
         programs=(),
         generators=(),
         losses=losses,
-        faults=tuple(sorted(faults, key=lambda fault: fault.at_s)),
+        faults=in_order(faults),
         limits=replace(usual.limits, max_lineage_bytes=CoreWorkerConfig().max_lineage_bytes),
     )
+
+
+def in_order(faults: Iterable[Fault]) -> tuple[Fault, ...]:
+    return tuple(sorted(faults, key=lambda fault: fault.at_s))
 
 
 def _draw_script(rng: random.Random, with_faults: bool) -> TaskScript:

@@ -78,6 +78,7 @@ class FaultKind(enum.Enum):
     RESTART_GCS = "the GCS is killed and started again on its store"
     STOP_RAYLET = "a raylet is stopped for a while"
     STOP_HOST = "all of a node's processes are stopped for a while"
+    DRAIN = "a node is drained; lasts_s is its deadline where `choice` is odd; it comes back as a new one"
 
 
 STOPS = (FaultKind.STOP_RAYLET, FaultKind.STOP_HOST)
@@ -92,6 +93,11 @@ class Fault:
     lasts_s: float
     choice: int
     """Which worker, node or connection: an index, modulo how many there are then."""
+
+    @property
+    def is_harmless(self) -> bool:
+        """Whether it costs nothing: a drain that waits until nothing is left."""
+        return self.kind is FaultKind.DRAIN and not self.choice % 2
 
 
 @dataclass(frozen=True)
@@ -140,7 +146,8 @@ class Scenario:
         is_deadly = is_deadly or any(
             script.dies_at >= 0 or script.is_cancelled_by_force for script in self.generators
         )
-        has_faults = self.faults or self.head_faults or self.memory_faults or self.knobs.break_probability
+        has_faults = not all(fault.is_harmless for fault in self.faults)
+        has_faults = has_faults or self.head_faults or self.memory_faults or self.knobs.break_probability
         return not has_faults and not is_deadly
 
     @property
@@ -361,5 +368,8 @@ def inflict(cluster: SimCluster, fault: Fault) -> None:
             network.stop_host(node.host_name, cluster.world.loop.time() + fault.lasts_s)
         case FaultKind.RESTART_GCS:
             cluster.restart_gcs(fault.lasts_s)
+        case FaultKind.DRAIN if nodes:
+            node = nodes[fault.choice // 2 % len(nodes)]
+            cluster.drain_node(node, fault.lasts_s if fault.choice % 2 else None)
         case _:
             pass

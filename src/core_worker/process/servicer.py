@@ -114,6 +114,9 @@ class CoreWorkerServicer(CoreWorkerServiceServicer):
         if not request.force and execution.running.actor is None and not self.core.is_disposable():
             # An idle worker may own objects that others still need. They would be lost with it.
             raise RpcError(StatusCode.FAILED_PRECONDITION, "this worker owns objects or has tasks under way")
+        if request.moves:
+            execution.receiver.move(call)
+            return
         call.reply(common_pb2.Empty())
         if request.force:
             self.core.send_events()

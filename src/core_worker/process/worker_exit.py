@@ -2,7 +2,8 @@
 
     1. Its last answers go out.
     2. An actor's __ray_shutdown__ runs, and its instance is let go.
-    3. The worker waits until nobody needs what it owns.
+    3. The worker waits until nobody needs what it owns. Whoever moves its actor to another node is told
+       before: that goes on there meanwhile.
     4. User code sees what it sees at the end of any Python process (process_end.py).
 
 A worker that stays for what it owns holds memory and nothing else. Its lease ended with its last answer
@@ -31,6 +32,7 @@ logger = logging.getLogger(__name__)
 ANSWERS_TIMEOUT_S = 10.0
 """How long a worker that ends waits for its last answers to go out."""
 ANSWERS_POLL_S = 0.01
+MOVED_STAY_S = 0.5
 STAY_POLL_S = 0.1
 """How often a worker that stays for others looks whether they still need it."""
 
@@ -50,6 +52,8 @@ class OrderlyExit:
         self._core.send_events()
         self._let_answers_out()
         self._execution.close_actor()
+        if self._execution.receiver.moves:
+            self._tell_movers()
         if not running.owes_answer:
             self._stay_while_needed()
         is_killed = running.is_terminated
@@ -95,6 +99,14 @@ class OrderlyExit:
                     "made all its calls and stays while others need what it owns: %s", self._core.story()
                 )
             env.reactor.wait(Waiter(env.reactor), STAY_POLL_S)
+
+    def _tell_movers(self) -> None:
+        """Calls that are on their way here are given back for a moment: callers hear of the move so."""
+        env = self._env
+        with env.lock:
+            self._execution.receiver.moved()
+            env.reactor.flush()
+        env.reactor.wait(Waiter(env.reactor), MOVED_STAY_S)
 
     def _give_lease_back(self) -> None:
         request = raylet_pb2.ReturnWorkerRequest(lease_id=self._core.lease_id, leaving=True)

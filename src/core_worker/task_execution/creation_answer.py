@@ -36,6 +36,7 @@ class CreationAnswer:
             creation_spec=spec,
             class_name=spec.name.removesuffix(".__init__"),
             num_restarts=spec.attempt,
+            num_restarts_due_to_node_preemption=spec.actor_creation.num_restarts_due_to_node_preemption,
             address=address,
             pid=pid,
         )

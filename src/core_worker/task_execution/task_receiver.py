@@ -4,6 +4,7 @@ given back.
     PushTask ──queue──► the main thread (executor.py)
                  ├── GiveBackTasks, or the running task blocks ──► NOT_STARTED: the owner has it run elsewhere
                  ├── cancelled ──► CANCELLED
+                 ├── its actor moves ──► NOT_STARTED, also for what comes after that
                  └── the worker ends ──► WRONG_WORKER for what comes after that
 
 The queue's last item may be None. Then the worker ends when what is before it has run. Lock held, unless a
@@ -55,6 +56,10 @@ class TaskReceiver:
         # Of the main thread, while it has nothing to do.
         self._waiter: Waiter | None = None
         self._creation: CreationAnswer | None = None
+        # Whoever waits until nothing of the actor runs here. Not None: it moves.
+        self._movers: list[ServerCall] | None = None
+        self.has_moved = False
+        """Nothing of the actor runs here any more: it goes on elsewhere."""
         self._next_number = 0  # of the lease's next task; 0 where its holder does not count them
 
     # ---- served
@@ -66,7 +71,7 @@ class TaskReceiver:
                 return
         queue = self.queue
         if self._running.is_ending or (queue and queue[-1] is None):
-            call.reply(Reply(status=Reply.WRONG_WORKER))
+            call.reply(self._refusal())
             return
         number = self._next_number
         if type(request) is tuple:  # a UsualPush
@@ -110,8 +115,7 @@ class TaskReceiver:
     def PushTasks(self, request: Any, call: ServerCall) -> None:
         num_calls = len(request.task_ids) // TaskID.SIZE
         if self._running.is_ending or (self.queue and self.queue[-1] is None):
-            refused = Reply(status=Reply.WRONG_WORKER)
-            call.reply(core_worker_pb2.PushTasksReply(reply=refused, count=num_calls))
+            call.reply(core_worker_pb2.PushTasksReply(reply=self._refusal(), count=num_calls))
             return
         spec = call.connection.state[request.template_id]
         number = 0
@@ -124,16 +128,19 @@ class TaskReceiver:
             answers = SharedAnswers(self._env, call, num_calls, self._board if number else None)
         self._enqueue(SharedCalls(spec, request, answers, number))
 
+    def _refusal(self) -> Any:
+        return Reply(status=Reply.WRONG_WORKER if self._movers is None else Reply.NOT_STARTED)
+
     def GiveBackTasks(self, request: Any, call: ServerCall) -> None:
         self.give_back(call.connection)
 
-    def give_back(self, connection: Any = None) -> None:
-        """Answers NOT_STARTED to queued normal tasks, of one connection or all."""
+    def give_back(self, connection: Any = None, type_: Any = common_pb2.NORMAL_TASK) -> None:
+        """Answers NOT_STARTED to queued tasks of this type, of one connection or all."""
         if not self.queue:
             return
         kept: deque[Queued] = deque()
         for item in self.queue:
-            if item is None or item.spec.type != common_pb2.NORMAL_TASK:
+            if item is None or item.spec.type != type_:
                 kept.append(item)
             elif isinstance(item, SharedCalls):
                 if connection in (None, item.answers.connection):
@@ -162,7 +169,7 @@ class TaskReceiver:
 
     def told_again(self) -> list[common_pb2.ActorInfo]:
         """This worker's actor, for a GCS that has lost it."""
-        if self._creation is None or self._running.is_ending:
+        if self._creation is None or self._running.is_ending or self.has_moved:
             return []
         info = self._creation.told_again(self._env.address, self._env.pid)
         return [] if info is None else [info]
@@ -177,6 +184,27 @@ class TaskReceiver:
     def exit_after_queue(self) -> None:
         """Ends the process once what is queued has run."""
         self._enqueue(None)
+
+    def move(self, call: ServerCall) -> None:
+        """The actor goes to another node: no other call begins here. Answers when nothing of it runs."""
+        if self._movers is None:
+            self._movers = []
+            self.give_back(type_=common_pb2.ACTOR_TASK)
+            self.exit_after_queue()
+        elif self.has_moved:
+            call.reply(common_pb2.Empty())
+            return
+        self._movers.append(call)
+
+    def moved(self) -> None:
+        """Nothing of the actor runs here any more."""
+        self.has_moved = True
+        for call in self._movers or ():
+            call.reply(common_pb2.Empty())
+
+    @property
+    def moves(self) -> bool:
+        return self._movers is not None
 
     def _enqueue(self, item: Queued) -> None:
         self.queue.append(item)

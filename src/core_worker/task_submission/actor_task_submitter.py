@@ -8,6 +8,9 @@ otherwise.
 
 What becomes of an actor, as its callers see it, is called_actor.py's table.
 
+Where its node is drained it moves: its process gives back the calls that it has not begun, and they wait, as
+new ones do, for the next process.
+
 A call that was sent when the connection broke is answered when the GCS has said what became of the actor, and
 the raylet what the process had answered when it died (last_answers.py):
 ActorDiedError with the cause, or ActorUnavailableError if it lives on; with max_task_retries it is sent
@@ -37,7 +40,7 @@ from ray_mono.core_worker.task_submission.dependency_resolver import DependencyR
 from ray_mono.core_worker.task_submission.last_answers import LastAnswers, beside_items
 from ray_mono.core_worker.task_submission.pending_task import PendingTask, Together
 from ray_mono.core_worker.task_submission.shared_push import SharedPush, take_together
-from ray_mono.core_worker.task_submission.task_manager import CANCELLED, DONE, Reply, TaskManager
+from ray_mono.core_worker.task_submission.task_manager import CANCELLED, DONE, NOT_STARTED, Reply, TaskManager
 from ray_mono.core_worker.task_wire import PLAIN, RUN_US, USUAL_ANSWER, plains_of
 from ray_mono.core_worker.values import serialization
 from ray_mono.protobuf import common_pb2, core_worker_pb2, gcs_pb2
@@ -279,7 +282,9 @@ class ActorTaskSubmitter:
         self, actor: CalledActor, worker: common_pb2.Address, task: PendingTask, reply: Any
     ) -> None:
         if reply.status != DONE:
-            if reply.status != CANCELLED:
+            if reply.status == NOT_STARTED:
+                self._given_back(actor, worker, task)
+            elif reply.status != CANCELLED:
                 self._disconnected(actor, worker)
             elif actor.answered(task):
                 self._tasks.fail_cancelled(task)
@@ -292,6 +297,18 @@ class ActorTaskSubmitter:
         self._tasks.complete(task, reply, worker)
         if actor.queue:
             self._pump(actor)
+
+    def _given_back(self, actor: CalledActor, worker: common_pb2.Address, task: PendingTask) -> None:
+        """The actor moves to another node, and the call did not begin: it waits for that."""
+        if not actor.answered(task):
+            return
+        if self._tasks.is_cancelled(task):
+            self._tasks.fail_cancelled(task)
+        else:
+            actor.given_back(task)
+        if actor.worker is not None and actor.worker.worker_id == worker.worker_id:
+            actor.disconnect()
+            self.watch(actor)
 
     def forget_calls(self) -> None:
         """None is sent any more, and no answer counts: all of them are about to fail."""

@@ -77,6 +77,7 @@ class CalledActor:
         "_excess_bytes_max",
         "_latest",
         "_num_answered",
+        "_num_given_back",
         "_registration",
         "_story",
         "_warn_at",
@@ -85,6 +86,7 @@ class CalledActor:
         "death",
         "in_flight",
         "is_looked_at",
+        "is_moving",
         "is_watched",
         "last_reached",
         "lost_frames",
@@ -127,6 +129,10 @@ class CalledActor:
         self.in_flight: dict[bytes, PendingTask] = {}
         # The GCS is asked, or to be asked by somebody else, what becomes of it.
         self.is_watched = False
+        # It restarts since it was moved to another node.
+        self.is_moving = False
+        # So many of the queue, from its front, were given back by the process that it leaves.
+        self._num_given_back = 0
         self.rules = CallRules()
         self._warn_at = config.calls_waiting_warned
         # Bytes of what was sent beyond calls_in_flight_max, by task id, and their sum.
@@ -194,6 +200,7 @@ class CalledActor:
         if self._registration is not None:
             self._latest = info
         self.pending_reason = info.pending_reason
+        self.is_moving = info.is_moving
         self._story = story_of(info)
 
     def lost_process(self, info: Any) -> tuple[common_pb2.Address, Peer] | None:
@@ -228,6 +235,8 @@ class CalledActor:
                     state=latest.state,
                     version=latest.version,
                     num_restarts=latest.num_restarts,
+                    num_restarts_due_to_node_preemption=latest.num_restarts_due_to_node_preemption,
+                    is_moving=latest.is_moving,
                     address=latest.address,
                     pid=latest.pid,
                     repr_name=latest.repr_name,
@@ -244,6 +253,7 @@ class CalledActor:
     def connect(self, worker: common_pb2.Address, peer: Peer) -> None:
         """Calls go to this process of it from now on."""
         self._move(CONNECTED)
+        self._num_given_back = 0
         self.worker, self.peer = worker, peer
         self.last_reached = worker, peer
 
@@ -390,6 +400,13 @@ class CalledActor:
         self._nothing_in_flight()
         return sent
 
+    def given_back(self, task: PendingTask) -> None:
+        """It did not begin there, and goes to the process where the actor moves: before those that were not
+        sent yet, in the order in which they were sent."""
+        task.not_started()
+        self.queue.insert(self._num_given_back, task)
+        self._num_given_back += 1
+
     def take_queue(self) -> deque[PendingTask]:
         queue, self.queue = self.queue, deque()
         return queue
@@ -404,7 +421,9 @@ class CalledActor:
 
     def waits_for_restart(self, task: PendingTask) -> bool:
         """Whether a call in the queue may stay there while the actor restarts: it has retries or was sent
-        before, or could not be sent."""
+        before, or could not be sent, or the actor moves."""
+        if self.is_moving or task.came_back:
+            return True
         may_run_again = self.rules.waits_for_restart or task.retries_left or task.request.attempt
         return bool(may_run_again or task.waits_for_arguments)
 

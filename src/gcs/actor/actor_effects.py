@@ -51,13 +51,15 @@ class StopPlacing:
 
 @dataclass(frozen=True)
 class EndActorWorker:
-    """End this worker, when the row is durable: by force, or after the calls it has queued."""
+    """End this worker, when the row is durable: by force, or after the calls it has queued; where the actor
+    moves, after those that run."""
 
     actor_id: ActorID
     node_id: NodeID
     worker_id: WorkerID
     force: bool
     death: Death
+    moves: bool = False
 
 
 Effect = RowChanged | RowForgotten | Place | GoOnCreating | StopPlacing | EndActorWorker

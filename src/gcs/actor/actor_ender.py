@@ -1,6 +1,7 @@
 """The shell that ends the workers of actors.
 
-Without force the worker itself is asked: it finishes the calls that it has queued. By force its raylet is
+Without force the worker itself is asked: it finishes the calls that it has queued, or, where its actor moves,
+those that run; it answers when that is done. By force its raylet is
 asked, which can always kill; before that, the worker shortly has time for what it still has to tell. A raylet
 that cannot be reached is asked again until it answers or its node is dead, so no actor outlives its row.
 """
@@ -11,6 +12,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 
+from ray_mono.common.ids import WorkerID
 from ray_mono.gcs.actor.actor_effects import EndActorWorker
 from ray_mono.gcs.actor.actor_rows import death_to_proto
 from ray_mono.gcs.environment import Environment
@@ -29,11 +31,14 @@ class ActorEnder:
         environment: Environment,
         nodes: NodeManager,
         last_words: Callable[[bytes], Awaitable[None]],
+        on_left: Callable[[WorkerID], None],
     ) -> None:
-        """last_words(worker_id) waits shortly for what the worker still has to tell."""
+        """last_words(worker_id) waits shortly for what the worker still has to tell. on_left(worker_id):
+        nothing of the actor that moves runs there any more."""
         self._environment = environment
         self._nodes = nodes
         self._last_words = last_words
+        self._on_left = on_left
 
     def end(self, effect: EndActorWorker, address: common_pb2.Address | None) -> None:
         """Starts to end the worker. address: where it answers; None: only its raylet can be asked."""
@@ -43,6 +48,8 @@ class ActorEnder:
         if not effect.force and address is not None:
             try:
                 await self._ask_worker(effect, address)
+                if effect.moves:
+                    self._on_left(effect.worker_id)
                 return
             except RpcError as error:
                 # Dead already, or deaf: its raylet knows how to tell, and what to do.
@@ -68,7 +75,8 @@ class ActorEnder:
         try:
             await self._environment.writes.confirmed()
             worker = core_worker_rpc.CoreWorkerServiceAsyncStub(channel)
-            await worker.Exit(core_worker_pb2.ExitRequest(force=False, cause=death_to_proto(effect.death)))
+            cause = death_to_proto(effect.death)
+            await worker.Exit(core_worker_pb2.ExitRequest(cause=cause, moves=effect.moves))
         finally:
             channel.close()
 

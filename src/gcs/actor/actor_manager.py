@@ -136,7 +136,7 @@ class ActorManager:
             if actor.ending is not None:
                 effects += self._end_worker(actor, actor.ending, force=False)
             if actor.killing is not None:
-                effects += self._end_worker(actor, actor.killing)
+                effects += self._end_worker(actor, actor.killing, force=not actor.leaves)
             effects += self.go_on_placing(actor.actor_id)
         dead = [actor for actor in self._actors.values() if actor.state is ActorLife.DEAD]
         self._dead = {
@@ -207,7 +207,8 @@ class ActorManager:
         actor = self._of_worker(actor_id, worker_id)
         if actor is None:
             return []
-        return [RowChanged(self._move(actor, ActorEvent.CREATED, pending_reason="", creations_failed=0))]
+        actor = self._move(actor, ActorEvent.CREATED, pending_reason="", creations_failed=0, is_moving=False)
+        return [RowChanged(actor)]
 
     def creation_failed(self, actor_id: ActorID, death: Death, now_s: float) -> list[Effect]:
         """The constructor raised, or no worker can ever run it: the actor is dead, and its worker ends."""
@@ -280,20 +281,29 @@ class ActorManager:
         return self._end_gracefully(actor, death)
 
     def movable(self, node_id: NodeID) -> list[Actor]:
-        """The living actors of a node that may start elsewhere if it is drained."""
+        """The living actors of a node that may start elsewhere if it is drained, or are about to."""
         return [
             actor
             for actor in self._living()
             if actor.node_id == node_id
             and actor.state is ActorLife.ALIVE
             and actor.ending is None
-            and actor.killing is None
+            and (actor.killing is None or actor.leaves)
             and actor.has_restarts(is_preempted=True)
         ]
 
     def move(self, actor_id: ActorID, death: Death) -> list[Effect]:
-        """Its node is drained, and there is a place elsewhere: its worker ends, and it starts there."""
-        return self._kill_worker(self._actors[actor_id], death)
+        """Its node is drained, and there is a place elsewhere: its worker ends the calls that run, and it
+        starts there."""
+        return self._kill_worker(self._actors[actor_id], death, force=False)
+
+    def left(self, worker_id: WorkerID, now_s: float) -> list[Effect]:
+        """Nothing of the actor that moves runs in this worker any more. The worker may stay for what it
+        owns."""
+        actor = self.of_worker(worker_id)
+        if actor is None or actor.killing is None or not actor.leaves:
+            return []
+        return self._lose_worker(actor, actor.killing, now_s, has_left=True)
 
     def out_of_scope(self, actor_id: ActorID, now_s: float) -> list[Effect]:
         """No handle is left. A detached actor does not mind. Raises KeyError for an unknown actor."""
@@ -330,13 +340,16 @@ class ActorManager:
         actor = self._save(actor, ending=death)
         return [RowChanged(actor, announced=False), *self._end_worker(actor, death, force=False)]
 
-    def _kill_worker(self, actor: Actor, death: Death) -> list[Effect]:
-        if actor.state is not ActorLife.ALIVE or actor.killing is not None:
+    def _kill_worker(self, actor: Actor, death: Death, force: bool = True) -> list[Effect]:
+        is_asked = actor.killing is not None and not (force and actor.leaves)
+        if actor.state is not ActorLife.ALIVE or is_asked:
             return []
         actor = self._save(actor, killing=death)
-        return [RowChanged(actor, announced=False), *self._end_worker(actor, death)]
+        return [RowChanged(actor, announced=False), *self._end_worker(actor, death, force)]
 
-    def _lose_worker(self, actor: Actor, death: Death, now_s: float) -> list[Effect]:
+    def _lose_worker(
+        self, actor: Actor, death: Death, now_s: float, has_left: bool = False
+    ) -> list[Effect]:
         is_preempted = death.is_preempted or (actor.killing is not None and actor.killing.is_preempted)
         has_restarts = actor.has_restarts(is_preempted)
         if actor.ending is not None or death.kind in FINAL_KINDS or not has_restarts:
@@ -351,6 +364,7 @@ class ActorManager:
             node_id=None,
             worker_id=None,
             killing=None,
+            is_moving=has_left,
             lost_on=actor.node_id,
             pending_reason="",
             creations_failed=actor.creations_failed + (actor.state is not ActorLife.ALIVE),
@@ -367,6 +381,7 @@ class ActorManager:
             death=death,
             ending=None,
             killing=None,
+            is_moving=False,
             pending_reason="",
             node_id=None,
             worker_id=None,
@@ -391,7 +406,8 @@ class ActorManager:
     def _end_worker(self, actor: Actor, death: Death, force: bool = True) -> list[Effect]:
         if actor.node_id is None or actor.worker_id is None:
             return []
-        return [EndActorWorker(actor.actor_id, actor.node_id, actor.worker_id, force, death)]
+        moves = not force and actor.leaves and actor.ending is None
+        return [EndActorWorker(actor.actor_id, actor.node_id, actor.worker_id, force, death, moves)]
 
     def _place(self, actor: Actor) -> Place:
         return Place(actor.actor_id, actor.num_restarts, actor.creations_failed)

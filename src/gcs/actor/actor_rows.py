@@ -82,6 +82,7 @@ def write_fields(actor: Actor, info: common_pb2.ActorInfo) -> None:
     info.version = actor.version
     info.num_restarts = actor.num_restarts
     info.num_restarts_due_to_node_preemption = actor.num_restarts_preempted
+    info.is_moving = actor.is_moving
     info.pending_reason = actor.pending_reason
     info.lost_on_node_id = b"" if actor.lost_on is None else actor.lost_on.binary()
     info.start_time_s = actor.start_time_s
@@ -113,6 +114,7 @@ def read_fields(info: common_pb2.ActorInfo) -> Actor:
         ending=death_from_proto(info.death_cause) if has_cause and not is_dead else None,
         killing=death_from_proto(info.kill_cause) if info.HasField("kill_cause") else None,
         death=death_from_proto(info.death_cause) if is_dead else None,
+        is_moving=info.is_moving,
         lost_on=NodeID(info.lost_on_node_id) if info.lost_on_node_id else None,
         pending_reason=info.pending_reason,
         story=("restored",),
@@ -138,6 +140,7 @@ def adopted_row(told: common_pb2.ActorInfo, now_s: float) -> Actor:
         start_time_s=told.start_time_s or now_s,
         num_restarts=told.num_restarts,
         num_restarts_preempted=told.num_restarts_due_to_node_preemption,
+        is_moving=told.is_moving and not is_placed,
         node_id=NodeID(told.address.node_id) if is_placed else None,
         worker_id=WorkerID(told.address.worker_id) if is_placed else None,
         story=("adopted",),

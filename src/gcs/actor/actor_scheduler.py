@@ -302,6 +302,9 @@ class ActorScheduler:
             spec = common_pb2.TaskSpec()
             spec.CopyFrom(self._table.spec(actor_id))
             spec.attempt = incarnation
+            if (actor := self._actors.get(actor_id)) is not None:
+                num_preempted = actor.num_restarts_preempted
+                spec.actor_creation.num_restarts_due_to_node_preemption = num_preempted
             request = core_worker_pb2.PushTaskRequest(
                 spec=spec,
                 intended_worker_id=worker.worker_id,

@@ -135,7 +135,10 @@ class Actor:
     ending: Death | None = None
     """Set only while it is alive: its worker was asked to end, for this cause. It is not started again."""
     killing: Death | None = None
-    """Set only while it is alive: its worker is being killed, for this cause. It may start again."""
+    """Set only while it is alive: its worker is being killed, or ends since the actor moves, for this cause. It
+    may start again."""
+    is_moving: bool = False
+    """Set only while it restarts: its last worker has ended its calls, and gave the others back."""
     death: Death | None = None
     """Set when, and only when, the state is DEAD."""
     pending_reason: str = ""
@@ -152,6 +155,11 @@ class Actor:
         restarts_max = self.registration.max_restarts
         counted = self.num_restarts - self.num_restarts_preempted
         return restarts_max < 0 or counted < restarts_max or (is_preempted and restarts_max > 0)
+
+    @property
+    def leaves(self) -> bool:
+        """Whether its worker was asked to let it go, since its node is drained."""
+        return self.killing is not None and self.killing.kind is DeathKind.NODE_DIED
 
     @property
     def held_name(self) -> tuple[str, str] | None:
