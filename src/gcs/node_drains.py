@@ -7,9 +7,10 @@
 - The raylet decides, since it alone knows whether it is idle, and it remembers. It names the drain each time
   that it registers, so a head that knew nothing of it, or that died before it wrote the row, learns it.
 - The row makes everybody skip the node: the head for actors, raylets for tasks.
-- Actors that may restart are moved as soon as another node has room for them: their worker ends, and they
-  start there. Others stay as long as the node. Which were told to move is in their rows (`killing`), so the
-  next head goes on.
+- Actors that may restart are moved as soon as another node has room for them. Their worker is asked: calls
+  that run end there, others are given back, and then the actor starts elsewhere, and has those. Who cannot be
+  asked is killed. Others stay as long as the node. Which were told to move is in their rows (`killing`), so
+  the next head goes on.
 - A node that dies while it is drained is an ordinary dead node, but that restarts of its actors do not count
   where its provider took it away.
 """
@@ -96,7 +97,8 @@ class NodeDrains:
             return
         view = {node.node_id: node for node in self._leases.view()}
         for node_id in draining:
-            for actor in self._actors.movable(node_id):
+            # Those that were told before have calls that run, and need their room as well.
+            for actor in sorted(self._actors.movable(node_id), key=lambda actor: not actor.leaves):
                 demand = demand_of(self._table.spec(actor.actor_id))
                 free = available(demand.resources, view.values())
                 chosen = choose_node(demand, free)

@@ -4,13 +4,13 @@
                               │
                               └──the deadline──► ENDING ──its workers have ended──► ENDED
 
-- Idle termination is accepted of a node that is idle: no leases, no drivers, no primary copies of objects. A
+- Idle termination is accepted of a node that is idle: no leases with resources, no drivers, no primary copies. A
   preemption is always accepted.
 - Asking again is harmless. The earlier deadline holds (none is later than all), and a preemption outweighs an
   idle termination. Nothing takes a drain back.
 - While it drains, nothing is placed here. What has a worker goes on. Whoever leased one for tasks is asked to
   give it back. The head moves actors (gcs/node_drains.py). Primary copies go to other nodes (evacuation.py).
-- Nothing is left when there are no leases and no drivers, no primary copies whose owner lives elsewhere, and
+- Nothing is left when nothing holds resources, and there are no drivers, no primary copies whose owner lives elsewhere, and
   no workers. Idle workers are asked to end, and stay while others use what they own.
 - At the deadline the workers are killed, with the drain as the cause, so that whoever leased them hears it;
   then the node ends.
@@ -24,6 +24,7 @@ import enum
 import logging
 from collections.abc import Callable
 
+from ray_mono.common.backoff import Backoff
 from ray_mono.common.our_bug import check
 from ray_mono.common.world import Clock
 from ray_mono.protobuf import common_pb2, raylet_pb2
@@ -34,8 +35,8 @@ from ray_mono.raylet.local_processes import LocalProcesses
 from ray_mono.raylet.scheduling.lease_manager import LeaseManager
 from ray_mono.raylet.worker.worker_pool import WorkerPool
 
-ROUND_PERIOD_S = 0.2
-"""Between two looks at what is left."""
+ROUND_PERIOD_S, ROUND_PERIOD_MAX_S = 0.2, 2.0
+"""Between two looks at what is left: longer each time while that stays the same."""
 LAST_ANSWERS_S = 1.0
 """After the workers were killed, for whoever asks how they ended."""
 WORKERS_END_S = 5.0
@@ -147,6 +148,8 @@ class Drain:
         return deadline_ms / 1000 - self._clock.wall_s() if deadline_ms else float("inf")
 
     async def _until_nothing_is_left(self) -> None:
+        pause = Backoff(ROUND_PERIOD_S, ROUND_PERIOD_MAX_S)
+        before = (False, 0, 0)
         while True:
             was_idle = not self._what_runs()
             num_left = await self._evacuation.round()
@@ -154,7 +157,11 @@ class Drain:
                 if not len(self._pool):
                     return
                 self._effects.run(self._leases.end_idle_workers(self._clock.time_s()))
-            await asyncio.sleep(ROUND_PERIOD_S)
+            left = (was_idle, num_left, len(self._pool))
+            if left != before:
+                before = left
+                pause.reset()
+            await asyncio.sleep(pause.next_s())
 
     async def _end_workers(self) -> None:
         """Bounded: the node ends all the same."""
@@ -175,7 +182,9 @@ class Drain:
             await asyncio.sleep(LAST_ANSWERS_S)
 
     async def _why_not_idle(self) -> str:
-        return self._what_runs() or await self._evacuation.what_is_here()
+        # In this order: whatever begins while the store answers is seen.
+        what_is_here = await self._evacuation.what_is_here()
+        return self._what_runs() or what_is_here
 
     def _what_runs(self) -> str:
         """Empty: nothing does."""

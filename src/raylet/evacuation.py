@@ -1,7 +1,7 @@
 """Primary copies leave a node that is drained, for other nodes.
 
     this raylet:  its store says which it has (ListPrimaries), in memory or on disk
-                  the head says where their owners are (GetAllWorkers)
+                  the head says where their owners are (GetAllWorkers): once, and when there are others
                   it chooses a node for each, and asks that one's raylet (TakeObjects)
     the other:    its store copies them (Get), it tells the owners (AddObjectLocation), and then they are
                   primary copies there (MarkPrimary)
@@ -19,8 +19,10 @@ import logging
 import zlib
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 
+from ray_mono.common.backoff import Backoff
 from ray_mono.common.scheduling.node_snapshot import NodeSnapshot
 from ray_mono.common.scheduling.resources import OBJECT_STORE_MEMORY, SCALE
+from ray_mono.common.world import Clock
 from ray_mono.protobuf import common_pb2, raylet_pb2
 from ray_mono.protobuf.raylet_rpc import RayletServiceAsyncStub
 from ray_mono.raylet.clients import Clients
@@ -33,6 +35,8 @@ OBJECTS_MAX = 1000
 BATCH_BYTES_MAX = 64 << 20
 BATCH_OBJECTS_MAX = 100
 BATCHES_AT_ONCE = 4
+ASK_FIRST_S, ASK_MAX_S = 0.2, 10.0
+"""Between two questions to the head after owners that it does not know. They are dead, or joining."""
 TAKE_TIMEOUT_S = 90.0
 """One batch; longer than the other store lets a copy wait for room."""
 
@@ -47,6 +51,7 @@ class Evacuation:
     def __init__(
         self,
         node_id: bytes,
+        clock: Clock,
         transport: Transport,
         connect_timeout_s: float,
         clients: Clients,
@@ -56,6 +61,7 @@ class Evacuation:
     ) -> None:
         """workers(): every worker and driver of the cluster that the head knows. Raises RpcError."""
         self._node_id = node_id
+        self._clock = clock
         self._transport = transport
         self._connect_timeout_s = connect_timeout_s
         self._clients = clients
@@ -64,6 +70,10 @@ class Evacuation:
         self._workers = workers
         self._at_once = asyncio.Semaphore(BATCHES_AT_ONCE)
         self._told = ""
+        # Addresses of owners, by worker id, as the head told them last.
+        self._owners: dict[bytes, common_pb2.Address] = {}
+        self._asks_again = Backoff(ASK_FIRST_S, ASK_MAX_S)
+        self._ask_at_s = 0.0
 
     async def what_is_here(self) -> str:
         """What would be lost with the node, for people; empty: nothing."""
@@ -83,15 +93,15 @@ class Evacuation:
         reply = await self._store.primaries(here, OBJECTS_MAX)
         if not reply.objects:
             return int(reply.num_unsealed)
-        owners = {worker.worker_id: worker for worker in await self._workers() if worker.is_alive}
+        await self._learn({item.owner_worker_id for item in reply.objects})
         objects = [
             Take(
                 object_id=item.object_id,
                 size_bytes=item.size_bytes,
-                owner=owners[item.owner_worker_id].address,
+                owner=self._owners[item.owner_worker_id],
             )
             for item in reply.objects
-            if item.owner_worker_id in owners
+            if item.owner_worker_id in self._owners
         ]
         nodes = [node for node in self._cluster.nodes() if node.takes_work]
         if not nodes and objects:
@@ -101,6 +111,18 @@ class Evacuation:
             logger.info("%d objects have left this node", num_taken)
         # There may be more. Those of owners that are dead go when the store hears of that.
         return max(1, len(reply.objects) - num_taken)
+
+    async def _learn(self, wanted: set[bytes]) -> None:
+        """Where these owners are. Those that are not known then are dead, and what they own goes when the
+        store hears of that; or they are not known yet."""
+        now_s = self._clock.time_s()
+        if wanted <= self._owners.keys() or now_s < self._ask_at_s:
+            return
+        before = wanted & self._owners.keys()
+        self._owners = {worker.worker_id: worker.address for worker in await self._workers() if worker.is_alive}
+        if wanted & self._owners.keys() != before:
+            self._asks_again.reset()
+        self._ask_at_s = now_s + self._asks_again.next_s()
 
     async def _move(self, batch: Sequence[Take], nodes: Sequence[NodeSnapshot]) -> int:
         """To the first node that takes something of it. Returns how many were taken."""
@@ -115,6 +137,9 @@ class Evacuation:
                 if taken:
                     await self._store.mark_primary(taken, is_primary=False)
                     return len(taken)
+        # Perhaps their owners are dead.
+        for item in batch:
+            self._owners.pop(item.owner.worker_id, None)
         return 0
 
     async def _ask(self, node: NodeSnapshot, batch: Sequence[Take]) -> list[bytes]:

@@ -156,6 +156,7 @@ class Raylet:
         config = self._config
         evacuation = Evacuation(
             config.node_id,
+            self._clock,
             self._transport,
             config.connect_timeout_s,
             self._clients,

@@ -1,6 +1,6 @@
 """The end of a worker that ends in order.
 
-    1. Its last answers go out.
+    1. Its last answers go out. Calls of an actor that moves end before.
     2. An actor's __ray_shutdown__ runs, and its instance is let go.
     3. The worker waits until nobody needs what it owns. Whoever moves its actor to another node is told
        before: that goes on there meanwhile.
@@ -23,6 +23,7 @@ from typing import NoReturn
 from ray_mono.core_worker.core_worker import CoreWorker
 from ray_mono.core_worker.process import process_end, termination
 from ray_mono.core_worker.task_execution.execution import Execution
+from ray_mono.core_worker.task_execution.running import CALLS_POLL_S
 from ray_mono.core_worker.task_execution.task_reply import flush_output
 from ray_mono.protobuf import raylet_pb2
 from ray_mono.rpc.reactor import Waiter
@@ -32,7 +33,11 @@ logger = logging.getLogger(__name__)
 ANSWERS_TIMEOUT_S = 10.0
 """How long a worker that ends waits for its last answers to go out."""
 ANSWERS_POLL_S = 0.01
+CALLS_END_S = 60.0
+"""How long calls of an actor that moves may take that run beside each other. One that runs alone has no
+limit."""
 MOVED_STAY_S = 0.5
+"""How long the process of an actor that has moved gives back calls that are on their way, at least."""
 STAY_POLL_S = 0.1
 """How often a worker that stays for others looks whether they still need it."""
 
@@ -50,6 +55,8 @@ class OrderlyExit:
         """Ends the process. The calls that waited in its queue were given back already."""
         running, env = self._running, self._env
         self._core.send_events()
+        if self._execution.receiver.moves:
+            self._let_calls_end()
         self._let_answers_out()
         self._execution.close_actor()
         if self._execution.receiver.moves:
@@ -70,6 +77,14 @@ class OrderlyExit:
         if is_killed:
             termination.die()
         os._exit(0)
+
+    def _let_calls_end(self) -> None:
+        """Those that an actor runs beside each other. Not without end: they may wait for a call that was
+        given back."""
+        env = self._env
+        deadline_s = env.clock.time_s() + CALLS_END_S
+        while self._running.calls and env.clock.time_s() < deadline_s and not env.reactor.is_closed:
+            env.reactor.wait(Waiter(env.reactor), CALLS_POLL_S)
 
     def _let_answers_out(self) -> None:
         """Waits until every answer has left this process. Some wait for owners, some for room in a socket."""
@@ -101,7 +116,7 @@ class OrderlyExit:
             env.reactor.wait(Waiter(env.reactor), STAY_POLL_S)
 
     def _tell_movers(self) -> None:
-        """Calls that are on their way here are given back for a moment: callers hear of the move so."""
+        """Then callers hear of the move by the calls that are given back to them."""
         env = self._env
         with env.lock:
             self._execution.receiver.moved()

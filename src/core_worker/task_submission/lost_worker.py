@@ -2,6 +2,8 @@
 what becomes of the tasks that had begun:
 
     it died                        again at once, while max_retries last; then it fails with the cause
+    its node was drained, since    again at once; that costs no retry. It fails where it has none at all
+    its provider takes it away
     its raylet killed it, since    again after a pause, which doubles each time; that costs no retry. It fails
     the node ran short of memory   where it has none at all, where task_oom_retries are used up, and where the
                                    worker was the last that the raylet could kill of its owner's
@@ -62,7 +64,7 @@ def settle_lost(
             elif death is not None and death.kind == common_pb2.DeathCause.OUT_OF_MEMORY:
                 _killed_for_memory(env, tasks, task, death.oom_retries, error)
             else:
-                tasks.lost(task, lambda: error)
+                tasks.lost(task, lambda: error, is_preempted=death is not None and death.is_preempted)
 
     is_alone = len(left) == 1 and left[0] is first and not first.together and first.template.on_part is None
     _when_known(env, lease, settle, asks_for_words=not is_alone)
@@ -73,9 +75,9 @@ def _killed_for_memory(
 ) -> None:
     if not tasks.is_pending(task):
         return
-    has_retries = task.template.spec.max_retries and not tasks.is_cancelled(task)
-    if has_retries and (retries.retries_max < 0 or task.oom_kills < retries.retries_max):
-        task.again(for_memory=True)
+    if tasks.may_run_again(task) and (retries.retries_max < 0 or task.oom_kills < retries.retries_max):
+        task.killed_for_memory()
+        task.again(is_free=True)
         pause_s = min(retries.pause_s * 2 ** (task.oom_kills - 1), OOM_PAUSE_MAX_S)
         env.reactor.call_later(pause_s, partial(tasks.run_again, task))
     else:

@@ -264,17 +264,18 @@ class PendingTask:
         """Whether it was pushed last time, and did not begin."""
         return self.place == CAME_BACK
 
-    def again(self, for_memory: bool = False) -> None:
-        """It began and failed, and is run once more, which costs one of its retries. for_memory: not if its
-        worker was killed because the node ran short of memory."""
+    def again(self, is_free: bool = False) -> None:
+        """It began and failed, and is run once more, which costs one of its retries, unless it is free."""
         self._move(WAITS_FOR_WORKER)
-        self._count_attempt(for_memory)
+        self._count_attempt(is_free)
 
-    def _count_attempt(self, for_memory: bool = False) -> None:
+    def killed_for_memory(self) -> None:
+        """Its worker was."""
+        self.oom_kills += 1
+
+    def _count_attempt(self, is_free: bool = False) -> None:
         self.place = 0
-        if for_memory:
-            self.oom_kills += 1
-        elif self.retries_left > 0:
+        if self.retries_left > 0 and not is_free:
             self.retries_left -= 1
         self.request.attempt += 1
 

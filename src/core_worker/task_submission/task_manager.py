@@ -207,15 +207,24 @@ class TaskManager(PendingTasks):
             return False
         return raw_error.is_a(getattr(error, "cause", error), task.retry_exceptions)
 
-    def lost(self, task: PendingTask, error: Callable[[], BaseException]) -> None:
-        """The worker went before it answered. The task runs again, or fails with `error()`."""
-        if self.is_pending(task) and task.retries_left != 0:
+    def may_run_again(self, task: PendingTask) -> bool:
+        """Whether it has retries at all: where what was lost is nobody's fault, that costs none."""
+        return bool(task.template.spec.max_retries) and not self.is_cancelled(task)
+
+    def lost(
+        self, task: PendingTask, error: Callable[[], BaseException], is_preempted: bool = False
+    ) -> None:
+        """The worker went before it answered. The task runs again, or fails with `error()`. is_preempted:
+        its node was drained, since its provider takes it away."""
+        if self.is_pending(task) and is_preempted and self.may_run_again(task):
+            self._retry(task, "its node was taken away", is_free=True)
+        elif self.is_pending(task) and task.retries_left != 0:
             self._retry(task, "its worker was lost")
         else:
             self.fail_unless_cancelled(task, error())
 
-    def _retry(self, task: PendingTask, why: str | bytes) -> None:
-        self.next_attempt(task, why)
+    def _retry(self, task: PendingTask, why: str | bytes, is_free: bool = False) -> None:
+        self.next_attempt(task, why, is_free)
         self.run_again(task)
 
     def run_again(self, task: PendingTask) -> None:
@@ -224,10 +233,10 @@ class TaskManager(PendingTasks):
             task.request.waits_for_room = False
             known(task.resubmit, "how a task is run again")(task)
 
-    def next_attempt(self, task: PendingTask, why: str | bytes) -> None:
+    def next_attempt(self, task: PendingTask, why: str | bytes, is_free: bool = False) -> None:
         """It failed and will be run again, and the driver may be told. why: a text, or a serialized error,
         which is read only then."""
-        task.again()
+        task.again(is_free)
         if task.template.on_part is not None:
             self._streams.begins_again(task.task_id)
         self._retry_notices.tell(task.template, task.retries_left, why)

@@ -226,9 +226,10 @@ class ActorScheduler:
 
     def _check_affinity(self, demand: Demand) -> None:
         wanted = demand.strategy.only_node_id
-        if wanted is not None and self._nodes.alive(NodeID(wanted)) is None:
+        node = None if wanted is None else self._nodes.alive(NodeID(wanted))
+        if wanted is not None and (node is None or node.HasField("drain")):
             message = (
-                f"it has to live on node {wanted.hex()}, which is not in this cluster "
+                f"it has to live on node {wanted.hex()}, which is {'drained' if node else 'not in this cluster'} "
                 "(node affinity without soft=True)"
             )
             raise NoPlaceEver(Death(DeathKind.UNSCHEDULABLE, message))

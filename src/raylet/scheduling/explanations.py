@@ -24,7 +24,7 @@ def queued(
     if isinstance(decision, Infeasible):
         return infeasible(name, shape.required, shape.strategy, [here, *others])
     if isinstance(decision, NoSuchNode):
-        return no_such_node(name, shape.strategy.node_id, decision.is_dead)
+        return no_such_node(name, shape.strategy.node_id, decision.is_gone)
     elsewhere = 0
     if isinstance(decision, Wait):
         elsewhere = sum(1 for node_id in decision.feasible_node_ids if node_id != here.node_id)
@@ -82,8 +82,8 @@ def waiting(
     return f"needs {required}; this node has {free}{elsewhere}"
 
 
-def no_such_node(task_name: str, node_id: bytes, is_dead: bool) -> str:
-    state = "is dead" if is_dead else "is not in this cluster"
+def no_such_node(task_name: str, node_id: bytes, is_gone: bool) -> str:
+    state = "is dead, or drained" if is_gone else "is not in this cluster"
     name = task_name or "A task"
     return f"{name} has to run on node {node_id.hex()}, which {state} (node affinity without soft=True)."
 

@@ -260,8 +260,8 @@ class LeaseManager:
         return self._schedule(now_s)
 
     def drain(self, now_s: float) -> list[Effect]:
-        """The node is to end. What has a worker, or resources, may finish. What waits goes elsewhere, and
-        whoever leased a worker for tasks is asked to give it back."""
+        """The node is to end. What has a worker, or resources, may finish. What waits goes elsewhere at once,
+        if only to wait there; where it could run nowhere it waits here, and keeps nobody. Whoever leased a worker for tasks is asked to give it back."""
         self._is_draining = True
         self._scheduler.drain()
         self._pool.drain()
@@ -312,7 +312,8 @@ class LeaseManager:
 
     @property
     def has_leases(self) -> bool:
-        return bool(self._leases)
+        """Whether anything holds resources here. What only waits holds none."""
+        return any(lease.state is not WorkerLeaseState.QUEUED for lease in self._leases.values())
 
     @property
     def num_queued(self) -> int:

@@ -108,6 +108,8 @@ class LeaseScheduler:
             worker = self._pool.take(lease.binding, lease.lease_id, lease.request.for_actor, now_s)
             lease.grant(worker.worker_id, now_s)
             effects.append(self.grant_of(lease))
+        if self._node.is_draining:
+            effects += self._send_away(now_s)
         return effects + self._pool.replenish(len(self._reserved), now_s)
 
     def look(self, leases: Iterable[WorkerLease], now_s: float) -> list[Effect]:
@@ -122,7 +124,7 @@ class LeaseScheduler:
             if isinstance(decision, Wait) and self._node.node_id in decision.feasible_node_ids:
                 waiting += self._queue.heads(shape)
             elif isinstance(decision, Wait):
-                effects += self._send_to_wait(shape, decision, now_s)
+                effects += self._send_to_wait(shape, decision, now_s - fair_share.RECLAIM_AFTER_S)
         endable = [
             lease
             for lease in leases
@@ -134,14 +136,28 @@ class LeaseScheduler:
         )
         return effects + fair_share.leases_to_end(waiting, endable, available, self._held_for, now_s)
 
-    def _send_to_wait(self, shape: Shape, decision: Wait, now_s: float) -> list[Effect]:
+    def _send_away(self, now_s: float) -> list[Effect]:
+        """The node is drained: what could run on others waits there. Actors' leases the GCS asks for again,
+        elsewhere."""
+        effects: list[Effect] = []
+        for shape in self._queue.shapes():
+            decision = self.decide(shape)
+            if isinstance(decision, Wait):
+                effects += self._send_to_wait(shape, decision, queued_by_s=now_s)
+            for lease in [lease for lease in self._queue.leases_of(shape) if lease.request.for_actor]:
+                self._queue.remove(lease)
+                message = f"node {self._node.node_id.hex()[:8]} is drained"
+                effects.append(Rejected(lease.lease_id, RejectionKind.NOT_HERE, message))
+        return effects
+
+    def _send_to_wait(self, shape: Shape, decision: Wait, queued_by_s: float) -> list[Effect]:
         """What fits on other nodes only has to wait there, because only there do leases end for it. For
         actors the GCS chooses the node itself."""
         nodes = [node for node in self._cluster.nodes() if node.node_id in decision.feasible_node_ids]
         node = min(nodes, key=lambda node: (utilization(node, shape.required), node.node_id))
         effects: list[Effect] = []
         for lease in list(self._queue.leases_of(shape)):
-            if now_s - lease.queued_at_s >= fair_share.RECLAIM_AFTER_S and not lease.request.for_actor:
+            if lease.queued_at_s <= queued_by_s and not lease.request.for_actor:
                 self._queue.remove(lease)
                 effects.append(SpilledBack(lease.lease_id, node.node_id, node.host, node.port, may_wait=True))
         return effects
@@ -176,7 +192,7 @@ class LeaseScheduler:
                 for lease in list(self._queue.leases_of(shape)):
                     if now_s - lease.queued_at_s >= unknown_node_s:
                         self._queue.remove(lease)
-                        effects.append(_no_such_node(lease, is_dead=False))
+                        effects.append(_no_such_node(lease, is_gone=False))
         return effects
 
     def check_invariants(self) -> None:
@@ -184,7 +200,7 @@ class LeaseScheduler:
         self._queue.check_invariants()
         for shape in self._queue.shapes():
             decision = self.decide(shape)
-            is_placed = isinstance(decision, RunHere | SpillTo) or decision == NoSuchNode(is_dead=True)
+            is_placed = isinstance(decision, RunHere | SpillTo) or decision == NoSuchNode(is_gone=True)
             check(not is_placed, f"what needs {shape.required} waits, and {decision} is decided")
 
     def grant_of(self, lease: WorkerLease) -> Granted:
@@ -229,8 +245,8 @@ class LeaseScheduler:
                 lease = self._queue.pop(job_id, shape)
                 self._cluster.hold(chosen.node_id, shape.required, now_s)
                 effects.append(SpilledBack(lease.lease_id, chosen.node_id, chosen.host, chosen.port))
-            case NoSuchNode(is_dead=True):
-                effects.append(_no_such_node(self._queue.pop(job_id, shape), is_dead=True))
+            case NoSuchNode(is_gone=True):
+                effects.append(_no_such_node(self._queue.pop(job_id, shape), is_gone=True))
             case Wait() | Infeasible() | NoSuchNode():
                 return False
             case _:
@@ -240,6 +256,6 @@ class LeaseScheduler:
         return True
 
 
-def _no_such_node(lease: WorkerLease, is_dead: bool) -> Rejected:
-    text = explanations.no_such_node(lease.request.task_name, lease.shape.strategy.node_id, is_dead)
+def _no_such_node(lease: WorkerLease, is_gone: bool) -> Rejected:
+    text = explanations.no_such_node(lease.request.task_name, lease.shape.strategy.node_id, is_gone)
     return Rejected(lease.lease_id, RejectionKind.INFEASIBLE, text)

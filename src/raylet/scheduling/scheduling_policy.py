@@ -3,8 +3,8 @@
 - Default (hybrid): here, while it fits here; else the least used other node that has it free; else it waits
   here for the first of both.
 - SPREAD: the nodes in turn, among those that have it free.
-- Node affinity: that node and no other. A soft one is as the default where the node is dead or could never
-  hold it.
+- Node affinity: that node and no other. A soft one is as the default where the node is dead, is drained, or
+  could never hold it.
 
 What waits is decided again whenever anything changes. Where no node could ever hold it, the lease waits for
 one to join, and its driver is warned.
@@ -45,9 +45,10 @@ class Infeasible:
 
 @dataclass(frozen=True)
 class NoSuchNode:
-    """Hard affinity to a node that is dead (final) or that nobody has heard of (it may be joining)."""
+    """Hard affinity to a node that is dead or drained (final), or that nobody has heard of (it may be
+    joining)."""
 
-    is_dead: bool
+    is_gone: bool
 
 
 Decision = RunHere | SpillTo | Wait | Infeasible | NoSuchNode
@@ -68,10 +69,10 @@ def decide(
     SPREAD lease went.
     """
     only = strategy.only_node_id
-    if only is not None and only != here.node_id:
-        named = [node for node in others if node.node_id == only]
-        if not named or not named[0].is_alive:
-            return NoSuchNode(is_dead=bool(named))
+    if only is not None:
+        named = [node for node in (here, *others) if node.node_id == only]
+        if not named or not named[0].takes_work:
+            return NoSuchNode(is_gone=bool(named))
     able = allowed(strategy, feasible(required, [here, *others]))
     if not able:
         return Infeasible()

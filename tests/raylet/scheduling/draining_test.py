@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from ray_mono.common.scheduling.strategy import Strategy, StrategyKind
 from ray_mono.raylet.effects import RejectionKind
 from tests.raylet.scheduling.lease_scene import HERE, THERE, Scene, units
@@ -29,21 +31,45 @@ def test_what_waits_goes_to_another_node() -> None:
     assert scene.spilled == {"waiting": THERE} and "running" in scene.granted
 
 
+def test_it_goes_there_at_once_although_that_one_is_full() -> None:
+    scene = Scene(units(CPU=1))
+    scene.other_node(units(CPU=0), total=units(CPU=1))
+    scene.ask("running")
+    scene.ask("waiting")
+    assert not scene.spilled
+    drain(scene)
+    assert scene.spilled == {"waiting": THERE}
+    scene.ask("later")
+    assert scene.spilled == {"waiting": THERE, "later": THERE}
+
+
+def test_an_actor_that_waits_is_the_heads_to_place_again() -> None:
+    scene = Scene(units(CPU=1))
+    scene.ask("running")
+    scene.ask("actor", for_actor=True)
+    drain(scene)
+    assert scene.rejected == {"actor": RejectionKind.NOT_HERE}
+
+
 def test_it_waits_where_no_other_node_could_ever_run_it() -> None:
     scene = Scene(units(CPU=1))
     drain(scene)
     scene.ask("new")
     scene.wait(1.0)
     assert not scene.spilled and not scene.granted and not scene.rejected
+    assert not scene.manager.has_leases, "it keeps no node that could not run it"
 
 
-def test_what_must_run_here_waits_for_the_nodes_end() -> None:
+@pytest.mark.parametrize("node_id", [HERE, THERE])
+def test_what_must_run_on_a_node_that_is_drained_is_refused(node_id: bytes) -> None:
     scene = Scene(units(CPU=1))
-    scene.other_node(units(CPU=1))
-    drain(scene)
-    scene.ask("new", strategy=Strategy(StrategyKind.NODE_AFFINITY, HERE))
-    scene.wait(1.0)
-    assert not scene.spilled and not scene.granted
+    scene.cluster.node_joined(THERE, "there", 2, units(CPU=4), is_draining=node_id == THERE)
+    scene.ask("running")
+    scene.ask("waiting", strategy=Strategy(StrategyKind.NODE_AFFINITY, node_id))
+    if node_id == HERE:
+        drain(scene)
+    assert scene.rejected == {"waiting": RejectionKind.INFEASIBLE}
+    assert "drained" in scene.messages["waiting"]
 
 
 def test_what_was_sent_here_is_refused() -> None:

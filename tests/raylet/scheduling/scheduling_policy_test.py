@@ -84,8 +84,8 @@ def test_hard_affinity_waits_for_its_node_and_takes_no_other() -> None:
 
 
 def test_hard_affinity_to_a_dead_node_is_told_apart_from_one_never_seen() -> None:
-    assert choose(4, [node("a", 4, is_alive=False)], affinity("a")) == NoSuchNode(is_dead=True)
-    assert choose(4, [], affinity("a")) == NoSuchNode(is_dead=False)
+    assert choose(4, [node("a", 4, is_alive=False)], affinity("a")) == NoSuchNode(is_gone=True)
+    assert choose(4, [], affinity("a")) == NoSuchNode(is_gone=False)
 
 
 def test_soft_affinity_falls_back_when_its_node_is_dead_or_too_small() -> None:
