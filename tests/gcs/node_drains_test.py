@@ -6,10 +6,10 @@ import asyncio
 
 import pytest
 
-from ray_mono.protobuf import common_pb2, gcs_pb2
+from ray_mono.protobuf import common_pb2, core_worker_pb2, gcs_pb2
 from ray_mono.protobuf.gcs_rpc import GcsServiceAsyncStub
 from ray_mono.rpc.surface import RpcError, StatusCode
-from tests.gcs.scene import FakeNode, GcsScene, play, registration, until_state
+from tests.gcs.scene import FakeNode, GcsScene, never, play, registration, until_state
 
 EMPTY = common_pb2.Empty()
 IDLE = common_pb2.DRAIN_NODE_REASON_IDLE_TERMINATION
@@ -113,12 +113,15 @@ def test_an_actor_moves_when_there_is_room_elsewhere_and_that_costs_no_restart()
         node = await actor_on(scene, gcs, max_restarts=1)
         await drain(gcs, node.node_id)
         await asyncio.sleep(MANY_S)
-        assert not node.killed
+        assert not scene.exits
         other = await scene.add_node({"CPU": 4})
         info = await until_state(gcs, common_pb2.ALIVE, num_restarts=1)
-        assert info.address.node_id == other.node_id and len(node.killed) == 1
-        assert node.killed[0].cause.is_preempted
-        assert info.num_restarts_due_to_node_preemption == 1
+        assert info.address.node_id == other.node_id and not node.killed
+        [(worker_id, exit_)] = scene.exits
+        assert worker_id in node.workers and exit_.moves and exit_.cause.is_preempted
+        assert info.num_restarts_due_to_node_preemption == 1 and not info.is_moving
+        pushed = scene.pushed[-1].spec
+        assert (pushed.attempt, pushed.actor_creation.num_restarts_due_to_node_preemption) == (1, 1)
         await other.crash(next(iter(other.workers.values())))
         info = await until_state(gcs, common_pb2.ALIVE, num_restarts=2)
         assert info.num_restarts_due_to_node_preemption == 1
@@ -133,7 +136,7 @@ def test_an_actor_without_restarts_stays_until_the_node_ends_and_then_tells_of_t
         await scene.add_node({"CPU": 4})
         await drain(gcs, node.node_id)
         await asyncio.sleep(MANY_S)
-        assert not node.killed
+        assert not node.killed and not scene.exits
         cause = common_pb2.DeathCause(kind=common_pb2.DeathCause.NODE_DIED, message="it was drained: spot")
         await gcs.UnregisterNode(gcs_pb2.UnregisterNodeRequest(node_id=node.node_id, cause=cause))
         dead = await until_state(gcs, common_pb2.DEAD)
@@ -142,8 +145,69 @@ def test_an_actor_without_restarts_stays_until_the_node_ends_and_then_tells_of_t
     play(script)
 
 
+def test_it_starts_there_when_the_calls_that_run_are_over() -> None:
+    async def script(scene: GcsScene) -> None:
+        is_over = asyncio.Event()
+
+        async def on_exit(request: core_worker_pb2.ExitRequest) -> None:
+            await is_over.wait()
+
+        scene.on_exit = on_exit
+        gcs = await scene.start_gcs()
+        node = await actor_on(scene, gcs, max_restarts=1)
+        other = await scene.add_node({"CPU": 4})
+        await drain(gcs, node.node_id)
+        await asyncio.sleep(MANY_S)
+        assert (await until_state(gcs, common_pb2.ALIVE)).address.node_id == node.node_id
+        scene.kill_gcs()
+        gcs = await scene.start_gcs()
+        await node.process.spawn(node.join())
+        await other.process.spawn(other.join())
+        await asyncio.sleep(MANY_S)
+        assert (await until_state(gcs, common_pb2.ALIVE)).num_restarts == 0
+        is_over.set()
+        info = await until_state(gcs, common_pb2.ALIVE, num_restarts=1)
+        assert info.address.node_id == other.node_id and not node.killed
+        assert all(exit_.moves for _, exit_ in scene.exits), "the next head asked again"
+
+    play(script)
+
+
+def test_one_whose_process_cannot_be_asked_is_killed() -> None:
+    async def script(scene: GcsScene) -> None:
+        gcs = await scene.start_gcs()
+        node = await actor_on(scene, gcs, max_restarts=1)
+        await scene.add_node({"CPU": 4})
+
+        async def on_exit(request: core_worker_pb2.ExitRequest) -> None:
+            raise RpcError(StatusCode.INTERNAL, "deaf")
+
+        scene.on_exit = on_exit
+        await drain(gcs, node.node_id)
+        info = await until_state(gcs, common_pb2.ALIVE, num_restarts=1)
+        assert len(node.killed) == 1 and info.num_restarts_due_to_node_preemption == 1
+
+    play(script)
+
+
+def test_an_actor_that_must_live_on_a_node_that_is_drained_cannot_be_placed() -> None:
+    async def script(scene: GcsScene) -> None:
+        gcs = await scene.start_gcs()
+        node = await scene.add_node({"CPU": 4})
+        await drain(gcs, node.node_id)
+        pinned = registration()
+        pinned.creation_spec.strategy.node_affinity.node_id = node.node_id
+        await gcs.RegisterActor(pinned)
+        dead = await until_state(gcs, common_pb2.DEAD)
+        assert dead.death_cause.kind == common_pb2.DeathCause.UNSCHEDULABLE
+        assert "which is drained" in dead.death_cause.message
+
+    play(script)
+
+
 def test_as_many_actors_move_as_there_is_room_for() -> None:
     async def script(scene: GcsScene) -> None:
+        scene.on_exit = never
         gcs = await scene.start_gcs()
         node = await scene.add_node({"CPU": 4})
         for number in (1, 2, 3):
@@ -151,13 +215,14 @@ def test_as_many_actors_move_as_there_is_room_for() -> None:
             await until_state(gcs, common_pb2.ALIVE, number)
         full = await scene.add_node({"CPU": 2})
         await drain(gcs, node.node_id)
-        assert len(node.killed) <= 2
+        assert len(scene.exits) <= 2
         await asyncio.sleep(MANY_S)
-        assert len(node.killed) == 2
-        await full.process.spawn(full.report(1, {}))
+        await full.process.spawn(full.report(1, {"CPU": 2}))
+        await asyncio.sleep(MANY_S)
+        assert len(scene.exits) == 2, "those that were told have calls that run, and need the room"
         await scene.add_node({"CPU": 1})
         await asyncio.sleep(MANY_S)
-        assert len(node.killed) == 3
+        assert len(scene.exits) == 3
 
     play(script)
 

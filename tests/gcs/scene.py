@@ -69,6 +69,7 @@ class FakeWorker(core_worker_rpc.CoreWorkerServiceServicer):
 
     async def Exit(self, request: core_worker_pb2.ExitRequest, context: CallContext) -> common_pb2.Empty:
         self.node.scene.exits.append((self.worker_id, request))
+        await self.node.scene.on_exit(request)
         return common_pb2.Empty()
 
 
@@ -233,6 +234,7 @@ class GcsScene:
         self.push: Push = create_actor
         self.pushed: list[core_worker_pb2.PushTaskRequest] = []
         self.exits: list[tuple[bytes, core_worker_pb2.ExitRequest]] = []
+        self.on_exit: Callable[[core_worker_pb2.ExitRequest], Awaitable[None]] = at_once
         world.network.add_host("head")
         self.address = f"{world.network.ip_of('head')}:{GCS_PORT}"
 
@@ -274,6 +276,10 @@ class GcsScene:
     def check(self) -> None:
         assert self.server is not None
         self.server.cluster.actors.check_invariants()
+
+
+async def at_once(request: object) -> None:
+    """What a worker without calls does before it answers."""
 
 
 async def never(request: object) -> NoReturn:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from ray_mono.protobuf import common_pb2
-from tests.core_worker.scene import Connection
+from tests.core_worker.scene import Connection, Served
 from tests.core_worker.worker_scene import Reply, Worker
 
 
@@ -126,6 +126,28 @@ def test_only_what_one_connection_pushed_is_given_back_to_it_and_no_actors_call(
     with worker.env.lock:
         worker.execution.receiver.give_back()
     assert others.status == Reply.NOT_STARTED and call.status is None
+
+
+def test_calls_of_an_actor_that_moves_are_given_back_and_it_says_when_it_has_left(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Actor:
+        def method(self) -> int:
+            return 7
+
+    worker = Worker(monkeypatch)
+    worker.actor(Actor)
+    receiver, mover, late_mover = worker.execution.receiver, Served(), Served()
+    queued = worker.ask(worker.method("method"))
+    with worker.env.lock:
+        receiver.move(mover)  # type: ignore[arg-type]
+    later = worker.ask(worker.method("method"))
+    assert [call.status for call in (queued, later)] == [Reply.NOT_STARTED] * 2
+    assert not worker.run() and not mover.replies and receiver.told_again()
+    with worker.env.lock:
+        receiver.moved()
+        receiver.move(late_mover)  # type: ignore[arg-type]
+    assert len(mover.replies) == len(late_mover.replies) == 1 and not receiver.told_again()
 
 
 def test_a_task_that_is_meant_for_another_worker_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

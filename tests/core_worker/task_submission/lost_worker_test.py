@@ -197,6 +197,28 @@ def test_a_task_that_may_not_run_again_fails_with_what_the_raylet_says(
     assert not asked(hog.scene)
 
 
+TAKEN_AWAY = common_pb2.DeathCause(
+    kind=common_pb2.DeathCause.NODE_DIED, message="its node was drained", is_preempted=True
+)
+
+
+def test_a_task_whose_node_is_taken_away_runs_again_at_once_without_cost() -> None:
+    task = Hog(max_retries=1)
+    for _ in range(4):
+        task.is_killed(TAKEN_AWAY)
+    task.is_killed(common_pb2.DeathCause())
+    assert attempts(task.scene, task.ref) == list(range(5))
+    task.is_killed(common_pb2.DeathCause())
+    assert isinstance(task.outcome(), WorkerCrashedError)
+
+
+def test_one_that_may_never_run_again_fails_with_that() -> None:
+    task = Hog(max_retries=0)
+    task.is_killed(TAKEN_AWAY)
+    error = task.outcome()
+    assert isinstance(error, NodeDiedError) and "its node was drained" in str(error)
+
+
 def test_task_oom_retries_are_kept_to() -> None:
     hog = Hog(max_retries=1)
     for _ in range(3):

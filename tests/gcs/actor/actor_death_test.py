@@ -107,9 +107,46 @@ def test_an_actor_that_is_moved_starts_again_when_its_worker_has_ended_whatever_
     assert [actor.actor_id for actor in scene.manager.movable(NODE)] == [actor_id(1)]
     effects = scene.do("move", actor_id(1), PREEMPTED)
     assert kinds(effects) == [RowChanged, EndActorWorker]
-    assert not scene.manager.movable(NODE) and scene.actor().state is ActorLife.ALIVE
+    assert [actor.leaves for actor in scene.manager.movable(NODE)] == [True]
+    assert scene.actor().state is ActorLife.ALIVE
     scene.do("worker_died", WORKER, CRASH, now_s=2.0)
     assert (scene.actor().state, scene.actor().num_restarts_preempted) == (ActorLife.RESTARTING, 1)
+
+
+def test_it_starts_elsewhere_while_its_worker_stays_for_what_it_owns() -> None:
+    scene = Scene()
+    scene.alive(max_restarts=1)
+    assert scene.do("left", WORKER, now_s=2.0) == []
+    scene.do("move", actor_id(1), PREEMPTED)
+    effects = scene.do("left", WORKER, now_s=2.0)
+    assert effects == [RowChanged(scene.actor()), StopPlacing(actor_id(1)), Place(actor_id(1), 1, 0)]
+    assert scene.actor().is_moving and scene.actor().num_restarts_preempted == 1
+    assert scene.do("worker_died", WORKER, CRASH, now_s=3.0) == []
+    scene.do("leased", actor_id(1), 1, NODE, WORKER)
+    scene.do("created", actor_id(1), WORKER)
+    assert not scene.actor().is_moving
+
+
+def test_what_it_is_asked_while_it_moves_is_only_asked_once_and_a_kill_is_at_once() -> None:
+    scene = Scene()
+    scene.alive(max_restarts=1)
+    (_, asked) = scene.do("move", actor_id(1), PREEMPTED)
+    assert (asked.force, asked.moves) == (False, True)
+    assert scene.do("move", actor_id(1), PREEMPTED) == []
+    (_, killed) = scene.do("kill", actor_id(1), True, False, now_s=2.0)
+    assert (killed.force, killed.moves) == (True, False)
+    assert scene.do("left", WORKER, now_s=2.0) == []
+    scene.do("worker_died", WORKER, CRASH, now_s=2.0)
+    assert (scene.actor().num_restarts, scene.actor().num_restarts_preempted) == (1, 0)
+
+
+def test_an_actor_that_nobody_has_a_handle_of_when_it_has_left_is_dead() -> None:
+    scene = Scene()
+    scene.alive(max_restarts=1)
+    scene.do("move", actor_id(1), PREEMPTED)
+    scene.do("out_of_scope", actor_id(1), now_s=2.0)
+    scene.do("left", WORKER, now_s=3.0)
+    assert scene.actor().state is ActorLife.DEAD
 
 
 def test_an_actor_without_restarts_or_that_ends_is_not_moved() -> None:
