@@ -6,10 +6,10 @@ import asyncio
 
 import pytest
 
-from ray_mono.protobuf import common_pb2, core_worker_pb2, gcs_pb2
+from ray_mono.protobuf import common_pb2, core_worker_pb2, gcs_pb2, raylet_pb2
 from ray_mono.protobuf.gcs_rpc import GcsServiceAsyncStub
 from ray_mono.rpc.surface import RpcError, StatusCode
-from tests.gcs.scene import FakeNode, GcsScene, never, play, registration, until_state
+from tests.gcs.scene import OWNER, FakeNode, GcsScene, never, play, registration, until_state
 
 EMPTY = common_pb2.Empty()
 IDLE = common_pb2.DRAIN_NODE_REASON_IDLE_TERMINATION
@@ -240,6 +240,53 @@ def test_the_next_head_on_the_store_goes_on() -> None:
         other = await scene.add_node({"CPU": 4})
         info = await until_state(gcs, common_pb2.ALIVE, num_restarts=1)
         assert info.address.node_id == other.node_id
+
+    play(script)
+
+
+@pytest.mark.parametrize("who", ["its worker", "its owner"])
+def test_a_head_on_an_empty_store_hears_of_the_drain_and_which_restarts_did_not_count(who: str) -> None:
+    """The actor moves on from there, and has the restart that it had."""
+
+    async def script(scene: GcsScene) -> None:
+        gcs = await scene.start_gcs()
+        node = await scene.add_node({"CPU": 4})
+        told = registration(max_restarts=1, owner_node_id=node.node_id)
+        told.creation_spec.attempt = 2
+        told.creation_spec.actor_creation.num_restarts_due_to_node_preemption = 2
+        worker = (await node.process.spawn(node.grant_new_worker(raylet_pb2.RequestWorkerLeaseRequest()))).grant
+        row = common_pb2.ActorInfo(
+            creation_spec=told.creation_spec,
+            class_name=told.class_name,
+            state=common_pb2.ALIVE if who == "its worker" else common_pb2.RESTARTING,
+            num_restarts=2,
+            num_restarts_due_to_node_preemption=2,
+            is_moving=who == "its owner",
+        )
+        if who == "its worker":
+            row.address.CopyFrom(worker.worker)
+        node.info.drain.reason = PREEMPTION
+        living = [
+            common_pb2.WorkerInfo(worker_id=worker_id, node_id=node.node_id, is_alive=True, type=type_)
+            for worker_id, type_ in (
+                (worker.worker.worker_id, common_pb2.WORKER),
+                (OWNER.binary(), common_pb2.DRIVER),
+            )
+        ]
+        before = gcs_pb2.RegisterNodeRequest(known_cluster_id=b"before", workers=living, last_job_number=1)
+        scene.kill_gcs()
+        scene.lose_storage()
+        gcs = await scene.start_gcs()
+        await node.process.spawn(node.join({b"lease": worker.worker.worker_id}, before))
+        other = await scene.add_node({"CPU": 4})
+        await gcs.Adopt(gcs_pb2.AdoptRequest(worker_id=worker.worker.worker_id, actors=[row]))
+        await gcs.Adopt(gcs_pb2.AdoptRequest(worker_id=OWNER.binary()))
+        num_restarts = 3 if who == "its worker" else 2
+        info = await until_state(gcs, common_pb2.ALIVE, num_restarts=num_restarts)
+        assert info.num_restarts_due_to_node_preemption == num_restarts
+        assert info.address.node_id == other.node_id and not node.killed
+        await other.process.spawn(other.crash(other.workers[info.address.worker_id]))
+        await until_state(gcs, common_pb2.ALIVE, num_restarts=num_restarts + 1)
 
     play(script)
 

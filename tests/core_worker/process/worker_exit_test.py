@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from ray_mono.core_worker.process import worker_exit
-from ray_mono.core_worker.process.worker_exit import ANSWERS_TIMEOUT_S, OrderlyExit
+from ray_mono.core_worker.process.worker_exit import ANSWERS_TIMEOUT_S, CALLS_END_S, OrderlyExit
 from ray_mono.protobuf import common_pb2, core_worker_pb2
 from tests.core_worker.scene import Said, SceneServer, Served, value
 from tests.core_worker.worker_scene import CALLER, OTHER_OWNER, Arriving, Pushed, Worker
@@ -143,6 +143,34 @@ def test_an_actor_with_accelerators_stays_for_tasks_only_and_keeps_its_lease(
     an_actor(worker, GPU=[0])
     worker.lend()
     assert worker.leaves(worker.work()) == ["stays", "ends", "status 0"]
+
+
+def test_an_actor_that_moves_says_so_when_its_calls_are_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    worker = Leaving(monkeypatch)
+    an_actor(worker)
+
+    class Mover(Served):
+        def reply(self, message: Any, rings: bool = True) -> None:
+            worker.steps.append("has left")
+
+    with worker.env.lock:
+        worker.execution.receiver.move(Mover())  # type: ignore[arg-type]
+    worker.running.calls[b"call"] = None  # type: ignore[assignment]
+    steps = worker.leaves(worker.running.calls.clear)
+    assert steps == ["stays", "has left", "ends", "status 0"]
+
+
+def test_calls_that_run_beside_each_other_keep_an_actor_from_moving_for_a_while(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    worker = Leaving(monkeypatch)
+    an_actor(worker)
+    with worker.env.lock:
+        worker.execution.receiver.move(Served())  # type: ignore[arg-type]
+    worker.running.calls[b"call"] = None  # type: ignore[assignment]
+    began_s = worker.reactor.now_s
+    assert worker.leaves() == ["ends", "status 0"]
+    assert CALLS_END_S <= worker.reactor.now_s - began_s < CALLS_END_S + 1
 
 
 def test_an_actor_that_nobody_needs_keeps_its_lease_to_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
