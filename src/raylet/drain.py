@@ -4,14 +4,14 @@
                               │
                               └──the deadline──► ENDING ──its workers have ended──► ENDED
 
-- Idle termination is accepted of a node that is idle: no leases with resources, no drivers, no primary copies. A
-  preemption is always accepted.
+- Idle termination is accepted of a node that is idle: nothing holds resources, and there are no drivers and
+  no primary copies of objects. A preemption is always accepted.
 - Asking again is harmless. The earlier deadline holds (none is later than all), and a preemption outweighs an
   idle termination. Nothing takes a drain back.
 - While it drains, nothing is placed here. What has a worker goes on. Whoever leased one for tasks is asked to
   give it back. The head moves actors (gcs/node_drains.py). Primary copies go to other nodes (evacuation.py).
-- Nothing is left when nothing holds resources, and there are no drivers, no primary copies whose owner lives elsewhere, and
-  no workers. Idle workers are asked to end, and stay while others use what they own.
+- Nothing is left when nothing holds resources, and there are no drivers, no primary copies whose owner lives
+  elsewhere, and no workers. Idle workers are asked to end, and stay while others use what they own.
 - At the deadline the workers are killed, with the drain as the cause, so that whoever leased them hears it;
   then the node ends.
 - The drain is told at each registration. It is in memory here, and in the node's row at the head.

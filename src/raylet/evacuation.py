@@ -119,7 +119,9 @@ class Evacuation:
         if wanted <= self._owners.keys() or now_s < self._ask_at_s:
             return
         before = wanted & self._owners.keys()
-        self._owners = {worker.worker_id: worker.address for worker in await self._workers() if worker.is_alive}
+        self._owners = {
+            worker.worker_id: worker.address for worker in await self._workers() if worker.is_alive
+        }
         if wanted & self._owners.keys() != before:
             self._asks_again.reset()
         self._ask_at_s = now_s + self._asks_again.next_s()

@@ -77,6 +77,19 @@ def node_when(begun: str, path: str) -> str:
 
 
 @ray.remote
+def dies_second(begun: str, path: str) -> str:
+    """Its first run never ends, its second one dies."""
+    with open(begun, "a") as file:
+        file.write(f"{os.getpid()}\n")
+    num_runs = len(open(begun).read().split())
+    while num_runs == 1:
+        time.sleep(0.1)
+    if num_runs == 2:
+        os._exit(1)
+    return ray.get_runtime_context().get_node_id()
+
+
+@ray.remote
 def big(number: int, runs: str) -> np.ndarray[Any, Any]:
     with open(runs, "a") as file:
         file.write(f"{number}\n")
@@ -92,6 +105,12 @@ def puts() -> list[Any]:
 class Place:
     def node(self) -> str:
         return ray.get_runtime_context().get_node_id()
+
+    def node_when(self, begun: str, path: str) -> str:
+        return node_when._function(begun, path)
+
+    def puts(self) -> list[Any]:
+        return [ray.put("small")]
 
     def wait(self) -> None:
         time.sleep(3600)
@@ -149,6 +168,45 @@ def test_an_actor_answers_from_elsewhere_and_keeps_its_restarts(node: NodeRecord
     # The move cost no restart: there is one for this.
     ray.kill(actor, no_restart=False)
     assert get(actor.node.remote()) != node.node_id
+
+
+def test_calls_of_an_actor_that_moves_end_and_queued_ones_wait_for_its_next_process(
+    node: NodeRecord, tmp_path: Path
+) -> None:
+    """Without max_task_retries: none of them is lost, and none runs twice."""
+    begun, go_on = tmp_path / "begun", tmp_path / "go on"
+    actor = Place.options(max_restarts=1, **there(node)).remote()
+    runs = actor.node_when.remote(str(begun), str(go_on))
+    wait_until(begun.exists, "the call runs")
+    queued = [actor.node_when.remote(str(begun), str(go_on)) for _ in range(5)]
+    assert drain(node, deadline_s=3600).status == 0
+    later = actor.node_when.remote(str(begun), str(go_on))
+    go_on.touch()
+    assert get(runs) == node.node_id
+    assert node.node_id not in get([*queued, later])
+    assert len(begun.read_text().split()) == 7
+    until_it_ended(node)
+
+
+def test_what_an_actor_has_put_outlives_its_move(node: NodeRecord) -> None:
+    """Its old process stays for that, and keeps the node."""
+    actor = Place.options(max_restarts=1, **there(node)).remote()
+    held: list[Any] = get(actor.puts.remote())
+    assert drain(node).status == 0
+    wait_until(lambda: get(actor.node.remote()) != node.node_id, "it has moved")
+    assert get(held) == ["small"] and row_of(node)["Alive"]
+    held.clear()
+    until_it_ended(node)
+
+
+def test_a_task_that_a_deadline_cuts_off_runs_again_without_cost(node: NodeRecord, tmp_path: Path) -> None:
+    begun, go_on = tmp_path / "begun", tmp_path / "go on"
+    running = dies_second.options(max_retries=1, **there(node)).remote(str(begun), str(go_on))
+    wait_until(begun.exists, "the task runs")
+    assert drain(node, deadline_s=0).status == 0
+    until_it_ended(node)
+    assert get(running) != node.node_id
+    assert len(begun.read_text().split()) == 3, "once for the deadline, once for its death"
 
 
 def test_a_node_in_use_is_not_terminated_as_idle_and_an_idle_one_is(node: NodeRecord) -> None:

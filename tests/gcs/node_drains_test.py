@@ -254,7 +254,9 @@ def test_a_head_on_an_empty_store_hears_of_the_drain_and_which_restarts_did_not_
         told = registration(max_restarts=1, owner_node_id=node.node_id)
         told.creation_spec.attempt = 2
         told.creation_spec.actor_creation.num_restarts_due_to_node_preemption = 2
-        worker = (await node.process.spawn(node.grant_new_worker(raylet_pb2.RequestWorkerLeaseRequest()))).grant
+        worker = (
+            await node.process.spawn(node.grant_new_worker(raylet_pb2.RequestWorkerLeaseRequest()))
+        ).grant
         row = common_pb2.ActorInfo(
             creation_spec=told.creation_spec,
             class_name=told.class_name,

@@ -1,5 +1,5 @@
-"""Nodes are drained: what runs there may finish, actors move, values are copied, and then the node ends. A new
-one comes for it. Nothing is lost, whoever else dies; and where nobody does and the drain has no deadline,
+"""Nodes are drained: what runs there may finish, actors move, values are copied, then the node ends, and a
+new one comes for it. Nothing is lost, whoever else dies; and where nobody does and the drain has no deadline,
 nothing runs twice and nobody reads an error."""
 
 from __future__ import annotations

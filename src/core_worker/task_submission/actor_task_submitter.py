@@ -84,15 +84,7 @@ class ActorTaskSubmitter:
 
     def describe(self) -> dict[str, Any]:
         """For DumpState."""
-        return {
-            actor_id.hex(): {
-                "state": actor.state.name,
-                "queued": len(actor.queue),
-                "in_flight": len(actor.in_flight),
-                "why": actor.pending_reason,
-            }
-            for actor_id, actor in self._actors.items()
-        }
+        return {actor_id.hex(): actor.describe() for actor_id, actor in self._actors.items()}
 
     def fail_creation(self, actor: CalledActor, message: str, error: bytes = b"") -> None:
         """The actor is dead before it lived; error: why, a serialized RayTaskError or ActorDiedError."""
@@ -152,15 +144,12 @@ class ActorTaskSubmitter:
         waiting = actor.num_waiting
         if not actor.warns_of(waiting):
             return
-        what = (
-            f"{waiting:,} calls of one process wait for actor {actor.actor_id.hex()}, the latest of"
-            f" {task.template.title}()"
+        text = (
+            f"{waiting:,} calls of one process wait for actor {actor.actor_id.hex()}, the latest of "
+            f"{task.template.title}(). Each holds its arguments: get results before more calls are made, or "
+            "give the actor max_pending_calls."
         )
-        advice = (
-            "Each holds its arguments: get results before more calls are made, or give the actor"
-            " max_pending_calls."
-        )
-        self._warnings.tell("excess_queueing_warning", f"{what}. {advice}")
+        self._warnings.tell("excess_queueing_warning", text)
 
     def _resolved(self, actor: CalledActor, task: PendingTask) -> None:
         if actor.unresolved.pop(task.task_id, None) is not None:
@@ -306,9 +295,7 @@ class ActorTaskSubmitter:
             self._tasks.fail_cancelled(task)
         else:
             actor.given_back(task)
-        if actor.worker is not None and actor.worker.worker_id == worker.worker_id:
-            actor.disconnect()
-            self.watch(actor)
+        self._disconnected(actor, worker, ends=True)
 
     def forget_calls(self) -> None:
         """None is sent any more, and no answer counts: all of them are about to fail."""
@@ -332,13 +319,16 @@ class ActorTaskSubmitter:
 
     # ---- where it lives
 
-    def _disconnected(self, actor: CalledActor, worker: common_pb2.Address, left: Peer | None = None) -> None:
+    def _disconnected(
+        self, actor: CalledActor, worker: common_pb2.Address, left: Peer | None = None, ends: bool = False
+    ) -> None:
         """What was sent stays in `in_flight` until the GCS says more. left: where the connection did not
-        break, and brings answers still."""
+        break, and brings answers still. ends: its process said that it will."""
         if actor.worker is not None and actor.worker.worker_id == worker.worker_id:
             actor.disconnect()
             self.watch(actor)
-            self._probe_later(actor, worker, left)
+            if not ends:
+                self._probe_later(actor, worker, left)
 
     def _probe_later(self, actor: CalledActor, worker: common_pb2.Address, left: Peer | None = None) -> None:
         self._env.reactor.call_later(self._env.config.probe_s, lambda: self._probe(actor, worker, left))
@@ -511,8 +501,7 @@ class ActorTaskSubmitter:
         waiting = actor.take_all()
         for task in waiting:
             self._fail_dead(actor, task)
-        metadata, data = actor.death_value()
-        self._creation_done(actor, metadata, data)
+        self._creation_done(actor, *actor.death_value())
         if waiting:
             self._memory_store.mark_seen(actor.creation_id)
 
@@ -520,5 +509,4 @@ class ActorTaskSubmitter:
         if self._tasks.is_cancelled(task):
             self._tasks.fail_cancelled(task)
         elif self._tasks.is_pending(task):
-            metadata, data = actor.death_value()
-            self._tasks.fail_serialized(task, metadata, data)
+            self._tasks.fail_serialized(task, *actor.death_value())

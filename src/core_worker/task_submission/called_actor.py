@@ -161,6 +161,15 @@ class CalledActor:
             f"{len(self.queue)} queued, {len(self.unresolved)} without their arguments"
         )
 
+    def describe(self) -> dict[str, Any]:
+        """For DumpState."""
+        return {
+            "state": self.state.name,
+            "queued": len(self.queue),
+            "in_flight": len(self.in_flight),
+            "why": self.pending_reason,
+        }
+
     @property
     def is_connected(self) -> bool:
         return self.peer is not None

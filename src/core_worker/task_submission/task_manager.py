@@ -211,9 +211,7 @@ class TaskManager(PendingTasks):
         """Whether it has retries at all: where what was lost is nobody's fault, that costs none."""
         return bool(task.template.spec.max_retries) and not self.is_cancelled(task)
 
-    def lost(
-        self, task: PendingTask, error: Callable[[], BaseException], is_preempted: bool = False
-    ) -> None:
+    def lost(self, task: PendingTask, error: Callable[[], BaseException], is_preempted: bool = False) -> None:
         """The worker went before it answered. The task runs again, or fails with `error()`. is_preempted:
         its node was drained, since its provider takes it away."""
         if self.is_pending(task) and is_preempted and self.may_run_again(task):

@@ -347,9 +347,7 @@ class ActorManager:
         actor = self._save(actor, killing=death)
         return [RowChanged(actor, announced=False), *self._end_worker(actor, death, force)]
 
-    def _lose_worker(
-        self, actor: Actor, death: Death, now_s: float, has_left: bool = False
-    ) -> list[Effect]:
+    def _lose_worker(self, actor: Actor, death: Death, now_s: float, has_left: bool = False) -> list[Effect]:
         is_preempted = death.is_preempted or (actor.killing is not None and actor.killing.is_preempted)
         has_restarts = actor.has_restarts(is_preempted)
         if actor.ending is not None or death.kind in FINAL_KINDS or not has_restarts:

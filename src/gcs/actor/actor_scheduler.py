@@ -228,9 +228,9 @@ class ActorScheduler:
         wanted = demand.strategy.only_node_id
         node = None if wanted is None else self._nodes.alive(NodeID(wanted))
         if wanted is not None and (node is None or node.HasField("drain")):
+            state = "not in this cluster" if node is None else "drained"
             message = (
-                f"it has to live on node {wanted.hex()}, which is {'drained' if node else 'not in this cluster'} "
-                "(node affinity without soft=True)"
+                f"it has to live on node {wanted.hex()}, which is {state} (node affinity without soft=True)"
             )
             raise NoPlaceEver(Death(DeathKind.UNSCHEDULABLE, message))
 

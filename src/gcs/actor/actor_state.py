@@ -135,8 +135,8 @@ class Actor:
     ending: Death | None = None
     """Set only while it is alive: its worker was asked to end, for this cause. It is not started again."""
     killing: Death | None = None
-    """Set only while it is alive: its worker is being killed, or ends since the actor moves, for this cause. It
-    may start again."""
+    """Set only while it is alive: its worker is being killed, or ends since the actor moves, for this cause.
+    It may start again."""
     is_moving: bool = False
     """Set only while it restarts: its last worker has ended its calls, and gave the others back."""
     death: Death | None = None

@@ -261,7 +261,8 @@ class LeaseManager:
 
     def drain(self, now_s: float) -> list[Effect]:
         """The node is to end. What has a worker, or resources, may finish. What waits goes elsewhere at once,
-        if only to wait there; where it could run nowhere it waits here, and keeps nobody. Whoever leased a worker for tasks is asked to give it back."""
+        if only to wait there; where it could run nowhere else it waits here, and keeps nobody. Whoever leased
+        a worker for tasks is asked to give it back."""
         self._is_draining = True
         self._scheduler.drain()
         self._pool.drain()
