@@ -36,7 +36,7 @@ BATCH_BYTES_MAX = 64 << 20
 BATCH_OBJECTS_MAX = 100
 BATCHES_AT_ONCE = 4
 ASK_FIRST_S, ASK_MAX_S = 0.2, 10.0
-"""Between two questions to the head after owners that it does not know. They are dead, or joining."""
+"""Between two questions to the head for owners: longer each time while nothing leaves."""
 TAKE_TIMEOUT_S = 90.0
 """One batch; longer than the other store lets a copy wait for room."""
 
@@ -108,23 +108,20 @@ class Evacuation:
             self._tell("there is no other node that could take this node's objects")
         num_taken = sum(await asyncio.gather(*(self._move(batch, nodes) for batch in batches(objects))))
         if num_taken:
+            self._asks_again.reset()
             logger.info("%d objects have left this node", num_taken)
         # There may be more. Those of owners that are dead go when the store hears of that.
         return max(1, len(reply.objects) - num_taken)
 
     async def _learn(self, wanted: set[bytes]) -> None:
-        """Where these owners are. Those that are not known then are dead, and what they own goes when the
-        store hears of that; or they are not known yet."""
+        """Where these owners are. Those that the head does not know are dead, and what they own goes when the
+        store hears of that; or they have just begun."""
         now_s = self._clock.time_s()
         if wanted <= self._owners.keys() or now_s < self._ask_at_s:
             return
-        before = wanted & self._owners.keys()
-        self._owners = {
-            worker.worker_id: worker.address for worker in await self._workers() if worker.is_alive
-        }
-        if wanted & self._owners.keys() != before:
-            self._asks_again.reset()
         self._ask_at_s = now_s + self._asks_again.next_s()
+        living = [worker for worker in await self._workers() if worker.is_alive]
+        self._owners = {worker.worker_id: worker.address for worker in living}
 
     async def _move(self, batch: Sequence[Take], nodes: Sequence[NodeSnapshot]) -> int:
         """To the first node that takes something of it. Returns how many were taken."""
@@ -139,9 +136,9 @@ class Evacuation:
                 if taken:
                     await self._store.mark_primary(taken, is_primary=False)
                     return len(taken)
-        # Perhaps their owners are dead.
-        for item in batch:
-            self._owners.pop(item.owner.worker_id, None)
+                # Perhaps their owners are dead.
+                for item in batch:
+                    self._owners.pop(item.owner.worker_id, None)
         return 0
 
     async def _ask(self, node: NodeSnapshot, batch: Sequence[Take]) -> list[bytes]:

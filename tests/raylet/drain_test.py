@@ -49,6 +49,7 @@ class Node:
         self.ends: list[str] = []
         self.killed: list[common_pb2.DeathCause] = []
         self.num_primaries = 0
+        self.on_look: Callable[[], None] = lambda: None
         self.clients = Clients()
         effects: Any = SimpleNamespace(run=scene.take)
         evacuation: Any = SimpleNamespace(round=self._round, what_is_here=self._what_is_here)
@@ -81,6 +82,7 @@ class Node:
         return self.num_primaries
 
     async def _what_is_here(self) -> str:
+        self.on_look()
         return "its store has primary copies" if self.num_primaries else ""
 
     def _kill(self, worker_id: bytes, force: bool, cause: common_pb2.DeathCause) -> None:
@@ -142,6 +144,37 @@ def test_it_ends_when_its_tasks_are_over_and_its_values_are_elsewhere() -> None:
         node.num_primaries = 0
         await asyncio.sleep(1)
         assert len(node.ends) == 1
+
+    play(script)
+
+
+def test_a_deadline_that_has_passed_is_one_that_has_come() -> None:
+    async def script(node: Node) -> None:
+        node.scene.ask("task")
+        node.connect(b"w", is_driver=False)
+        assert (await node.request(in_s=-3600)).is_accepted
+        await asyncio.sleep(5)
+        assert node.killed and node.ends
+
+    play(script)
+
+
+def test_what_waits_there_and_runs_nowhere_else_does_not_keep_the_node() -> None:
+    async def script(node: Node) -> None:
+        node.scene.ask("runs")
+        node.scene.ask("waits")
+        await node.request()
+        node.scene.worker_dies("runs")
+        await asyncio.sleep(10)
+        assert node.ends
+
+    play(script)
+
+
+def test_what_begins_while_an_idle_node_is_looked_at_is_not_ended() -> None:
+    async def script(node: Node) -> None:
+        node.on_look = lambda: node.scene.ask("task")
+        assert not (await node.request(IDLE)).is_accepted
 
     play(script)
 

@@ -294,8 +294,10 @@ class ActorTaskSubmitter:
         if self._tasks.is_cancelled(task):
             self._tasks.fail_cancelled(task)
         else:
-            actor.given_back(task)
-        self._disconnected(actor, worker, ends=True)
+            actor.given_back(task, worker.worker_id)
+        if actor.worker is not None and actor.worker.worker_id == worker.worker_id:
+            actor.disconnect()
+            self.watch(actor)
 
     def forget_calls(self) -> None:
         """None is sent any more, and no answer counts: all of them are about to fail."""
@@ -319,16 +321,13 @@ class ActorTaskSubmitter:
 
     # ---- where it lives
 
-    def _disconnected(
-        self, actor: CalledActor, worker: common_pb2.Address, left: Peer | None = None, ends: bool = False
-    ) -> None:
+    def _disconnected(self, actor: CalledActor, worker: common_pb2.Address, left: Peer | None = None) -> None:
         """What was sent stays in `in_flight` until the GCS says more. left: where the connection did not
-        break, and brings answers still. ends: its process said that it will."""
+        break, and brings answers still."""
         if actor.worker is not None and actor.worker.worker_id == worker.worker_id:
             actor.disconnect()
             self.watch(actor)
-            if not ends:
-                self._probe_later(actor, worker, left)
+            self._probe_later(actor, worker, left)
 
     def _probe_later(self, actor: CalledActor, worker: common_pb2.Address, left: Peer | None = None) -> None:
         self._env.reactor.call_later(self._env.config.probe_s, lambda: self._probe(actor, worker, left))
@@ -400,7 +399,9 @@ class ActorTaskSubmitter:
         """What the GCS says of it."""
         actor.note_watch(False)
         actor.heard(info)
-        if info.state == common_pb2.ALIVE:
+        if info.state == common_pb2.ALIVE and actor.leaves(info.address.worker_id):
+            self.watch(actor)
+        elif info.state == common_pb2.ALIVE:
             if actor.worker is None or actor.worker.worker_id != info.address.worker_id:
                 worker = common_pb2.Address.FromString(info.address.SerializeToString())
                 self._connect(actor, worker, "it was restarted")
@@ -482,8 +483,7 @@ class ActorTaskSubmitter:
                 self._tasks.next_attempt(task, f"its actor is unavailable: {why}")
                 again.append(task)
             else:
-                error = ActorUnavailableError(why, actor.actor_id)
-                self._tasks.fail_unless_cancelled(task, error)
+                self._tasks.fail_unless_cancelled(task, ActorUnavailableError(why, actor.actor_id))
         actor.queue.extendleft(reversed(again))
 
     def _fail_unsent(self, actor: CalledActor) -> None:

@@ -21,6 +21,7 @@ actor_task_submitter.py's, which tells the actor what happened.
 from __future__ import annotations
 
 import enum
+from bisect import bisect_left
 from collections import deque
 from collections.abc import Sequence
 from typing import Any
@@ -76,8 +77,8 @@ class CalledActor:
         "_excess_bytes",
         "_excess_bytes_max",
         "_latest",
+        "_leaving",
         "_num_answered",
-        "_num_given_back",
         "_registration",
         "_story",
         "_warn_at",
@@ -131,8 +132,8 @@ class CalledActor:
         self.is_watched = False
         # It restarts since it was moved to another node.
         self.is_moving = False
-        # So many of the queue, from its front, were given back by the process that it leaves.
-        self._num_given_back = 0
+        # The process that gave calls back.
+        self._leaving = b""
         self.rules = CallRules()
         self._warn_at = config.calls_waiting_warned
         # Bytes of what was sent beyond calls_in_flight_max, by task id, and their sum.
@@ -262,7 +263,6 @@ class CalledActor:
     def connect(self, worker: common_pb2.Address, peer: Peer) -> None:
         """Calls go to this process of it from now on."""
         self._move(CONNECTED)
-        self._num_given_back = 0
         self.worker, self.peer = worker, peer
         self.last_reached = worker, peer
 
@@ -409,12 +409,16 @@ class CalledActor:
         self._nothing_in_flight()
         return sent
 
-    def given_back(self, task: PendingTask) -> None:
-        """It did not begin there, and goes to the process where the actor moves: before those that were not
-        sent yet, in the order in which they were sent."""
+    def leaves(self, worker_id: bytes) -> bool:
+        """Whether it is about to leave this process, though the GCS says that it lives there."""
+        return worker_id == self._leaving
+
+    def given_back(self, task: PendingTask, worker_id: bytes) -> None:
+        """It did not begin there, and goes to the process where the actor moves, in its order."""
+        self._leaving = worker_id
         task.not_started()
-        self.queue.insert(self._num_given_back, task)
-        self._num_given_back += 1
+        place = bisect_left(self.queue, task.number, key=lambda queued: queued.number)
+        self.queue.insert(place, task)
 
     def take_queue(self) -> deque[PendingTask]:
         queue, self.queue = self.queue, deque()

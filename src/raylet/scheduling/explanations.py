@@ -35,7 +35,8 @@ def infeasible(
     task_name: str, required: ResourceSet, strategy: Strategy, nodes: Sequence[NodeSnapshot]
 ) -> str:
     """No node that the strategy allows could ever hold it. `nodes`: all of them, this one included."""
-    alive = [node for node in nodes if node.is_alive]
+    alive = [node for node in nodes if node.takes_work]
+    drained = [node for node in nodes if node.is_draining and required.fits_in(node.total)]
     if strategy.kind is StrategyKind.NODE_AFFINITY and not strategy.is_soft:
         named = [node for node in alive if node.node_id == strategy.node_id]
         total = named[0].total if named else ResourceSet()
@@ -50,10 +51,11 @@ def infeasible(
     best_text = (
         f"; the nearest, node {best.node_id.hex()[:8]}, has {best.total.beside(required)}" if best else ""
     )
+    drained_text = f"; node {drained[0].node_id.hex()[:8]} has it, and is drained" if drained else ""
     nodes_text = "its only node has" if len(alive) == 1 else f"its {len(alive)} nodes together have"
     return (
         f"{task_name} needs {required}, and no node of the cluster has that much: {nodes_text} "
-        f"{together.beside(required)}{best_text if len(alive) > 1 else ''}. It waits until a node with "
+        f"{together.beside(required)}{best_text if len(alive) > 1 else ''}{drained_text}. It waits until a node with "
         f"{required} joins: start one, ask for less, or cancel it."
     )
 

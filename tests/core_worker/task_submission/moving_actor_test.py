@@ -43,6 +43,24 @@ def test_calls_that_were_given_back_run_in_order_in_the_next_process_and_cost_no
         assert world.outcome(call) == f"{number}, run 1"
 
 
+def test_news_that_it_still_lives_there_change_nothing() -> None:
+    """As a head on an empty store tells them."""
+    world = running_actor()
+    runs, first, second = world.submit(), world.submit(), world.submit()
+    world.run(world.line)
+    give_back(world, first)
+    world.gcs.version += 1
+    world.tell()
+    give_back(world, second)
+    assert not world.line.to_run and world.gcs.watch is not None
+    world.deliver(world.line)
+    assert world.outcome(runs) == "1, run 1"
+    world.die(will_restart=True)
+    world.tell(is_moving=True)
+    world.starts()
+    assert sent(world, world.lines[-1]) == call_ids(first, second)
+
+
 def test_one_who_hears_first_that_the_actor_moves_waits() -> None:
     world = CalledActor()
     call = world.submit()

@@ -58,6 +58,8 @@ def test_it_waits_where_no_other_node_could_ever_run_it() -> None:
     scene.wait(1.0)
     assert not scene.spilled and not scene.granted and not scene.rejected
     assert not scene.manager.has_leases, "it keeps no node that could not run it"
+    scene.wait(60.0)
+    assert ["has it, and is drained" in warning.message for warning in scene.warnings] == [True]
 
 
 @pytest.mark.parametrize("node_id", [HERE, THERE])
