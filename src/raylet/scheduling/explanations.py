@@ -48,14 +48,15 @@ def infeasible(
     for node in alive:
         together = together + node.total
     best = best_node(required, alive)
-    best_text = (
-        f"; the nearest, node {best.node_id.hex()[:8]}, has {best.total.beside(required)}" if best else ""
-    )
-    drained_text = f"; node {drained[0].node_id.hex()[:8]} has it, and is drained" if drained else ""
+    more = ""
+    if best is not None and len(alive) > 1:
+        more = f"; the nearest, node {best.node_id.hex()[:8]}, has {best.total.beside(required)}"
+    if drained:
+        more += f"; node {drained[0].node_id.hex()[:8]} has it, and is drained"
     nodes_text = "its only node has" if len(alive) == 1 else f"its {len(alive)} nodes together have"
     return (
         f"{task_name} needs {required}, and no node of the cluster has that much: {nodes_text} "
-        f"{together.beside(required)}{best_text if len(alive) > 1 else ''}{drained_text}. It waits until a node with "
+        f"{together.beside(required)}{more}. It waits until a node with "
         f"{required} joins: start one, ask for less, or cancel it."
     )
 
