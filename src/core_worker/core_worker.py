@@ -150,11 +150,9 @@ class CoreWorker:
         self._waits = ObjectWait(env, references, store, plasma, self._dropped, self.resolver, self._blocked)
         self._futures = ObjectFutures(env, store, self.resolver, self._getter, self._waits)
         self._putter = Putter(env, self._context, references, store, plasma, self._dropped, self)
-        self._streams = GeneratorStreams(
-            StreamParts(
-                env, references, store, plasma, borrowing, lineage, unhandled, self, self._getter.await_ready
-            )
-        )
+        ready = self._getter.await_ready
+        parts = StreamParts(env, references, store, plasma, borrowing, lineage, unhandled, self, ready)
+        self._streams = GeneratorStreams(parts)
 
     def _make_submission(self) -> None:
         env, context, references, store = self.env, self._context, self._references, self._memory_store
@@ -165,9 +163,9 @@ class CoreWorker:
             references, store, plasma, borrowing, streams, lineage, recovery, unhandled, notices
         )
         dependencies = DependencyResolver(env, store, self.resolver, borrowing, tasks)
-        self._normal_tasks = NormalTaskSubmitter(env, context, tasks, self.peers)
+        normal = self._normal_tasks = NormalTaskSubmitter(env, context, tasks, self.peers)
         self._reconstruction = Reconstruction(
-            env, references, streams, lineage, tasks, dependencies, self._normal_tasks.interrupt
+            env, references, streams, lineage, tasks, dependencies, normal.interrupt
         )
         self._actor_tasks = ActorTaskSubmitter(
             env, references, store, self.resolver, self.peers, tasks, dependencies, self._warnings
