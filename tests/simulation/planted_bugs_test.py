@@ -148,7 +148,7 @@ def does_not_tell_a_new_attempt_what_was_taken(patch: pytest.MonkeyPatch) -> Non
 def never_retries(patch: pytest.MonkeyPatch) -> None:
     """A task fails with its first worker."""
 
-    def lost(tasks: TaskManager, task: PendingTask, error: Callable[[], BaseException]) -> None:
+    def lost(tasks: TaskManager, task: PendingTask, error: Callable[[], BaseException], **_: bool) -> None:
         if tasks.is_pending(task):
             tasks.fail_unless_cancelled(task, error())
 
@@ -158,10 +158,10 @@ def never_retries(patch: pytest.MonkeyPatch) -> None:
 def retries_once_less(patch: pytest.MonkeyPatch) -> None:
     honest = TaskManager.lost
 
-    def lost(tasks: TaskManager, task: PendingTask, error: Callable[[], BaseException]) -> None:
+    def lost(tasks: TaskManager, task: PendingTask, error: Callable[[], BaseException], **how: bool) -> None:
         if task.retries_left == 1:
             task.give_up_retries()
-        honest(tasks, task, error)
+        honest(tasks, task, error, **how)
 
     patch.setattr(TaskManager, "lost", lost)
 
@@ -169,9 +169,9 @@ def retries_once_less(patch: pytest.MonkeyPatch) -> None:
 def never_uses_up_retries(patch: pytest.MonkeyPatch) -> None:
     honest = PendingTask.again
 
-    def again(task: PendingTask) -> None:
+    def again(task: PendingTask, is_free: bool = False) -> None:
         retries_left = task.retries_left
-        honest(task)
+        honest(task, is_free)
         task.retries_left = retries_left
 
     patch.setattr(PendingTask, "again", again)
@@ -252,9 +252,9 @@ def retries_under_the_same_number(patch: pytest.MonkeyPatch) -> None:
     """An attempt that was lost is made again, and not as the next one."""
     honest = TaskManager.next_attempt
 
-    def next_attempt(tasks: TaskManager, task: PendingTask, why: str | bytes) -> None:
+    def next_attempt(tasks: TaskManager, task: PendingTask, why: str | bytes, is_free: bool = False) -> None:
         attempt = task.request.attempt
-        honest(tasks, task, why)
+        honest(tasks, task, why, is_free)
         task.request.attempt = attempt
 
     patch.setattr(TaskManager, "next_attempt", next_attempt)
