@@ -97,6 +97,35 @@ def test_connections_that_lasted_are_not_lost_in_a_row() -> None:
     assert not failed and len(pool.wire.open("DumpState")) == 1
 
 
+def lose_a_call(pool: Pool) -> list[Any]:
+    """Returns what becomes of it."""
+    ends: list[Any] = []
+    pool.peers.insist(
+        address_of(b"near"),
+        lambda stub, answered: stub.DumpState.start(common_pb2.Empty(), answered),
+        lambda reply, error: ends.append(error or reply),
+    )
+    pool.wire.channels["unix:near"].close()
+    return ends
+
+
+def test_a_question_that_is_lost_as_well_is_asked_again() -> None:
+    pool = Pool()
+    ends = lose_a_call(pool)
+    pool.wire.channels["unix:near"].close()
+    pool.wire.open("CheckAlive")[0].answer(common_pb2.Empty())
+    pool.wire.open("DumpState")[0].answer(common_pb2.DumpStateReply())
+    assert ends == [common_pb2.DumpStateReply()]
+
+
+def test_who_cannot_be_reached_for_long_is_not_asked_again() -> None:
+    pool = Pool()
+    ends = lose_a_call(pool)
+    pool.clock.now_s += IN_A_ROW_S
+    pool.wire.channels["unix:near"].close()
+    assert [error.code for error in ends] == [StatusCode.UNAVAILABLE] and not pool.wire.open("CheckAlive")
+
+
 def test_at_the_end_nobody_is_asked_whether_he_lives() -> None:
     pool = Pool()
     failed: list[Any] = []
