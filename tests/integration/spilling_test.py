@@ -387,7 +387,7 @@ def test_a_lost_item_of_a_generator_without_an_end_is_made_again(spilled: Path) 
     ray.cancel(stream)
 
 
-@pytest.mark.parametrize("lose", [Path.unlink, empty, replace])
+@pytest.mark.parametrize("lose", [Path.unlink, empty])
 def test_a_value_larger_than_the_store_that_is_lost_on_disk_is_made_again(spilled: Path, lose: Any) -> None:
     start_cluster(spilled)
     size_bytes = 2 * STORE_BYTES
