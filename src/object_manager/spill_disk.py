@@ -98,12 +98,7 @@ class FileSpillDisk:
 
     async def made(self, file: SpillFile) -> None:
         place = self._place(file)
-
-        def stamp() -> Stamp:
-            place.flush(file.number)
-            return place.stamp(file.number)
-
-        found = await _run(self._writers, stamp)
+        found = await _run(self._writers, lambda: place.flush(file.number))
         if file in self._stamps:
             self._stamps[file] = found
 

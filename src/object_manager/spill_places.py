@@ -67,9 +67,9 @@ class SpillPlace(Protocol):
 
     def remove(self, number: int) -> None: ...
 
-    def flush(self, number: int) -> None:
-        """What clients have written is on the disk then. Before, a disk of another machine may say later when
-        it was written."""
+    def flush(self, number: int) -> Stamp:
+        """What clients have written is on the disk then. Before, a disk of another machine may say later
+        when it was written."""
         ...
 
     def stamp(self, number: int) -> Stamp:
@@ -131,21 +131,25 @@ class DirectoryPlace:
     def remove(self, number: int) -> None:
         os.unlink(self.path(number))
 
-    def flush(self, number: int) -> None:
+    def flush(self, number: int) -> Stamp:
         fd = _open(self.path(number), os.O_RDONLY)
         try:
             os.fdatasync(fd)
+            return _stamp(os.fstat(fd))
         finally:
             os.close(fd)
 
     def stamp(self, number: int) -> Stamp:
-        status = os.stat(self.path(number))
-        return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
+        return _stamp(os.stat(self.path(number)))
 
 
 def ends() -> OSError:
     """What whoever reads or writes is told when the process ends."""
     return OSError(errno.ECANCELED, "the object manager ends")
+
+
+def _stamp(status: os.stat_result) -> Stamp:
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
 
 
 @contextlib.contextmanager
