@@ -21,6 +21,11 @@ them. Ray's pull manager has the same unit, the bundle.
   that this has left, and then when memory came free.
 - An object that several want is copied once, in the first one's turn: its priority is the highest of theirs.
 - Nothing starves: who has waited for `overtaken_max_s` is in the first class from then on, by its arrival.
+- A request in the first class that has waited for memory for `disk_after_s`, or that comes when none came
+  free for so long (and none can be made by spilling), is admitted all the same. So is one that can never fit.
+  Those of its copies for which there is no memory are *for disk*, and nothing is promised to them. If memory
+  is short later, its other copies become that, too, before it has to give way. If the disk has no room either
+  it waits on; one that can never fit fails.
 - A request that has waited for memory for `memory_timeout_s`, without a byte placed, fails.
 """
 
@@ -66,6 +71,8 @@ class NeverAdmitted:
     number: int
     object_id: ObjectKey
     size_bytes: int
+    why: str = ""
+    """It was not written to disk either."""
 
 
 @dataclass(slots=True)
@@ -78,6 +85,8 @@ class _Request:
     short_since_s: float | None = None  # since the first time that there was no room
     num_refused: int = 0  # since memory came free last: how often it gave way, and nobody else could
     refused_at: int = -1  # the state of the memory in which it cannot be placed
+    is_due_for_disk: bool = False
+    why_not_on_disk: str = ""
 
     @property
     def order(self) -> tuple[int, int]:
@@ -87,10 +96,18 @@ class _Request:
 class Admission:
     """Every Get that needs copies."""
 
-    def __init__(self, store: Store, memory_timeout_s: float, overtaken_max_s: float) -> None:
+    def __init__(
+        self,
+        store: Store,
+        memory_timeout_s: float,
+        overtaken_max_s: float,
+        disk_after_s: float | None = None,
+    ) -> None:
+        """disk_after_s: None where nothing can be written to disk."""
         self._store = store
         self._memory_timeout_s = memory_timeout_s
         self._overtaken_max_s = overtaken_max_s
+        self._disk_after_s = disk_after_s
         self._requests: dict[int, _Request] = {}
         self._waiting: list[tuple[int, int]] = []  # a heap of orders; some are out of date
         self._admitted: dict[int, _Request] = {}
@@ -102,10 +119,14 @@ class Admission:
         self._wanting: dict[ObjectKey, dict[int, None]] = {}
         self._promised: dict[ObjectKey, int] = {}
         self._promised_bytes = 0
+        # Promised objects that get no memory, but a file: 0 bytes are promised to each.
+        self._for_disk: set[ObjectKey] = set()
         # Promised objects that were refused a place.
         self._refused: set[ObjectKey] = set()
         # Those that gave way since nothing else helped: the next step sees what memory that left.
         self._refused_requests: list[_Request] = []
+        self._memory_state = -1
+        self._freed_s = 0.0  # when memory came free last
         # Grows whenever step() may have something new to do, memory aside.
         self.changes = 0
 
@@ -143,19 +164,24 @@ class Admission:
 
     @property
     def next_deadline_s(self) -> float | None:
-        deadlines = (
-            request.short_since_s + self._memory_timeout_s
-            for request in self._short.values()
-            if request.short_since_s is not None
-        )
+        deadlines = []
+        for request in self._short.values():
+            if request.short_since_s is not None:
+                deadlines.append(request.short_since_s + self._memory_timeout_s)
+            if (due_s := self._disk_due_s(request)) is not None:
+                deadlines.append(due_s)
         return min(deadlines, default=None)
+
+    def is_for_disk(self, object_id: ObjectKey) -> bool:
+        """Whether a copy is to get a file, and no memory."""
+        return object_id in self._for_disk
 
     # ---- events
 
     def submit(self, number: int, priority: Priority, sizes: Mapping[ObjectKey, int], now_s: float) -> None:
         """A Get needs copies of some of these. It holds nothing from now on, until it is admitted. Again: one
         of its objects has to be copied that was to appear here. Sizes are bytes; 0: not known. What the store
-        can never hold is promised nothing: its copy is refused at once."""
+        can never hold is promised nothing: its copy gets a file, or is refused at once."""
         self.changes += 1
         known = self._requests.get(number)
         if known is not None:
@@ -189,9 +215,13 @@ class Admission:
             if request.is_admitted:
                 self._unwant(request, object_id)
 
-    def settled(self, object_id: ObjectKey) -> None:
-        """A copy has its memory, or the object came here otherwise: nothing is promised to it any more."""
+    def settled(self, object_id: ObjectKey, size_bytes: int = 0) -> None:
+        """A copy has its place, or the object came here otherwise: nothing is promised to it any more. Its
+        size may not have been known."""
+        for number in self._wanting.get(object_id, ()) if size_bytes else ():
+            self._requests[number].sizes[object_id] = aligned(size_bytes)
         self._refused.discard(object_id)
+        self._for_disk.discard(object_id)
         if object_id not in self._promised:
             return
         self.changes += 1
@@ -209,7 +239,7 @@ class Admission:
         self.changes += 1
         for number in self._wanting.get(object_id, ()):
             self._requests[number].sizes[object_id] = aligned(size_bytes)
-        if object_id in self._promised:
+        if object_id in self._promised and object_id not in self._for_disk:
             self._promised_bytes += aligned(size_bytes) - self._promised[object_id]
             self._promised[object_id] = aligned(size_bytes)
 
@@ -222,11 +252,23 @@ class Admission:
         self._refused.add(object_id)
         first = min(self._requests[number].order for number in wanting)
         last = max(self._admitted.values(), key=lambda request: request.order)
+        if self._makes_do_with_disk(last):
+            return None
         if last.order == first:
             last.num_refused += 1
             if last.num_refused > 1:  # the first time it lay badly in what is free now
                 self._refused_requests.append(last)
         return self._give_way(last)
+
+    def refused_a_file(self, object_id: ObjectKey, why: str) -> list[GiveWay]:
+        """The disk has no room for a copy. Who wants it waits for memory as if there were no disk; nobody
+        does if one of them would wait in vain."""
+        wanting = [self._requests[number] for number in self._wanting.get(object_id, ())]
+        if object_id not in self._for_disk or not all(map(self._may_ever_fit, wanting)):
+            return []
+        for request in wanting:
+            request.is_due_for_disk, request.why_not_on_disk = False, why
+        return [self._give_way(request) for request in wanting]
 
     # ---- steps
 
@@ -235,19 +277,26 @@ class Admission:
 
         obtainable_bytes: free, or free after evictions. memory_state: differs after memory came free.
         """
+        if memory_state != self._memory_state:
+            self._memory_state, self._freed_s = memory_state, now_s
         for request in self._refused_requests:
             request.refused_at = memory_state
         self._refused_requests.clear()
-        if self._promised_bytes > obtainable_bytes and self._admitted:
-            return self._give_way(max(self._admitted.values(), key=lambda request: request.order))
+        while self._promised_bytes > obtainable_bytes and self._admitted:
+            last = max(self._admitted.values(), key=lambda request: request.order)
+            if not self._makes_do_with_disk(last):
+                return self._give_way(last)
         self._promote(now_s)
         head = self._head()
         if head is None:
             return None
         need = self._need(head)
         left_bytes = obtainable_bytes - self._promised_bytes
-        if need <= left_bytes and not self._refused and head.refused_at != memory_state:
-            return self._admit(head)
+        may_be_placed = not self._refused and head.refused_at != memory_state
+        if need <= left_bytes and may_be_placed:
+            return self._admit(head, left_bytes)
+        if self._may_use_disk(head) and self._taken(head) <= left_bytes:
+            return self._admit(head, left_bytes if may_be_placed else 0)
         if head.short_since_s is None:
             head.short_since_s = now_s
         self._short[head.number] = head
@@ -257,7 +306,13 @@ class Admission:
         return None
 
     def expire(self, now_s: float) -> list[NeverAdmitted]:
-        """Gives up on those that have waited too long for memory. They are to be withdrawn."""
+        """Gives up on those that have waited too long for memory. They are to be withdrawn. Others may use
+        the disk from now on."""
+        for request in self._short.values():
+            due_s = self._disk_due_s(request)
+            if due_s is not None and due_s <= now_s:
+                request.is_due_for_disk = True
+                self.changes += 1
         late = []
         for request in self._short.values():
             since_s = request.short_since_s
@@ -266,7 +321,7 @@ class Admission:
             sizes = request.sizes
             lacking = [each for each in sizes if self._store.taken_by(each) is None] or list(sizes)
             largest = max(lacking, key=lambda object_id: sizes[object_id])
-            late.append(NeverAdmitted(request.number, largest, sizes[largest]))
+            late.append(NeverAdmitted(request.number, largest, sizes[largest], request.why_not_on_disk))
         return late
 
     # ---- inside
@@ -301,18 +356,56 @@ class Admission:
             need += size if taken is None else taken
         return need
 
-    def _admit(self, request: _Request) -> Admit:
+    def _taken(self, request: _Request) -> int:
+        """How much less would be obtainable if it pinned what is here."""
+        return sum(self._store.taken_by(object_id) or 0 for object_id in request.sizes)
+
+    def _may_ever_fit(self, request: _Request) -> bool:
+        return self._store.can_hold(sum(request.sizes.values()))
+
+    def _may_use_disk(self, request: _Request) -> bool:
+        never_fits = self._disk_after_s is not None and not self._may_ever_fit(request)
+        return request.is_due_for_disk or never_fits
+
+    def _disk_due_s(self, request: _Request) -> float | None:
+        """When a request that is short of memory may use the disk; None: never, or it may already."""
+        since_s, after_s = request.short_since_s, self._disk_after_s
+        if since_s is None or after_s is None or request.why_not_on_disk or self._may_use_disk(request):
+            return None
+        due_s = (since_s if self._store.spillable else min(since_s, self._freed_s)) + after_s
+        is_first_class = request.priority is Priority.GET
+        return due_s if is_first_class else max(due_s, request.since_s + self._overtaken_max_s)
+
+    def _makes_do_with_disk(self, request: _Request) -> bool:
+        """Whether it could give memory back that was promised to it: those copies are for disk now."""
+        if not self._may_use_disk(request):
+            return False
+        promised = [each for each in request.sizes if self._promised.get(each, 0)]
+        for object_id in promised:
+            self._promised_bytes -= self._promised[object_id]
+            self._promised[object_id] = 0
+            self._for_disk.add(object_id)
+            self._refused.discard(object_id)
+        self.changes += bool(promised)
+        return bool(promised)
+
+    def _admit(self, request: _Request, left_bytes: int) -> Admit:
+        """left_bytes: of memory. What it lacks beyond that is for disk."""
         self.changes += 1
         request.is_admitted = True
         if request.refused_at >= 0:
             request.num_refused, request.refused_at = 0, -1
         self._admitted[request.number] = request
         self._short.pop(request.number, None)
+        left_bytes -= self._taken(request)
         for object_id, size in request.sizes.items():
             self._wanting.setdefault(object_id, {})[request.number] = None
             if object_id not in self._promised and self._store.taken_by(object_id) is None:
-                self._promised[object_id] = size
-                self._promised_bytes += size
+                is_for_disk = size > left_bytes
+                self._for_disk.update([object_id] if is_for_disk else ())
+                self._promised[object_id] = 0 if is_for_disk else size
+                self._promised_bytes += self._promised[object_id]
+                left_bytes -= self._promised[object_id]
         return Admit(request.number)
 
     def _give_way(self, request: _Request) -> GiveWay:
@@ -338,6 +431,7 @@ class Admission:
             del self._wanting[object_id]
             self._promised_bytes -= self._promised.pop(object_id, 0)
             self._refused.discard(object_id)
+            self._for_disk.discard(object_id)
 
     def check_invariants(self) -> None:
         """Raises InternalError."""
@@ -351,6 +445,7 @@ class Admission:
         check(self._promised.keys() <= self._wanting.keys(), "memory is promised to nobody")
         check(not self._short.keys() & admitted, "who is admitted waits for memory")
         check(sum(self._promised.values()) == self._promised_bytes, "promised bytes are miscounted")
+        check(not any(self._promised.get(each, 1) for each in self._for_disk), "a file is promised memory")
         check(self._refused <= self._promised.keys(), "what was refused a place is not promised one")
         waiting = {number for _, number in self._waiting}
         check(self._requests.keys() - admitted <= waiting, "a request waits in no queue")

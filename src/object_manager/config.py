@@ -23,8 +23,12 @@ class ObjectManagerConfig:
     overtaken_max_s: float = 15.0
     """A Get of lower priority that has waited so long is overtaken no more. Well below pull_memory_timeout_s:
     it must not fail because others came."""
+    copy_to_disk_after_s: float = 1.0
+    """A get whose copies wait so long for room has those that find none written to files, and reads them
+    there. Most objects are read for less; and a file is not much slower than memory."""
     elsewhere_timeout_s: float = 2.0
-    """The same for who can as well go to a node that has it. Longer than most tasks read arguments."""
+    """How long a copy waits for room for who can as well go to a node that has it. Longer than most tasks
+    read arguments."""
     unknown_node_timeout_s: float = 5.0
     """How long a pull waits for the GCS to tell of a node that an owner has already named."""
     connect_timeout_s: float = 5.0
@@ -103,6 +107,7 @@ class ObjectManagerConfig:
             "create_to_disk_s",
             "pull_memory_timeout_s",
             "overtaken_max_s",
+            "copy_to_disk_after_s",
             "elsewhere_timeout_s",
             "unknown_node_timeout_s",
             "connect_timeout_s",

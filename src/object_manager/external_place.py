@@ -102,6 +102,9 @@ class ExternalPlace:
     def make(self, number: int, size_bytes: int) -> None:
         raise OSError(errno.EOPNOTSUPP, "clients write no files there", self.uri)
 
+    def map(self, number: int, size_bytes: int) -> memoryview:
+        raise OSError(errno.EOPNOTSUPP, "nobody maps files there", self.uri)
+
     def remove(self, number: int) -> None:
         with _as_os_error(self.name(number)), contextlib.suppress(FileNotFoundError):
             self._files.rm_file(self._key(number))

@@ -174,7 +174,7 @@ class GetQueue:
         """
         get = _Get(self._next_number, client, wanted, now_s, room_timeout_s, priority)
         self._next_number += 1
-        if all(self._store.is_in_memory(item.object_id) for item in wanted):
+        if all(self._store.is_readable(item.object_id) for item in wanted):
             for item in wanted:
                 if item.object_id not in get.found:
                     self._take(get, item.object_id)
@@ -210,7 +210,7 @@ class GetQueue:
         get = self._gets[number]
         self._let_go(get)
         get.is_holding = False
-        get.absent = {each for each in get.missing if not self._store.is_in_memory(each)}
+        get.absent = {each for each in get.missing if not self._store.is_readable(each)}
         return [
             PullUnwanted(object_id, gives_way=True)
             for object_id in get.missing
@@ -339,13 +339,13 @@ class GetQueue:
     def _may_appear(self, object_id: ObjectKey) -> bool:
         """It is here, or is being written here."""
         store = self._store
-        is_here = store.is_in_memory(object_id) or store.is_spilled(object_id)
+        is_here = store.is_readable(object_id) or store.is_spilled(object_id)
         return is_here or store.is_being_written(object_id)
 
     def _ask_for_room(self, get: _Get) -> RoomAsked:
         get.asks_for_room = True
         get.is_holding = False
-        get.absent = {each for each in get.missing if not self._store.is_in_memory(each)}
+        get.absent = {each for each in get.missing if not self._store.is_readable(each)}
         wanted = {item.object_id: item for item in get.wanted}
         sizes = {
             each: wanted[each].size_bytes if self._others(wanted[each].locations) else 0
@@ -374,7 +374,7 @@ class GetQueue:
         """Answers a Get that holds nothing, if all that it needs is here by now."""
         if get.absent:
             return []
-        get.absent = {each for each in get.missing if not self._store.is_in_memory(each)}
+        get.absent = {each for each in get.missing if not self._store.is_readable(each)}
         return [] if get.absent else self._hold(get)
 
     def _let_go(self, get: _Get) -> None:

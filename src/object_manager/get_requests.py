@@ -108,6 +108,13 @@ class GetRequests:
         if effect is not None:
             self._follow(effect)
 
+    def refused_a_file(self, object_id: ObjectKey, why: str) -> bool:
+        """The disk has no room for a copy. Whether all who want it wait on, for memory."""
+        effects = self._admission.refused_a_file(object_id, why)
+        for effect in effects:
+            self._follow(effect)
+        return bool(effects)
+
     def _follow(self, effect: Admit | GiveWay | NeverAdmitted) -> None:
         match effect:
             case Admit(number):

@@ -1,7 +1,9 @@
-"""Creates of objects that are larger than the store, or for which readers leave no room: each is written by
-its client to a file of its own, and read there by everybody (Spills), or restored like any other. Room is
-taken on the disk before the file is granted, so that no write dies for lack of it. Who finds none is refused
-at once: no reader that lets go would help, or it has waited for that already.
+"""Objects that get a file of their own instead of room in the store, and are read there by everybody
+(Spills), or restored like any other. An object that is larger than the store, or for which readers leave no
+room, is written by its client. A copy from another node that has no room here (admission.py) is written by
+the fetch, and never restored. Room is taken on the disk before the file is granted, so that no write dies for
+lack of it. Who finds none is refused at once: no reader that lets go would help, or it has waited for that
+already.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ from ray_mono.object_manager.pending_answers import was_given
 from ray_mono.object_manager.spill_files import Extent
 from ray_mono.object_manager.spills import Spills, why_not_written
 from ray_mono.object_manager.store import Store
+from ray_mono.object_manager.stored_object import StoredObject
 
 
 class LargeCreates:
@@ -39,14 +42,14 @@ class LargeCreates:
         """Whether an object of this size is for a file of its own."""
         return self._spills.has_disk and not self._store.can_hold(size_bytes)
 
-    async def create(self, wanted: RoomWanted, why: str = "") -> Extent:
+    async def create(self, wanted: RoomWanted, why: str = "", is_primary: bool = True) -> Extent:
         """The file, and the object is in the table. Raises ObjectExists, StoreFull.
 
         why: it has no room in memory, if not for its size.
         """
         memory = self._store.describe_memory()
         why = why or f"wanted {wanted.size_bytes} bytes, more than the store can hold: {memory}"
-        self._store.check_new(wanted.object_id, wanted.owner, is_primary=True)
+        self._store.check_new(wanted.object_id, wanted.owner, is_primary)
         extent = self._spills.plan_file(wanted.object_id, wanted.size_bytes)
         if extent is None:
             raise self._refusal(why, "")
@@ -56,7 +59,7 @@ class LargeCreates:
         self._spawn(self._make(extent, answer), f"make a file for {wanted.object_id.hex()}")
         try:
             await answer
-            return self._enter(wanted, extent)
+            return self._enter(wanted, extent, is_primary)
         except OSError as error:
             raise self._refusal(why, f"; {why_not_written(error)}") from None
         except BaseException:
@@ -75,11 +78,25 @@ class LargeCreates:
         answer.set_exception(StoreFull("the client gave it up"))
         return True
 
-    def _enter(self, wanted: RoomWanted, extent: Extent) -> Extent:
+    def _enter(self, wanted: RoomWanted, extent: Extent, is_primary: bool) -> Extent:
         if not self._store.is_connected(wanted.client):
             raise StoreFull("the client's connection ended")
-        self._store.check_new(wanted.object_id, wanted.owner, is_primary=True)
-        self._store.create_on_disk(wanted.object_id, wanted.metadata, wanted.owner, wanted.client, extent)
+        self._store.check_new(wanted.object_id, wanted.owner, is_primary)
+        self._store.create_on_disk(
+            StoredObject(
+                wanted.object_id,
+                0,
+                extent.size_bytes,
+                wanted.metadata,
+                wanted.owner,
+                wanted.client,
+                is_primary,
+                has_memory=False,
+                is_on_disk=True,
+                goes_with_readers=not is_primary,
+            ),
+            extent,
+        )
         return extent
 
     def _refusal(self, why: str, why_not_on_disk: str) -> StoreFull:

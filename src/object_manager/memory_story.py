@@ -20,7 +20,7 @@ def describe(
     """full_directory: of the store's file, where the system has no pages for a longer one; else empty."""
     pinned = primary = 0
     for row in rows:
-        pinned += row.size_bytes if row.num_pins else 0
+        pinned += row.size_bytes if row.num_pins and row.has_memory else 0
         primary += row.size_bytes if row.is_primary else 0
     parts = [
         f"primary copies {primary}",

@@ -42,10 +42,10 @@ class NoRoom:
         return (
             f"object {get.object_id.hex()} of {get.size_bytes} bytes {lies},"
             f" and there was no room to copy it to {self._node} for {self._config.pull_memory_timeout_s:g} s:"
-            f" {self._store.describe_memory()}"
+            f" {self._store.describe_memory()}{get.why and f'; nor on disk: {get.why}'}"
         )
 
     def ever(self, object_id: ObjectKey, holder: NodeKey | None, error: StoreFull) -> str:
-        """The copy is larger than the store."""
+        """The copy is larger than the store, or all those of a Get are together, and the disk is full."""
         lies = f"lies on node {holder.hex()}" if holder is not None else "lies on another node"
         return f"object {object_id.hex()} {lies} and cannot be copied to {self._node}: {error}"

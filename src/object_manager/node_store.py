@@ -67,7 +67,12 @@ class NodeStore:
         self.store = Store(config.capacity_bytes, self.files, config.dead_owners_max, directory)
         self._backing = Backing(config, self.store, memory, spawn, self._on_backed)
         self._create_queue = CreateQueue(self.store, config.create_timeout_s, config.create_to_disk_s)
-        self._admission = Admission(self.store, config.pull_memory_timeout_s, config.overtaken_max_s)
+        self._admission = Admission(
+            self.store,
+            config.pull_memory_timeout_s,
+            config.overtaken_max_s,
+            config.copy_to_disk_after_s if disk is not None else None,
+        )
         self._pull_manager = PullManager(config.pulls_active_max)
         no_room = NoRoom(config, node_id, self.store, self._create_queue)
         self.pressure = PressureNotices(self._create_queue, no_room, clock)
@@ -215,6 +220,8 @@ class NodeStore:
         Raises ObjectExists; StoreFull where it never fits.
         """
         self.store.check_new(object_id, header.owner, is_primary=False)
+        if self.gets_a_file(object_id, header.size_bytes):
+            return None
         if not self._may_place(object_id, header.size_bytes):
             return None
         allocation = self.store.create(
@@ -223,7 +230,7 @@ class NodeStore:
         match allocation:
             case Allocated(offset):
                 self._backing.keep_ahead()
-                self._admission.settled(object_id)
+                self._admission.settled(object_id, header.size_bytes)
                 return offset
             case NeedsBacking(until_bytes):
                 self._backing.extend(until_bytes)
@@ -232,6 +239,22 @@ class NodeStore:
                 return None
             case _:
                 assert_never(allocation)
+
+    def gets_a_file(self, object_id: ObjectKey, size_bytes: int) -> bool:
+        """Whether a copy that arrives is to be written to disk."""
+        return self._admission.is_for_disk(object_id) or self._large_creates.takes(size_bytes)
+
+    async def place_copy_in_file(self, object_id: ObjectKey, header: ObjectHeader) -> memoryview:
+        """The bytes of a file for it. Raises ObjectExists; StoreFull where the disk has no room either."""
+        wanted = RoomWanted(TRANSFERS, header.size_bytes, object_id, header.metadata, header.owner)
+        why = "" if not self.store.can_hold(header.size_bytes) else self.store.describe_memory()
+        extent = await self._large_creates.create(wanted, why, is_primary=False)
+        self._admission.settled(object_id, header.size_bytes)
+        try:
+            return self.spills.map(extent)
+        except OSError as error:
+            self.drop_copy(object_id)
+            raise StoreFull(f"its file cannot be mapped: {error}") from None
 
     def _may_place(self, object_id: ObjectKey, size_bytes: int) -> bool:
         """Whether a copy takes nothing that is promised to others. True where it can never be placed."""
@@ -247,6 +270,8 @@ class NodeStore:
         """A copy is whole."""
         self.pulls.fetched(object_id)
         self._sealed(object_id, self.store.seal(object_id, TRANSFERS), pulled=True)
+        self.store.drop_unread(object_id)
+        self._settle()
 
     def appeared(self, object_id: ObjectKey) -> None:
         """A fetch found that somebody here makes or has the object meanwhile: the pull has nothing to do."""
@@ -277,7 +302,11 @@ class NodeStore:
         self._settle()
 
     def fetch_found_no_memory(self, object_id: ObjectKey, size_bytes: int) -> None:
-        """It is tried again when memory comes free (and not before: it would be refused again)."""
+        """It is tried again when memory comes free (and not before: it would be refused again); at once where
+        it gets a file."""
+        if self.gets_a_file(object_id, size_bytes):
+            self.fetch_announced(object_id)
+            return
         self.pulls.found_no_memory(object_id, size_bytes)
         self._admission.learned(object_id, size_bytes)
         if not self._may_place(object_id, size_bytes) or not self.store.needs_pages(size_bytes):
@@ -285,7 +314,9 @@ class NodeStore:
         self._settle()
 
     def never_fits(self, object_id: ObjectKey, error: StoreFull) -> None:
-        self.pulls.never_fits(object_id, error)
+        """It is larger than the store, or the disk has no room for it."""
+        if not self.gets.refused_a_file(object_id, str(error)):
+            self.pulls.never_fits(object_id, error)
         self._settle()
 
     async def read_for_transfer(self, object_id: ObjectKey) -> StoredObject | None:

@@ -60,6 +60,7 @@ class CopyLanding:
         self._store_memory = store_memory
         self._memory: memoryview | None = None
         self._offset = 0  # of the memory in the store
+        self._is_in_file = False
         self.is_over = False
         self._loop = asyncio.get_running_loop()
         self._watchers: set[asyncio.Future[None]] = set()
@@ -85,8 +86,19 @@ class CopyLanding:
                 self._wake()
         return self._memory
 
+    async def take_room(self) -> bool:
+        """As `take_memory`, or makes a file where the copy gets one. Raises ObjectExists, StoreFull."""
+        header = self.header
+        if self.take_memory() is None and header is not None:
+            if self._node_store.gets_a_file(self.object_id, header.size_bytes):
+                self._memory = await self._node_store.place_copy_in_file(self.object_id, header)
+                self._is_in_file = True
+                self._wake()
+        return self.has_memory
+
     def prepare(self, start: int, count: int) -> None:
-        self._store_memory.prepare(self._offset + start, count)
+        if not self._is_in_file:
+            self._store_memory.prepare(self._offset + start, count)
 
     def arrived(self, count: int) -> None:
         """See Landing."""
@@ -219,9 +231,11 @@ class Puller:
 
     async def _attempt(self, fetch: StartFetch, landing: CopyLanding) -> bool:
         # The size is known from an earlier attempt: no need to ask for what there is still no room for.
-        if landing.header is not None and landing.take_memory() is None:
+        if landing.header is not None and not await landing.take_room():
             return False
         peer = await self._nodes.find(fetch.node_id, self._node_store.config.unknown_node_timeout_s)
         max_bytes = 0 if landing.has_memory else fetch.max_bytes
+        if max_bytes and self._node_store.gets_a_file(fetch.object_id, 0):
+            max_bytes = 1  # what it is comes first, then its file
         asked = Fetch(fetch.object_id, max_bytes, fetch.avoided, fetch.is_sent_on)
         return await self._streams.fetch(peer, asked, landing)

@@ -87,6 +87,10 @@ class SpillDisk(Protocol):
         """The client has written it, and nobody writes it any more."""
         ...
 
+    def map(self, file: SpillFile, size_bytes: int) -> memoryview:
+        """The bytes of a file that was made, writable."""
+        ...
+
     async def remove(self, file: SpillFile) -> None: ...
 
     def close(self) -> None:

@@ -102,6 +102,9 @@ class FileSpillDisk:
         if file in self._stamps:
             self._stamps[file] = found
 
+    def map(self, file: SpillFile, size_bytes: int) -> memoryview:
+        return self._place(file).map(file.number, size_bytes)
+
     async def remove(self, file: SpillFile) -> None:
         self._checksums.pop(file, None)
         self._stamps.pop(file, None)

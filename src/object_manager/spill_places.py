@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import mmap
 import os
 import threading
 from collections.abc import Callable, Iterator
@@ -65,6 +66,10 @@ class SpillPlace(Protocol):
         """A file of this size, for a client to write."""
         ...
 
+    def map(self, number: int, size_bytes: int) -> memoryview:
+        """The bytes of a file that was made, writable."""
+        ...
+
     def remove(self, number: int) -> None: ...
 
     def flush(self, number: int) -> Stamp:
@@ -86,6 +91,7 @@ class DirectoryPlace:
         """capacity_share: up to which the file system is filled."""
         self._directory = directory
         self._capacity_share = capacity_share
+        self._making = threading.Lock()
 
     def path(self, number: int) -> str:
         return os.path.join(self._directory, str(number))
@@ -124,9 +130,17 @@ class DirectoryPlace:
             os.close(fd)
 
     def make(self, number: int, size_bytes: int) -> None:
-        self.check_room(size_bytes)
-        with _new_file(self.path(number)) as fd:
+        # One after the other: several at once would each find the same room free.
+        with self._making, _new_file(self.path(number)) as fd:
+            self.check_room(size_bytes)
             os.posix_fallocate(fd, 0, size_bytes)
+
+    def map(self, number: int, size_bytes: int) -> memoryview:
+        fd = _open(self.path(number), os.O_RDWR)
+        try:
+            return memoryview(mmap.mmap(fd, size_bytes))
+        finally:
+            os.close(fd)
 
     def remove(self, number: int) -> None:
         os.unlink(self.path(number))

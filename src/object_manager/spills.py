@@ -102,6 +102,10 @@ class Spills:
         """A client has written it."""
         self._spawn(self._made(file), f"look at spilled file {file.number}")
 
+    def map(self, extent: Extent) -> memoryview:
+        """The bytes of an object that has a file of its own, writable. Raises OSError."""
+        return self._known_disk().map(extent.file, aligned(extent.size_bytes))[: extent.size_bytes]
+
     def remove(self, file: SpillFile) -> None:
         """A file that is in no table."""
         self._spawn(self._remove(file), f"remove spilled file {file.number}")

@@ -143,16 +143,11 @@ class Store:
                 existing.made_again(is_primary)
             raise ObjectExists(f"object {object_id.hex()} is here already ({existing.state.value})")
 
-    def create_on_disk(
-        self, object_id: ObjectKey, metadata: bytes, owner: WorkerKey, client: ClientKey, extent: Extent
-    ) -> None:
-        """An object that `client` will write to a file of its own, as the primary copy."""
-        entry = StoredObject(object_id, 0, extent.size_bytes, metadata, owner, client, is_primary=True)
-        entry.unplaced()
-        entry.written_to_disk()
+    def create_on_disk(self, entry: StoredObject, extent: Extent) -> None:
+        """An object that its creator will write to a file of its own."""
         self._add(entry)
-        self._files.written({object_id: extent}, [object_id])
-        self._clients[client].unsealed[object_id] = None
+        self._files.written({entry.object_id: extent}, [entry.object_id])
+        self._clients[entry.creator].unsealed[entry.object_id] = None
 
     def seal(self, object_id: ObjectKey, client: ClientKey) -> bool:
         """The object is whole.
@@ -177,7 +172,7 @@ class Store:
         One that was freed and is read still is found, too. It goes with its last pin all the same, since
         nobody would free it once more.
         """
-        return self._pin(self._objects[object_id], client) if self.is_in_memory(object_id) else None
+        return self._pin(self._objects[object_id], client) if self.is_readable(object_id) else None
 
     def pin_on_disk(self, object_id: ObjectKey, client: ClientKey) -> StoredObject | None:
         """As `pin`, for who can read it on disk: also where it is not in memory."""
@@ -208,18 +203,25 @@ class Store:
             pins[object_id] = count - 1
         self._unpin(self._objects[object_id], 1)
 
+    def drop_unread(self, object_id: ObjectKey) -> None:
+        """A copy in a file that nobody reads has no reason to stay."""
+        entry = self._objects.get(object_id)
+        if entry is not None and entry.is_copy_in_file and not entry.num_pins:
+            self._remove(entry)
+
     def contains(self, object_id: ObjectKey) -> bool:
         """Whether a sealed copy is here, in memory or on disk, that nobody freed."""
         return self._state(object_id) in KEPT
 
     def is_spilled(self, object_id: ObjectKey) -> bool:
         """Whether it is here and has to be read from disk (or is, now)."""
-        return self._state(object_id) in (ObjectState.SPILLED, ObjectState.RESTORING)
+        is_on_disk = self._state(object_id) in (ObjectState.SPILLED, ObjectState.RESTORING)
+        return is_on_disk and not self.is_readable(object_id)
 
-    def is_in_memory(self, object_id: ObjectKey) -> bool:
-        """Whether `pin` finds it."""
+    def is_readable(self, object_id: ObjectKey) -> bool:
+        """Whether `pin` finds it: it is in memory, or a copy that is read in its file."""
         entry = self._objects.get(object_id)
-        return entry is not None and entry.is_in_memory
+        return entry is not None and (entry.is_in_memory or entry.is_copy_in_file)
 
     def taken_by(self, object_id: ObjectKey) -> int | None:
         """How much less would be obtainable if it were pinned; None where it is not here."""
@@ -484,7 +486,8 @@ class Store:
         self.num_pins -= count
         if entry.num_pins:
             return
-        if entry.state in (ObjectState.FREED_WITH_READERS, ObjectState.FREED_ON_DISK):
+        is_freed = entry.state in (ObjectState.FREED_WITH_READERS, ObjectState.FREED_ON_DISK)
+        if is_freed or entry.is_copy_in_file:
             self._remove(entry)
         elif entry.state is ObjectState.SEALED:
             self._rests(entry)

@@ -19,6 +19,9 @@
 Clients pin what they read. What is SPILLED may be pinned, too: then they read it on disk (`spills.py` says
 when). A row that is pinned stays where it is, in memory and on disk.
 
+A copy from another node for which there was no room is written to a file of its own (`goes_with_readers`). It
+is read there, never brought into memory, and goes with its last read pin: its node has it still.
+
 Also here: what a request for room is answered with.
 """
 
@@ -101,6 +104,7 @@ class StoredObject:
     is_primary: bool
     has_memory: bool = True
     is_on_disk: bool = False
+    goes_with_readers: bool = False
     state: ObjectState = ObjectState.CREATED
     # Sum of this object's counts in every client's `pins`.
     num_pins: int = 0
@@ -108,15 +112,21 @@ class StoredObject:
     def made_again(self, is_primary: bool) -> None:
         """Its owner freed it, and a task that runs again returns it."""
         self.move(_MADE_AGAIN[self.state])
-        self.is_primary = is_primary
+        self.marked(is_primary)
 
     def marked(self, is_primary: bool) -> None:
         """It is the primary copy from now on, or not any more."""
         self.is_primary = is_primary
+        self.goes_with_readers = self.goes_with_readers and not is_primary
 
     @property
     def can_be_made_again(self) -> bool:
         return self.state in _MADE_AGAIN
+
+    @property
+    def is_copy_in_file(self) -> bool:
+        """Whether it is whole, and stays in the file that was made for this copy."""
+        return self.goes_with_readers and self.state in (ObjectState.SPILLED, ObjectState.FREED_ON_DISK)
 
     @property
     def is_in_memory(self) -> bool:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from ray_mono.object_manager.admission import Admission, Admit, GiveWay, NeverAdmitted, Priority
 from ray_mono.object_manager.keys import TRANSFERS, ClientKey, ObjectKey, WorkerKey
 from ray_mono.object_manager.spill_files import SpillFiles
 from ray_mono.object_manager.store import Store
-from ray_mono.object_manager.stored_object import Allocated
+from ray_mono.object_manager.stored_object import Allocated, StoredObject
 
 GET, WAIT, TASK_ARGUMENTS = Priority
 A, B, C, D = (ObjectKey(name) for name in (b"a", b"b", b"c", b"d"))
@@ -21,11 +21,12 @@ CLIENT = ClientKey(1)
 class Scene:
     """A store, and Gets that hold in it what they are admitted for."""
 
-    def __init__(self, overtaken_max_s: float = 15.0) -> None:
-        self.store = Store(CAPACITY_BYTES, SpillFiles(1.0), dead_owners_max=10)
+    def __init__(self, overtaken_max_s: float = 15.0, disk_after_s: float | None = None) -> None:
+        self.files = SpillFiles(1.0)
+        self.store = Store(CAPACITY_BYTES, self.files, dead_owners_max=10)
         self.store.allocator.raise_limit(CAPACITY_BYTES)
         self.store.connect(CLIENT)
-        self.admission = Admission(self.store, 60, overtaken_max_s)
+        self.admission = Admission(self.store, 60, overtaken_max_s, disk_after_s)
         self.now_s = 0.0
         self.holding: list[int] = []
 
@@ -50,10 +51,18 @@ class Scene:
 
     def place(self, object_id: ObjectKey, size_bytes: int) -> bool:
         """A copy begins to arrive. False where there is no room for it."""
+        if self.admission.is_for_disk(object_id):
+            extent = self.files.plan(0, [(object_id, size_bytes)])[object_id]
+            row = StoredObject(object_id, 0, size_bytes, b"", WorkerKey(b"o"), TRANSFERS, is_primary=False)
+            row.unplaced()
+            row.written_to_disk()
+            self.store.create_on_disk(row, extent)
+            self.admission.settled(object_id, size_bytes)
+            return True
         room = self.store.create(object_id, size_bytes, b"", WorkerKey(b"o"), TRANSFERS, is_primary=False)
         if not isinstance(room, Allocated):
             return False
-        self.admission.settled(object_id)
+        self.admission.settled(object_id, size_bytes)
         return True
 
     def take(self, size_bytes: int) -> None:
@@ -178,6 +187,75 @@ def test_what_is_lost_is_not_waited_for() -> None:
     assert scene.settle() == [1]
 
 
+def test_a_get_that_is_short_for_long_has_files_for_what_finds_no_memory() -> None:
+    scene = Scene(disk_after_s=5)
+    scene.take(320)
+    scene.submit(1, a=192, b=192)
+    assert scene.settle() == []
+    assert scene.admission.next_deadline_s == 5
+    scene.now_s = 5
+    assert scene.admission.expire(5) == []
+    assert scene.settle() == [1]
+    assert (scene.admission.is_for_disk(A), scene.admission.is_for_disk(B)) == (False, True)
+
+
+def test_where_no_memory_came_free_for_long_a_get_does_not_wait_unless_some_can_be_made() -> None:
+    scene = Scene(disk_after_s=5)
+    scene.take(640)
+    scene.submit(1, a=64)
+    scene.settle()
+    scene.admission.withdraw(1)
+    scene.now_s = 7
+    scene.submit(2, a=64)
+    assert scene.settle() == []
+    assert scene.admission.next_deadline_s == 5  # it is over
+    scene.store.seal(ObjectKey(b"own"), CLIENT)  # now it can be spilled
+    assert scene.admission.next_deadline_s == 12
+
+
+def test_arguments_get_files_only_when_they_are_in_the_first_class() -> None:
+    scene = Scene(disk_after_s=5, overtaken_max_s=15)
+    scene.take(640)
+    scene.submit(1, TASK_ARGUMENTS, a=64)
+    assert scene.settle() == []
+    assert scene.admission.next_deadline_s == 15
+
+
+def test_what_can_never_fit_is_admitted_at_once_without_what_is_promised_to_others() -> None:
+    scene = Scene(disk_after_s=5)
+    scene.submit(1, a=320)
+    scene.submit(2, b=320, c=320, d=320)
+    assert scene.settle() == [1, 2]
+    assert [scene.admission.is_for_disk(each) for each in (A, B, C, D)] == [False, False, True, True]
+
+
+def test_who_may_use_the_disk_gives_memory_back_before_it_gives_way() -> None:
+    scene = Scene(disk_after_s=5)
+    scene.submit(1, a=320, b=640)
+    assert scene.settle() == [1]
+    scene.take(640)
+    assert scene.settle() == [1]
+    assert scene.admission.is_for_disk(A) and scene.admission.is_for_disk(B)
+
+
+def test_where_the_disk_has_no_room_who_could_fit_waits_for_memory_and_is_told_both() -> None:
+    scene = Scene(disk_after_s=0)
+    scene.take(640)
+    scene.submit(1, a=320)
+    scene.settle()
+    scene.admission.expire(0)
+    assert scene.settle() == [1]
+    for effect in scene.admission.refused_a_file(A, "full"):
+        scene.follow(effect)
+    assert scene.settle() == []
+    assert scene.admission.next_deadline_s == 60
+    assert scene.admission.expire(60) == [NeverAdmitted(1, A, 320, "full")]
+    scene.admission.withdraw(1)
+    scene.submit(2, a=320, b=640)
+    assert scene.settle() == [2]
+    assert scene.admission.refused_a_file(A, "full") == []
+
+
 class RequestsUnderAnyEvents(RuleBasedStateMachine):
     """Whatever happens in whatever order: what is held and promised fits, the invariants hold, and when every
     reader lets go each request has its turn."""
@@ -185,21 +263,23 @@ class RequestsUnderAnyEvents(RuleBasedStateMachine):
     objects = st.sampled_from([A, B, C, D])
     sizes = st.sampled_from([64, 128, 320])
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.scene = Scene()
+    @initialize(disk_after_s=st.sampled_from([None, 0.0, 5.0]))
+    def begin(self, disk_after_s: float | None) -> None:
+        self.scene = Scene(disk_after_s=disk_after_s)
+        self.has_disk = disk_after_s is not None
         self.number = 0
         self.wanted: dict[int, dict[ObjectKey, int]] = {}
         self.placed: set[ObjectKey] = set()
 
     @rule(
-        names=st.sets(objects, min_size=1, max_size=2),
+        names=st.sets(objects, min_size=1, max_size=4),
         priority=st.sampled_from(Priority),
         knows=st.booleans(),
     )
     def submit(self, names: set[ObjectKey], priority: Priority, knows: bool) -> None:
         self.number += 1
-        sizes = {name: 64 * (1 + 2 * name[0] % 5) for name in sorted(names)}
+        chosen = sorted(names)[: 4 if self.has_disk else 2]  # without a disk it must fit
+        sizes = {name: 64 * (1 + 2 * name[0] % 5) for name in chosen}
         self.wanted[self.number] = sizes
         known = {name: size if knows else 0 for name, size in sizes.items()}
         self.scene.admission.submit(self.number, priority, known, self.scene.now_s)
@@ -230,6 +310,10 @@ class RequestsUnderAnyEvents(RuleBasedStateMachine):
     @rule(passed_s=st.integers(1, 20))
     def time_passes(self, passed_s: int) -> None:
         self.scene.now_s += passed_s
+        if self.scene.admission.next_deadline_s is not None:
+            for late in self.scene.admission.expire(self.scene.now_s):
+                del self.wanted[late.number]
+                self.scene.admission.withdraw(late.number)
         self.settle()
 
     def settle(self) -> None:

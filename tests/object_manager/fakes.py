@@ -53,7 +53,7 @@ class PlainDisk:
     def __init__(self, num_directories: int = 1, num_external: int = 0) -> None:
         self.num_directories = num_directories
         self.num_external = num_external
-        self.files: dict[SpillFile, bytes] = {}
+        self.files: dict[SpillFile, bytes | bytearray] = {}
         self.broken: dict[int, OSError] = {}
         self.unreadable: set[SpillFile] = set()
         self.num_under_way = 0
@@ -80,7 +80,7 @@ class PlainDisk:
         if file.directory in self.broken:
             raise self.broken[file.directory]
         assert file not in self.files
-        self.files[file] = content
+        self.files[file] = bytearray(content)
 
     async def read(self, extent: Extent, start: int, target: memoryview, prepare: Prepare) -> None:
         await self.check(extent)
@@ -107,6 +107,9 @@ class PlainDisk:
 
     async def made(self, file: SpillFile) -> None:
         pass
+
+    def map(self, file: SpillFile, size_bytes: int) -> memoryview:
+        return memoryview(self.files[file])[:size_bytes]
 
     async def remove(self, file: SpillFile) -> None:
         await asyncio.sleep(0)

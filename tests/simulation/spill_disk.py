@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import mmap
 import os
 import random
 from collections.abc import Sequence
@@ -70,6 +71,10 @@ class SimSpillDisk:
 
     async def made(self, file: SpillFile) -> None:
         pass
+
+    def map(self, file: SpillFile, size_bytes: int) -> memoryview:
+        with open(self._real_path(file), "r+b") as opened:
+            return memoryview(mmap.mmap(opened.fileno(), size_bytes))
 
     async def remove(self, file: SpillFile) -> None:
         await asyncio.sleep(self._rng.uniform(*READ_DELAY_S))
