@@ -92,14 +92,14 @@ FLOORS = {
         spill_report transfer_wire
         | external_place
         | external_storage
-        | allocator bulk_receive spill_files stored_object
+        | allocator bulk_receive ranges spill_files stored_object
         | idle_objects memory_story seams senders
         | store
         | admission backing create_queue local_object_manager node_directory spill_disk transfer_client
         | get_queue pull_manager
         | create_requests no_room spills
         | large_creates pressure_notices pulls
-        | get_requests
+        | get_requests holder_streams
         | node_store
         | outgoing puller
         | transfer_server

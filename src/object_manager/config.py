@@ -42,6 +42,13 @@ class ObjectManagerConfig:
     """Copies that arrive at a time: enough to fill a network, few enough that each has its memory soon."""
     connections_per_peer_max: int = 4
     """Streams kept open to one node."""
+    range_bytes: int = 8 * MIB
+    """Of an object that several nodes hold so much is asked of one of them at a time: few enough that little
+    is lost when it fails, and so many that a network is not idle between two."""
+    holders_per_object_max: int = 4
+    """Nodes that are asked for one object at a time."""
+    slow_range_s: float = 3.0
+    """A holder that has not brought such a range after so long is left, where another one has time."""
     receivers_per_object_max: int = 2
     """Nodes that one object is sent to at a time. Who asks meanwhile is sent on to them."""
     sent_on_bytes_min: int = MIB
@@ -91,6 +98,8 @@ class ObjectManagerConfig:
         for name in (
             "pulls_active_max",
             "connections_per_peer_max",
+            "range_bytes",
+            "holders_per_object_max",
             "receivers_per_object_max",
             "backing_step_bytes",
             "send_slice_bytes",
@@ -113,6 +122,7 @@ class ObjectManagerConfig:
             "connect_timeout_s",
             "idle_transfer_timeout_s",
             "seal_timeout_s",
+            "slow_range_s",
             "backing_ahead_bytes",
             "sent_on_bytes_min",
             "free_retry_timeout_s",

@@ -32,6 +32,7 @@ class Asked:
     max_bytes: int = 0  # it can take no larger object now; 0: any
     avoided: tuple[NodeKey, ...] = ()  # these did not give it
     is_sent_on: bool = False
+    goes_on: bool = False
 
 
 class Parcel:
@@ -66,7 +67,9 @@ class Parcel:
         if self.length:
             asked = self._asked
             size_bytes = self.header.size_bytes
-            relay = self._senders.begin(asked.object_id, size_bytes, asked.asker, asked.avoided)
+            relay = self._senders.begin(
+                asked.object_id, size_bytes, asked.asker, asked.avoided, asked.goes_on
+            )
             if relay is not None:
                 raise SentOn(relay)
             self._is_begun = True

@@ -14,6 +14,9 @@ it is lost, with a reason for each.
 A pull may start if fewer than `active_max` run that are as urgent or more so. So nothing waits for a place
 that something less urgent has, and at most three times as many run.
 
+The other holders may bring some of a large object meanwhile (holder_streams.py): what the first one does is
+all that counts here.
+
 Room is asked for with the first byte at hand (the header of a fetch names the size). So a pull that waits
 holds no stream. What a broken fetch has brought is kept by whoever fetches; the next holder continues there.
 A pull whose Gets gave way is cancelled, and what it has brought goes.
@@ -46,6 +49,7 @@ class StartFetch:
     max_bytes: int
     is_sent_on: bool = False  # another holder has said that this node passes it on
     avoided: tuple[NodeKey, ...] = ()  # these did not give it
+    others: tuple[NodeKey, ...] = ()  # these may be asked for some of it at the same time
 
 
 @dataclass(frozen=True, slots=True)
@@ -256,7 +260,8 @@ class PullManager:
         pull.place = pull.priority
         self._active[pull.place] += 1
         avoided = tuple(pull.failures)
-        return StartFetch(pull.object_id, pull.current, max(1, max_bytes), pull.is_relayed, avoided)
+        others = () if pull.is_relayed else tuple(pull.holders)
+        return StartFetch(pull.object_id, pull.current, max(1, max_bytes), pull.is_relayed, avoided, others)
 
     def _forget(self, object_id: ObjectKey) -> None:
         self.changes += 1

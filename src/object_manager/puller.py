@@ -15,12 +15,13 @@ from typing import Any, Protocol
 
 from ray_mono.common.our_bug import known
 from ray_mono.object_manager.errors import ObjectExists, StoreFull
+from ray_mono.object_manager.holder_streams import HolderStreams
 from ray_mono.object_manager.keys import NodeKey, ObjectKey
 from ray_mono.object_manager.node_store import NodeStore
 from ray_mono.object_manager.pull_manager import StartFetch
+from ray_mono.object_manager.ranges import Part, Ranges
 from ray_mono.object_manager.seams import (
     Arrival,
-    Fetch,
     ObjectHeader,
     PeerAddress,
     SentOn,
@@ -54,7 +55,7 @@ class CopyLanding:
 
     def __init__(self, object_id: ObjectKey, node_store: NodeStore, store_memory: SharedMemory) -> None:
         self.object_id = object_id
-        self.received_bytes = 0
+        self.ranges = Ranges(node_store.config.range_bytes, node_store.config.slow_range_s)
         self.header: ObjectHeader | None = None
         self._node_store = node_store
         self._store_memory = store_memory
@@ -69,11 +70,20 @@ class CopyLanding:
     def has_memory(self) -> bool:
         return self._memory is not None
 
+    @property
+    def received_bytes(self) -> int:
+        """See Arrival."""
+        return self.ranges.received_bytes
+
+    def landing(self, part: Part) -> PartLanding:
+        return PartLanding(self, part)
+
     def place(self, header: ObjectHeader) -> memoryview | None:
         """Raises TransferFailed; ObjectExists, StoreFull as the store does."""
         if self.header is not None and header != self.header:
             raise TransferFailed(f"it has another object of this id: {header}, not {self.header}")
         self.header = header
+        self.ranges.described(header.size_bytes)
         return self.take_memory()
 
     def take_memory(self) -> memoryview | None:
@@ -100,14 +110,12 @@ class CopyLanding:
         if not self._is_in_file:
             self._store_memory.prepare(self._offset + start, count)
 
-    def arrived(self, count: int) -> None:
-        """See Landing."""
-        self.received_bytes += count
+    def arrived(self) -> None:
+        """Some bytes."""
         self._wake()
 
-    def arrived_in_thread(self, count: int) -> None:
-        """See Landing."""
-        self.received_bytes += count
+    def arrived_in_thread(self) -> None:
+        """The same, told by another thread."""
         if self._watchers:
             with contextlib.suppress(RuntimeError):  # the loop is closed: the process ends
                 self._loop.call_soon_threadsafe(self._wake)
@@ -156,6 +164,32 @@ def _set(change: asyncio.Future[None]) -> None:
         change.set_result(None)
 
 
+class PartLanding:
+    """Implements Landing, for one stream."""
+
+    def __init__(self, copy: CopyLanding, part: Part) -> None:
+        self._copy = copy
+        self._part = part
+        self.place = copy.place
+        self.prepare = copy.prepare
+
+    @property
+    def at(self) -> int:
+        return self._part.at
+
+    @property
+    def end(self) -> int | None:
+        return None if self._part.ends_with_object else self._part.asked_end
+
+    def arrived(self, count: int) -> None:
+        self._part.arrived(count)
+        self._copy.arrived()
+
+    def arrived_in_thread(self, count: int) -> None:
+        self._part.arrived(count)
+        self._copy.arrived_in_thread()
+
+
 class Puller:
     """The Fetcher of a node that has others around it."""
 
@@ -174,6 +208,7 @@ class Puller:
         self._spawn = spawn
         self._landings: dict[ObjectKey, CopyLanding] = {}
         self._tasks: dict[ObjectKey, asyncio.Task[Any]] = {}
+        self._running: dict[ObjectKey, HolderStreams] = {}
         node_store.attach(self)
 
     def start_fetch(self, fetch: StartFetch) -> None:
@@ -184,6 +219,9 @@ class Puller:
         task = self._tasks.pop(object_id, None)
         if task is not None:
             task.cancel()
+        running = self._running.pop(object_id, None)
+        if running is not None:
+            running.stop()
 
     def forget(self, object_id: ObjectKey) -> None:
         landing = self._landings.pop(object_id, None)
@@ -233,9 +271,21 @@ class Puller:
         # The size is known from an earlier attempt: no need to ask for what there is still no room for.
         if landing.header is not None and not await landing.take_room():
             return False
-        peer = await self._nodes.find(fetch.node_id, self._node_store.config.unknown_node_timeout_s)
+        config = self._node_store.config
         max_bytes = 0 if landing.has_memory else fetch.max_bytes
         if max_bytes and self._node_store.gets_a_file(fetch.object_id, 0):
             max_bytes = 1  # what it is comes first, then its file
-        asked = Fetch(fetch.object_id, max_bytes, fetch.avoided, fetch.is_sent_on)
-        return await self._streams.fetch(peer, asked, landing)
+        running = HolderStreams(
+            fetch,
+            max_bytes,
+            landing,
+            self._streams,
+            lambda node_id: self._nodes.find(node_id, config.unknown_node_timeout_s),
+            config,
+        )
+        self._running[fetch.object_id] = running
+        try:
+            return await running.run()
+        finally:
+            if self._running.get(fetch.object_id) is running:
+                del self._running[fetch.object_id]

@@ -137,14 +137,20 @@ class Fetch:
     avoided: tuple[NodeKey, ...] = ()
     """These did not give it."""
     is_sent_on: bool = False
+    goes_on: bool = False
+    """The peer has just given other bytes of it."""
 
 
 class Arrival(Protocol):
     """A copy that is on its way here, for those to whom it is passed on."""
 
-    received_bytes: int
     is_over: bool
     """It is whole, or was given up: no more is to be had from here."""
+
+    @property
+    def received_bytes(self) -> int:
+        """All before this byte is here."""
+        ...
 
     async def until_described(self, timeout_s: float) -> ObjectHeader | None:
         """What it is, once it has memory. None: it is over, or it took too long."""
@@ -160,10 +166,17 @@ class Arrival(Protocol):
 
 
 class Landing(Protocol):
-    """Where a fetch puts its bytes."""
+    """Where a fetch puts its bytes: a part of the object, or all of it."""
 
-    received_bytes: int
-    """How much is here already; a fetch starts there."""
+    @property
+    def at(self) -> int:
+        """The first byte that is not here; a fetch starts there."""
+        ...
+
+    @property
+    def end(self) -> int | None:
+        """Where the fetch ends. None: where the object does, and `place` has not told yet."""
+        ...
 
     def arrived(self, count: int) -> None:
         """So many bytes more are here."""
@@ -193,8 +206,7 @@ class TransferStreams(Protocol):
     received_bytes: int
 
     async def fetch(self, peer: PeerAddress, fetch: Fetch, landing: Landing) -> bool:
-        """Brings the rest of the object to its landing. Raises TransferFailed, SentOn, and what place()
-        raises.
+        """Brings what its landing wants of an object. Raises TransferFailed, SentOn, and what place() raises.
 
         False where the landing had no room, or the object is larger than max_bytes. Then place() has been
         called all the same, and nothing was awaited after it. Once cancelled, not a byte is written any more.

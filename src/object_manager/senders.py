@@ -5,6 +5,9 @@ to these: they pass on what they have while the rest arrives. They do the same i
 two copies, however many nodes want the object at once, and what the last node gets is behind by as many hops
 as the tree is deep.
 
+Who gets an object from several holders asks for it by chunks, and is sent on with the first one or not at
+all.
+
 Who is sent on tells, when it comes back, which nodes did not give the object. It is not sent there again. If
 none is left it is sent the object after all. So a broken tree costs copies, and hangs nobody.
 """
@@ -29,12 +32,19 @@ class Senders:
         self._receivers: dict[ObjectKey, dict[NodeKey, int]] = {}
 
     def begin(
-        self, object_id: ObjectKey, size_bytes: int, asker: NodeKey, avoided: Collection[NodeKey]
+        self,
+        object_id: ObjectKey,
+        size_bytes: int,
+        asker: NodeKey,
+        avoided: Collection[NodeKey],
+        goes_on: bool = False,
     ) -> NodeKey | None:
-        """None: the asker is sent the object, until `end`. Else the node that it is to ask."""
+        """None: the asker is sent the object, until `end`. Else the node that it is to ask. goes_on: it has
+        just got other bytes here, and did not lose its place in between."""
         receivers = self._receivers.setdefault(object_id, {})
         if (
-            asker not in receivers
+            not goes_on
+            and asker not in receivers
             and len(receivers) >= self._per_object_max
             and size_bytes >= self._min_bytes
         ):

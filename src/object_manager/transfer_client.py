@@ -90,11 +90,13 @@ class TcpTransferStreams:
         """(the object is whole, the connection can be used again)."""
         request = object_manager_pb2.FetchRequest(
             object_id=fetch.object_id,
-            offset=landing.received_bytes,
+            offset=landing.at,
+            length=0 if landing.end is None else landing.end - landing.at,
             max_bytes=fetch.max_bytes,
             asker_node_id=self._node_id,
             avoided_node_ids=fetch.avoided,
             is_sent_on=fetch.is_sent_on,
+            goes_on=fetch.goes_on,
         )
         answer = await self._ask(sock, object_manager_pb2.TransferRequest(fetch=request))
         message = object_manager_pb2.FetchHeader.FromString(answer)
@@ -103,8 +105,9 @@ class TcpTransferStreams:
         if message.sent_on_to_node_id:
             raise SentOn(NodeKey(message.sent_on_to_node_id))
         header = ObjectHeader(message.total_bytes, message.metadata, WorkerKey(message.owner_worker_id))
-        missing_bytes = header.size_bytes - landing.received_bytes
         memory = landing.place(header)
+        end = header.size_bytes if landing.end is None else landing.end
+        missing_bytes = end - landing.at
         if message.length == 0 and missing_bytes > 0:
             return False, True  # announced only
         if memory is None:
@@ -112,16 +115,14 @@ class TcpTransferStreams:
         if message.length != missing_bytes:
             raise WireError(f"it offers {message.length} bytes, {missing_bytes} are missing")
 
-        await self._receive(sock, memory[landing.received_bytes :], landing)
-        if landing.received_bytes < header.size_bytes:
-            raise WireError(
-                f"the connection ended after {landing.received_bytes} of {header.size_bytes} bytes"
-            )
+        await self._receive(sock, memory[landing.at : end], landing)
+        if landing.at < end:
+            raise WireError(f"the connection ended after {landing.at} of {header.size_bytes} bytes")
         return True, True
 
     async def _receive(self, sock: socket.socket, memory: memoryview, landing: Landing) -> None:
         timeout_s = self._config.idle_transfer_timeout_s
-        start = landing.received_bytes
+        start = landing.at
         if len(memory) < _IN_THREAD_BYTES_MIN:
 
             def progress(count: int) -> None:

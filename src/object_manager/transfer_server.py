@@ -114,6 +114,7 @@ class TransferServer:
             fetch.max_bytes,
             tuple(NodeKey(node_id) for node_id in fetch.avoided_node_ids),
             fetch.is_sent_on,
+            fetch.goes_on,
         )
         try:
             parcel = await self._outgoing.open(asked)

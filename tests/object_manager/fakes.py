@@ -140,23 +140,25 @@ class DirectStreams:
         asked = Asked(
             fetch.object_id,
             NodeKey(self._name.encode()),
-            landing.received_bytes,
-            max_bytes=fetch.max_bytes,
-            avoided=fetch.avoided,
-            is_sent_on=fetch.is_sent_on,
+            landing.at,
+            0 if landing.end is None else landing.end - landing.at,
+            fetch.max_bytes,
+            fetch.avoided,
+            fetch.is_sent_on,
+            fetch.goes_on,
         )
         parcel = await self._cluster.outgoing[peer].open(asked)
         if parcel is None:
             raise TransferFailed("it holds no copy")
         try:
             memory = landing.place(parcel.header)
-            if memory is None or parcel.length < parcel.header.size_bytes - landing.received_bytes:
+            if memory is None or parcel.offset + parcel.length < (landing.end or 0):
                 return False
             async for content in parcel.parts():
                 for at in range(0, len(content), 100):
                     await self._pause()
                     part = content[at : at + 100]
-                    start = landing.received_bytes
+                    start = landing.at
                     memory[start : start + len(part)] = part
                     landing.arrived(len(part))
                     self.received_bytes += len(part)

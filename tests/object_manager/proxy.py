@@ -11,9 +11,21 @@ import socket
 import struct
 from collections.abc import AsyncIterator
 
+from ray_mono.object_manager.keys import NodeKey, ObjectKey
+from ray_mono.object_manager.pulls import spread
 from ray_mono.protobuf import common_pb2
 from ray_mono.rpc.auth import ClientHandshake, ServerHandshake
 from tests.object_manager.harness import SECRET, SmallGcs, StoreProcess
+
+
+def asked_first(reader: bytes, object_id: bytes, other: bytes, is_first: bool = True) -> bytes:
+    """The id of a node that the reader asks for the object before the other one, or after it."""
+    for number in range(100):
+        node_id = f"proxy{number}".encode().ljust(28)
+        order = spread(NodeKey(reader), ObjectKey(object_id), [NodeKey(other), NodeKey(node_id)])
+        if (order[0] == node_id) is is_first:
+            return node_id
+    raise AssertionError("there is none")
 
 
 class Proxy:

@@ -30,7 +30,7 @@ def make_pulls(active_max: int = 2) -> PullManager:
 def test_a_pull_asks_the_first_holder_and_says_how_much_fits() -> None:
     pulls = make_pulls()
     pulls.want(A, [FAR, FARTHER], GET)
-    assert pulls.schedule(ROOM) == [StartFetch(A, FAR, ROOM)]
+    assert pulls.schedule(ROOM) == [StartFetch(A, FAR, ROOM, others=(FARTHER,))]
     assert pulls.schedule(ROOM) == []
 
 
@@ -77,7 +77,7 @@ def test_what_found_no_room_is_tried_again_when_there_is_and_others_go_on_meanwh
     assert pulls.schedule(499) == [StartFetch(B, FAR, 499)]
     pulls.fetched(B)
     assert pulls.schedule(499) == []
-    assert pulls.schedule(500) == [StartFetch(A, FAR, 500)]
+    assert pulls.schedule(500) == [StartFetch(A, FAR, 500, others=(FARTHER,))]
 
 
 def test_the_most_urgent_has_the_next_place_and_none_waits_for_what_is_less_urgent() -> None:
@@ -156,7 +156,7 @@ def test_a_holder_that_gave_some_of_it_is_asked_again_after_the_others() -> None
     pulls.want(A, [FAR, FARTHER], GET)
     pulls.schedule(ROOM)
     assert pulls.fetch_failed(A, "broke", has_brought=True) == []
-    assert pulls.schedule(ROOM) == [StartFetch(A, FARTHER, ROOM)]
+    assert pulls.schedule(ROOM) == [StartFetch(A, FARTHER, ROOM, others=(FAR,))]
     pulls.fetch_failed(A, "it holds no copy")
     assert pulls.schedule(ROOM) == [StartFetch(A, FAR, ROOM, avoided=(FARTHER,))]
     (lost,) = pulls.fetch_failed(A, "connection refused")

@@ -100,7 +100,7 @@ def test_a_peer_that_a_flooded_port_sends_away_comes_again(
         streams = TcpTransferStreams(SECRET, config, NodeKey(b"here"))
         why = "it holds no copy" if lost < auth.SHAKES_MAX else "during the handshake|reset by peer"
         with pytest.raises(TransferFailed, match=why):
-            landing = cast("Any", SimpleNamespace(received_bytes=0))
+            landing = cast("Any", SimpleNamespace(at=0, end=None))
             await streams.fetch(PeerAddress(host, int(port)), Fetch(ObjectKey(b"none".ljust(28))), landing)
         await streams.close()
         server.close()

@@ -109,10 +109,12 @@ class SimStreams:
         asked = Asked(
             fetch.object_id,
             self._node_id,
-            landing.received_bytes,
-            max_bytes=fetch.max_bytes,
-            avoided=fetch.avoided,
-            is_sent_on=fetch.is_sent_on,
+            landing.at,
+            0 if landing.end is None else landing.end - landing.at,
+            fetch.max_bytes,
+            fetch.avoided,
+            fetch.is_sent_on,
+            fetch.goes_on,
         )
         sent: asyncio.Queue[Parcel | bytes | Exception] = asyncio.Queue()
         sending = holder.process.spawn(self._send(holder, asked, sent), name="send an object")
@@ -124,13 +126,13 @@ class SimStreams:
             sent.task_done()
             memory = landing.place(parcel.header)
             end = parcel.offset + parcel.length
-            if memory is None or end < parcel.header.size_bytes:
+            if memory is None or end < (landing.end or 0):
                 return False
-            while landing.received_bytes < end:
+            while landing.at < end:
                 part = await _next(sent)
                 assert isinstance(part, bytes)
                 await self._reach(peer)
-                start = landing.received_bytes
+                start = landing.at
                 memory[start : start + len(part)] = part
                 landing.arrived(len(part))
                 sent.task_done()
