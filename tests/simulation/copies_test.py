@@ -14,13 +14,14 @@ import pytest
 
 from ray_mono.object_manager.admission import Priority
 from ray_mono.object_manager.create_queue import RoomWanted
+from ray_mono.object_manager.errors import StoreFull
 from ray_mono.object_manager.get_queue import FoundState, GetQueue, Wanted
 from ray_mono.object_manager.keys import NodeKey, ObjectKey, WorkerKey
 from tests.simulation import stores
 from tests.simulation.checkers import Journal
 from tests.simulation.cluster import SimCluster
 from tests.simulation.loop import SimulationError
-from tests.simulation.stores import SimStore
+from tests.simulation.stores import PART_BYTES, SimStore
 from tests.simulation.world import World
 
 SIZE_BYTES = 120_000
@@ -82,7 +83,12 @@ class CopyScene:
             wanted = [Wanted(each, tuple(self.holders[each]), SIZE_BYTES) for each in names]
             # Readers hold what they have for a second at most: who finds no room for a minute (StoreFull)
             # waits for somebody who waits for it.
-            found = await node.get(client, wanted, None, priority=priority)
+            try:
+                found = await node.get(client, wanted, None, priority=priority)
+            except StoreFull as error:  # the disk has no room either
+                assert store.has_disk and "the simulated disk is full" in str(error)
+                await asyncio.sleep(RETRY_S)
+                continue
             for each in found:
                 if each.pulled and node.node_id not in self.holders[each.object_id]:
                     self.holders[each.object_id].append(node.node_id)
@@ -95,8 +101,7 @@ class CopyScene:
                     self.holders[each.object_id] = self._living(each.object_id)
             await asyncio.sleep(RETRY_S)
         for each in found:
-            if each.extent is None:
-                assert bytes(node.memory.view(each.offset, SIZE_BYTES)) == content(each.object_id)
+            assert store.read(each) == content(each.object_id)
         await asyncio.sleep(holds_s)
         self.num_read += 1
         node.disconnect(client)
@@ -172,6 +177,70 @@ def read_in_turmoil(seed: int) -> None:
 @pytest.mark.parametrize("seed", range(5))
 def test_gets_waits_and_arguments_of_pairs_all_end_in_stores_that_hold_two(seed: int) -> None:
     read_in_turmoil(seed)
+
+
+HOLDERS_FAULTS = ["none", "dies", "is slow", "evicts it", "is cut off"]
+
+
+def read_from_several(seed: int, fault: str) -> int:
+    """One object that the head and three more nodes have, read by a fourth; something happens to one of those
+    in the middle. Returns how many bytes they sent for that."""
+    scene = CopyScene(seed, num_nodes=4)
+    sent: list[int] = []
+
+    async def play() -> None:
+        await scene.start()
+        head, *others, reader = scene.stores()
+        name = await scene.put("shared")
+        for each in others:
+            await each.process.spawn(scene.read(each, [name], Priority.GET, 0.0))
+        assert len(scene.holders[name]) == 4
+        before = sum(each.sent_bytes for each in (head, *others))
+        task = reader.process.spawn(scene.read(reader, [name], Priority.GET, 0.0))
+        await asyncio.sleep(scene.rng.uniform(0.0, 0.1))
+        victim = scene.rng.choice(others)
+        match fault:
+            case "dies":
+                victim.process.kill("a fault")
+            case "is slow":
+                victim.slow_down(20.0)
+            case "evicts it":
+                victim.node_store.free([name])
+            case "is cut off":
+                scene.world.network.partition(reader.process.host_name, victim.process.host_name)
+        await task
+        sent.append(sum(each.sent_bytes for each in (head, *others)) - before)
+
+    scene.run(play())
+    return sent[0]
+
+
+@pytest.mark.parametrize("fault", HOLDERS_FAULTS)
+@pytest.mark.parametrize("seed", range(4))
+def test_an_object_comes_from_several_holders_whatever_happens_to_one(seed: int, fault: str) -> None:
+    sent_bytes = read_from_several(seed, fault)
+    assert sent_bytes == SIZE_BYTES or (fault != "none" and sent_bytes <= SIZE_BYTES + 2 * PART_BYTES)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_gets_of_more_than_a_store_holds_end_with_a_disk_that_is_slow_or_full(seed: int) -> None:
+    """All at once, by readers on each node, of whom some wait for the others."""
+    scene = CopyScene(seed, num_nodes=3)
+
+    async def play() -> None:
+        await scene.start()
+        _, *others = scene.stores()
+        names = [await scene.put(f"object {number}") for number in range(NUM_OBJECTS)]
+        tasks = []
+        for each in others:
+            if each.has_disk:
+                for priority in (*Priority, Priority.GET):
+                    chosen = scene.rng.sample(names, scene.rng.randint(1, NUM_OBJECTS))
+                    tasks.append(each.process.spawn(scene.read(each, chosen, priority, 0.1)))
+        for task in tasks:
+            await task
+
+    scene.run(play())
 
 
 def is_found(message: str) -> None:

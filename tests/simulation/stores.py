@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from ray_mono.common.background import BackgroundTasks
 from ray_mono.object_manager.component import ObjectManager
 from ray_mono.object_manager.config import ObjectManagerConfig
+from ray_mono.object_manager.get_queue import Found
 from ray_mono.object_manager.keys import NodeKey, ObjectKey
 from ray_mono.object_manager.memory_file import MemoryFile
 from ray_mono.object_manager.node_store import NodeStore
@@ -28,7 +29,7 @@ SPILLING_PROBABILITY = 0.5
 """Of a node whose store is small, and which writes to disk what it can."""
 SMALL_CAPACITY_BYTES = 256 << 10
 TRANSFER_DELAY_S = (0.0002, 0.02)
-PART_BYTES = 50_000
+PART_BYTES = 10_000
 """So much of an object arrives at a time."""
 SILENCE_S = 30.0
 """After which a stream to a host that does not answer is given up."""
@@ -46,8 +47,8 @@ class SimStore:
         self._peer_address = PeerAddress(world.network.ip_of(host_name), self.port)
         self._gcs_address = gcs_address
         rng = world.rng(f"{self.process.name} disk")
-        self._spills = rng.random() < SPILLING_PROBABILITY
-        self._capacity_bytes = SMALL_CAPACITY_BYTES if self._spills else CAPACITY_BYTES
+        self.has_disk = rng.random() < SPILLING_PROBABILITY
+        self._capacity_bytes = SMALL_CAPACITY_BYTES if self.has_disk else CAPACITY_BYTES
         real_path = os.path.join(world.folder, os.path.basename(self.path))
         self._memory = MemoryFile(real_path, self._capacity_bytes)
         self._disk = SimSpillDisk(rng, world.folder, str(self.process.pid))
@@ -55,6 +56,7 @@ class SimStore:
         # The same name in all runs: see Machine.open_file.
         self._memory.path = self.path
         self.sent_bytes = 0
+        self.pause_s = 0.0
         self.process.on_death(lambda reason: self._died())
         self._tasks = BackgroundTasks(_fail)
 
@@ -70,6 +72,8 @@ class SimStore:
             object_spilling_threshold=0.1,
             spill_retry_s=0.05,
             sent_on_bytes_min=100_000,
+            range_bytes=20_000,
+            slow_range_s=0.5,
         )
         manager = ObjectManager(
             config,
@@ -78,7 +82,7 @@ class SimStore:
             world.clock,
             self._tasks.spawn,
             process.kill,
-            self._disk if self._spills else None,
+            self._disk if self.has_disk else None,
         )
         self.node_store: NodeStore = manager.node_store
         self.outgoing = Outgoing(self.node_store, config)
@@ -86,6 +90,17 @@ class SimStore:
         transport = world.transport(process)
         manager.attach(transport, self._gcs_address, SimStreams(world, process, NodeKey(self._node_id)))
         await transport.serve(f"unix:{self.socket}", manager.handlers())
+
+    def read(self, found: Found) -> bytes:
+        """As a client that maps it."""
+        if found.extent is None:
+            return bytes(self._memory.view(found.offset, found.size_bytes))
+        content = self._disk.map(found.extent.file, found.extent.offset + found.size_bytes)
+        return bytes(content[found.extent.offset :])
+
+    def slow_down(self, pause_s: float) -> None:
+        """It sends each part of an object so much later from now on."""
+        self.pause_s = pause_s
 
     def _died(self) -> None:
         self.world.stores.pop(self._peer_address, None)
@@ -132,6 +147,7 @@ class SimStreams:
                 part = await _next(sent)
                 assert isinstance(part, bytes)
                 await self._reach(peer)
+                await asyncio.sleep(holder.pause_s)
                 start = landing.at
                 memory[start : start + len(part)] = part
                 landing.arrived(len(part))
