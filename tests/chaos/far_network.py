@@ -1,4 +1,4 @@
-"""Networks of this machine's own that can be cut: a namespace and a cable to it, or two that meet at a hub."""
+"""Networks of this machine's own that can be cut: a namespace and a cable to it, or two and a hub."""
 
 from __future__ import annotations
 
@@ -47,8 +47,8 @@ class FarNetwork:
 
 
 class FarNetworks:
-    """Two of them. What runs in one has its own of FAR_IPS, everybody else here is reached at HUB_IP. They can
-    be cut from each other."""
+    """Two of them. What runs in one has its own of FAR_IPS, everybody else here is reached at HUB_IP. They
+    can be cut from each other."""
 
     def __init__(self) -> None:
         self._hub = f"rm{os.getpid()}h"

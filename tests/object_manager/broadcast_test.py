@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import random
-from collections.abc import Coroutine
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -18,25 +15,12 @@ from ray_mono.object_manager.keys import NodeKey, ObjectKey, WorkerKey
 from ray_mono.object_manager.node_store import NodeStore
 from ray_mono.object_manager.seams import PeerAddress
 from tests.object_manager.fakes import FakeCluster
-from tests.object_manager.harness import connect, node, small_gcs
+from tests.object_manager.harness import connect, node, noise, run, small_gcs
 
-TIMEOUT_S = 60.0
 MIB = 1 << 20
 SIZE_BYTES = 20_000
 FAR = NodeKey(b"far")
 A = ObjectKey(b"a")
-
-
-def run(scene: Coroutine[Any, Any, None]) -> None:
-    async def bounded() -> None:
-        async with asyncio.timeout(TIMEOUT_S):
-            await scene
-
-    asyncio.run(bounded())
-
-
-def noise(size_bytes: int) -> bytes:
-    return random.Random(size_bytes).randbytes(size_bytes)
 
 
 async def put(node: NodeStore) -> None:

@@ -7,6 +7,7 @@ import asyncio
 import json
 import mmap
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -24,10 +25,25 @@ from ray_mono.rpc.framed import FramedTransport
 from ray_mono.rpc.surface import CallContext
 
 SECRET = "open sesame"
-TIMEOUT_S = 30.0
+TIMEOUT_S = 60.0
 FOUND = object_manager_pb2.ObjectFound.FOUND
 NOT_HERE = object_manager_pb2.ObjectFound.NOT_HERE
 LOST = object_manager_pb2.ObjectFound.LOST
+
+
+def run(scene: Coroutine[Any, Any, None]) -> None:
+    """A scene, which has TIMEOUT_S."""
+
+    async def bounded() -> None:
+        async with asyncio.timeout(TIMEOUT_S):
+            await scene
+
+    asyncio.run(bounded())
+
+
+def noise(size_bytes: int) -> bytes:
+    """The same for the same size."""
+    return random.Random(size_bytes).randbytes(size_bytes)
 
 
 def object_id(name: str) -> bytes:

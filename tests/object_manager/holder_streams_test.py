@@ -5,18 +5,26 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from tests.object_manager.harness import Client, SmallGcs, StoreProcess, connect, node, object_id, small_gcs
+from tests.object_manager.harness import (
+    TIMEOUT_S,
+    Client,
+    SmallGcs,
+    StoreProcess,
+    connect,
+    node,
+    object_id,
+    run,
+    small_gcs,
+)
 from tests.object_manager.proxy import Proxy, asked_first
 
-TIMEOUT_S = 60.0
 MIB = 1 << 20
 DATA = random.Random(1).randbytes(48 * MIB)
 SMALL = random.Random(2).randbytes(3 * MIB)
@@ -57,14 +65,6 @@ async def scene(base: Path, num_holders: int = 3, **config: float) -> AsyncItera
             await writer.put("a", DATA)
             await writer.put("small", SMALL)
         yield Scene(gcs, holders, writers, near, await stack.enter_async_context(connect(near)))
-
-
-def run(play: Coroutine[Any, Any, None]) -> None:
-    async def bounded() -> None:
-        async with asyncio.timeout(TIMEOUT_S):
-            await play
-
-    asyncio.run(bounded())
 
 
 def test_each_of_several_holders_sends_a_share_and_no_byte_comes_twice(session_base: Path) -> None:
