@@ -81,6 +81,7 @@ class _Request:
     priority: Priority
     since_s: float
     sizes: dict[ObjectKey, int]  # aligned; 0: not known yet
+    may_use_disk: bool
     is_admitted: bool = False
     short_since_s: float | None = None  # since the first time that there was no room
     num_refused: int = 0  # since memory came free last: how often it gave way, and nobody else could
@@ -152,7 +153,8 @@ class Admission:
         head = self._head()
         if not self.is_short:
             return 0
-        return self._promised_bytes + (self._need(head) if head is not None else 0)
+        is_in_vain = head is None or not self._may_ever_fit(head)
+        return self._promised_bytes + (0 if head is None or is_in_vain else self._need(head))
 
     def short_since_s(self, number: int) -> float | None:
         """Since when the Get waits for memory, or behind one that does; None where it waits otherwise."""
@@ -178,21 +180,30 @@ class Admission:
 
     # ---- events
 
-    def submit(self, number: int, priority: Priority, sizes: Mapping[ObjectKey, int], now_s: float) -> None:
+    def submit(
+        self,
+        number: int,
+        priority: Priority,
+        sizes: Mapping[ObjectKey, int],
+        now_s: float,
+        may_use_disk: bool = True,
+    ) -> None:
         """A Get needs copies of some of these. It holds nothing from now on, until it is admitted. Again: one
         of its objects has to be copied that was to appear here. Sizes are bytes; 0: not known. What the store
-        can never hold is promised nothing: its copy gets a file, or is refused at once."""
+        can never hold is promised nothing: its copy gets a file, or is refused at once. Who may not use the
+        disk waits for it, for as long as it likes."""
         self.changes += 1
         known = self._requests.get(number)
         if known is not None:
             self._take_back(known)
             heapq.heappush(self._waiting, known.order)
             return
+        waits_in_vain = self._disk_after_s is not None and not may_use_disk
         rounded = {
-            object_id: aligned(size) if size and self._store.can_hold(size) else 0
+            object_id: aligned(size) if size and (waits_in_vain or self._store.can_hold(size)) else 0
             for object_id, size in sizes.items()
         }
-        request = _Request(number, priority, now_s, rounded)
+        request = _Request(number, priority, now_s, rounded, may_use_disk)
         self._requests[number] = request
         if priority is not Priority.GET:
             self._may_be_overtaken[number] = request
@@ -365,12 +376,14 @@ class Admission:
 
     def _may_use_disk(self, request: _Request) -> bool:
         never_fits = self._disk_after_s is not None and not self._may_ever_fit(request)
-        return request.is_due_for_disk or never_fits
+        return request.may_use_disk and (request.is_due_for_disk or never_fits)
 
     def _disk_due_s(self, request: _Request) -> float | None:
         """When a request that is short of memory may use the disk; None: never, or it may already."""
         since_s, after_s = request.short_since_s, self._disk_after_s
-        if since_s is None or after_s is None or request.why_not_on_disk or self._may_use_disk(request):
+        if since_s is None or after_s is None or not request.may_use_disk:
+            return None
+        if request.why_not_on_disk or self._may_use_disk(request):
             return None
         due_s = (since_s if self._store.spillable else min(since_s, self._freed_s)) + after_s
         is_first_class = request.priority is Priority.GET

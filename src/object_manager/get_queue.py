@@ -78,6 +78,8 @@ class RoomAsked:
     number: int
     priority: Priority
     sizes: Mapping[ObjectKey, int]
+    may_use_disk: bool = True
+    """False: whoever asks would rather go where the objects are."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -351,7 +353,7 @@ class GetQueue:
             each: wanted[each].size_bytes if self._others(wanted[each].locations) else 0
             for each in get.missing
         }
-        return RoomAsked(get.number, get.priority, sizes)
+        return RoomAsked(get.number, get.priority, sizes, get.room_timeout_s is None)
 
     def _hold(self, get: _Get) -> list[GetEffect]:
         """Pins what is here, and has the rest brought. Answers the Get if that is all."""

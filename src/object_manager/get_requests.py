@@ -180,8 +180,8 @@ class GetRequests:
                         self._answers.refuse(number, StoreFull(error))
                     else:
                         self._answers.give(number, objects)
-                case RoomAsked(number, priority, sizes):
-                    self._admission.submit(number, priority, sizes, self._clock.time_s())
+                case RoomAsked(number, priority, sizes, may_use_disk):
+                    self._admission.submit(number, priority, sizes, self._clock.time_s(), may_use_disk)
                 case RoomUnneeded(number):
                     self._admission.withdraw(number)
                 case RoomSpared(number, object_id):

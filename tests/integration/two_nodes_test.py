@@ -220,7 +220,7 @@ def test_an_actor_on_another_node_is_called_from_everywhere(
 # ---------------------------------------------------------------- memory
 
 
-def test_an_object_that_is_larger_than_the_store_of_a_node_is_an_error_there(
+def test_an_object_that_is_larger_than_the_store_of_a_node_is_read_in_a_file_there(
     cluster: CommandLineCluster, second: NodeRecord
 ) -> None:
     small = cluster.add_node(num_cpus=1, resources={"small": 1}, object_store_memory=16 * MIB)
@@ -234,10 +234,7 @@ def test_an_object_that_is_larger_than_the_store_of_a_node_is_an_error_there(
         return int(ray.get(references[0])[0])
 
     reference = ray.put(np.full(BIG_BYTES, 9, np.uint8))
-    for failed in (read.remote(reference), read_inside.remote([reference])):
-        sizes = rf"wanted 314\d+ bytes, more than the store can hold: capacity {16 * MIB} bytes"
-        with pytest.raises(ray.exceptions.ObjectStoreFullError, match=sizes):
-            get(failed)
+    assert get([read.remote(reference), read_inside.remote([reference])]) == [9, 9]
     # The store serves what fits, as before.
     fits = ray.put(np.full(MIB, 8, np.uint8))
     assert get(read.remote(fits)) == 8

@@ -179,6 +179,19 @@ def test_arguments_that_together_never_fit_are_read_from_files() -> None:
     run(play)
 
 
+@pytest.mark.parametrize("size_bytes", [SIZE, 10 * SIZE])
+def test_who_can_go_elsewhere_gets_no_files(size_bytes: int) -> None:
+    async def play() -> None:
+        names = OBJECTS[:9]
+        async with scene(dict.fromkeys(names, size_bytes), elsewhere_timeout_s=0.05) as s:
+            wanted = [Wanted(each, (FAR,), size_bytes) for each in names]
+            with pytest.raises(StoreFull, match="waits for room"):
+                await s.near.get(s.client, wanted, None, may_go_elsewhere=True)
+            assert not s.disk.files
+
+    run(play)
+
+
 def test_another_node_copies_what_lies_in_a_file_here() -> None:
     async def play() -> None:
         async with scene() as s:
