@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from typing import Any, Protocol
+from typing import Any
 
 from ray_mono.object_manager.config import ObjectManagerConfig
 from ray_mono.object_manager.keys import NodeKey
@@ -29,16 +29,6 @@ from ray_mono.object_manager.seams import (
 _LOOKS_AGAIN_S = 0.1
 
 
-class Copy(Protocol):
-    """Where the bytes go."""
-
-    ranges: Ranges
-
-    def landing(self, part: Part) -> Landing:
-        """Of one stream."""
-        ...
-
-
 class HolderStreams:
     """Of one fetch."""
 
@@ -46,15 +36,18 @@ class HolderStreams:
         self,
         fetch: StartFetch,
         max_bytes: int,
-        copy: Copy,
+        ranges: Ranges,
+        landing: Callable[[Part], Landing],
         streams: TransferStreams,
         find: Callable[[NodeKey], Awaitable[PeerAddress]],
         config: ObjectManagerConfig,
     ) -> None:
-        """max_bytes: see Fetch."""
+        """max_bytes: see Fetch. landing(part): where the bytes of a part go."""
         self._fetch = fetch
         self._max_bytes = max_bytes
-        self._copy = copy
+        self._object_id = fetch.object_id
+        self._ranges = ranges
+        self._landing = landing
         self._streams = streams
         self._find = find
         self._others_max = config.holders_per_object_max - 1
@@ -69,7 +62,7 @@ class HolderStreams:
             return await self._bring(self._fetch.node_id, is_first=True)
         first = self._begin(self._fetch.node_id, is_first=True)
         try:
-            while self._tasks and not self._copy.ranges.is_whole:
+            while self._tasks and not self._ranges.is_whole:
                 done, _ = await asyncio.wait(self._tasks, return_when=asyncio.FIRST_COMPLETED)
                 self._tasks -= done
                 for task in done:
@@ -79,7 +72,7 @@ class HolderStreams:
             self.stop()
             if self._tasks:
                 await asyncio.wait(self._tasks)
-        if self._copy.ranges.is_whole:
+        if self._ranges.is_whole:
             return True
         if first.cancelled():
             raise TransferFailed("it was slower than others")
@@ -92,7 +85,7 @@ class HolderStreams:
 
     def _begin(self, node_id: NodeKey, is_first: bool) -> asyncio.Task[bool]:
         bring = self._bring(node_id, is_first) if is_first else self._help(node_id)
-        task = asyncio.create_task(bring, name=f"{self._fetch.object_id.hex()} from {node_id.hex()}")
+        task = asyncio.create_task(bring, name=f"{self._object_id.hex()} from {node_id.hex()}")
         self._tasks.add(task)
         return task
 
@@ -104,7 +97,7 @@ class HolderStreams:
 
     async def _bring(self, node_id: NodeKey, is_first: bool) -> bool:
         """All that one holder brings."""
-        fetch, ranges = self._fetch, self._copy.ranges
+        fetch, ranges = self._fetch, self._ranges
         peer = await self._find(node_id)
         goes_on = False
         by_chunks = bool(fetch.others)
@@ -114,8 +107,8 @@ class HolderStreams:
                 while part.at < part.end:
                     ranges.ask(part, by_chunks, self._loop.time())
                     max_bytes = 0 if goes_on or not is_first else self._max_bytes
-                    asked = Fetch(fetch.object_id, max_bytes, fetch.avoided, fetch.is_sent_on, goes_on)
-                    if not await self._streams.fetch(peer, asked, self._copy.landing(part)):
+                    asked = Fetch(self._object_id, max_bytes, fetch.avoided, fetch.is_sent_on, goes_on)
+                    if not await self._streams.fetch(peer, asked, self._landing(part)):
                         return False
                     if is_first and not goes_on:
                         by_chunks = by_chunks and ranges.is_for_several
@@ -129,7 +122,7 @@ class HolderStreams:
 
     async def _next_part(self) -> Part | None:
         """None: it is whole, or others bring what is missing of it."""
-        ranges = self._copy.ranges
+        ranges = self._ranges
         while not ranges.is_whole:
             part = ranges.take()
             if part is not None or not self._bringing:

@@ -278,7 +278,8 @@ class Puller:
         running = HolderStreams(
             fetch,
             max_bytes,
-            landing,
+            landing.ranges,
+            landing.landing,
             self._streams,
             lambda node_id: self._nodes.find(node_id, config.unknown_node_timeout_s),
             config,

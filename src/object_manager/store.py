@@ -486,8 +486,7 @@ class Store:
         self.num_pins -= count
         if entry.num_pins:
             return
-        is_freed = entry.state in (ObjectState.FREED_WITH_READERS, ObjectState.FREED_ON_DISK)
-        if is_freed or entry.is_copy_in_file:
+        if entry.goes_unread:
             self._remove(entry)
         elif entry.state is ObjectState.SEALED:
             self._rests(entry)

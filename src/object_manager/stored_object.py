@@ -129,6 +129,12 @@ class StoredObject:
         return self.goes_with_readers and self.state in (ObjectState.SPILLED, ObjectState.FREED_ON_DISK)
 
     @property
+    def goes_unread(self) -> bool:
+        """Whether nothing keeps it but its readers."""
+        has_ended = self.state in (ObjectState.FREED_WITH_READERS, ObjectState.FREED_ON_DISK)
+        return has_ended or self.is_copy_in_file
+
+    @property
     def is_in_memory(self) -> bool:
         """Whether its bytes, sealed, are at its offset."""
         return self.state in IN_MEMORY
