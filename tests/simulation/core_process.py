@@ -276,6 +276,7 @@ class SimWorker(CoreProcess):
         board = SimBoard(
             lambda: self.journal.worker_waits(self.worker_id),
             lambda: round(clock.awake_or_asleep_s() * 1_000_000_000),
+            lambda: self.process.is_alive,
         )
         self.world.machine.boards[self.worker_id] = board
         try:

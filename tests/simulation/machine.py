@@ -80,9 +80,12 @@ class SimBoard:
         self,
         on_close: Callable[[], None] = lambda: None,
         now_ns: Callable[[], int] = lambda: clock_gettime_ns(CLOCK_BOOTTIME),
+        is_alive: Callable[[], bool] = lambda: True,
     ) -> None:
-        """on_close(): a lease is closed; what it holds is perhaps lent to others."""
+        """on_close(): a lease is closed; what it holds is perhaps lent to others. is_alive(): whether the
+        worker is. Its threads, which are unwound when it is dead, write no more."""
         self._on_close = on_close
+        self._is_alive = is_alive
         self._now_ns = now_ns
         self._head_lease_ns = NEVER_NS
         self._begun = 0
@@ -92,7 +95,12 @@ class SimBoard:
         self._kept_calls: list[tuple[bytes, bytes]] = []
         self._frame_id = b""
 
+    def _check_alive(self) -> None:
+        if not self._is_alive():
+            raise Killed
+
     def may_begin(self, number: int, name: str) -> bool:
+        self._check_alive()
         self._begun = number
         if self._closed == number >> LEASE_SHIFT:
             return False
@@ -106,9 +114,11 @@ class SimBoard:
         self._head_lease_ns = at_ns
 
     def rest(self) -> None:
+        self._check_alive()
         self._name = ""
 
     def keep(self, number: int, answer: bytes) -> bool:
+        self._check_alive()
         num_bytes = sum(KEPT_SIZE_BYTES + len(kept) for kept in (*self._kept.values(), answer))
         if num_bytes > KEPT_BYTES_MAX or self._kept_calls or (self._kept and number - 1 not in self._kept):
             return False
@@ -116,12 +126,14 @@ class SimBoard:
         return True
 
     def keep_call(self, task_id: bytes, answer: bytes) -> bool:
+        self._check_alive()
         if self._kept or not self._has_room(answer):
             return False
         self._kept_calls.append((task_id, answer))
         return True
 
     def keep_more(self, more: bytes) -> bool:
+        self._check_alive()
         if not self._has_room(more):
             return False
         task_id, answer = self._kept_calls[-1]
@@ -138,6 +150,7 @@ class SimBoard:
         return self.keep(place, answer)
 
     def forget_kept(self) -> None:
+        self._check_alive()
         self._kept.clear()
         self._kept_calls.clear()
 
