@@ -29,6 +29,12 @@ from ray_mono.object_manager.seams import (
 _LOOKS_AGAIN_S = 0.1
 
 
+def _heard(task: asyncio.Task[bool]) -> None:
+    """Its failure matters to nobody where others brought the rest, or the fetch was given up."""
+    if not task.cancelled():
+        task.exception()
+
+
 class HolderStreams:
     """Of one fetch."""
 
@@ -86,6 +92,7 @@ class HolderStreams:
     def _begin(self, node_id: NodeKey, is_first: bool) -> asyncio.Task[bool]:
         bring = self._bring(node_id, is_first) if is_first else self._help(node_id)
         task = asyncio.create_task(bring, name=f"{self._object_id.hex()} from {node_id.hex()}")
+        task.add_done_callback(_heard)
         self._tasks.add(task)
         return task
 

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from ray_mono.common.exceptions import ObjectStoreFullError
+from ray_mono.common.exceptions import ObjectStoreFullError, OutOfDiskError
 from ray_mono.core_worker.object_ref import ObjectRef
 from ray_mono.core_worker.options import STREAMING_RETURNS, TaskOptions
 from tests.simulation.loop import SimulationError
@@ -149,7 +149,7 @@ class LossProgram:
     def _check(self, held: Held) -> None:
         value = self._here.get(held.ref)
         may_fail = isinstance(value, BaseException) and self._here.journal.connections_break
-        if isinstance(value, ObjectStoreFullError) or may_fail:
+        if isinstance(value, ObjectStoreFullError | OutOfDiskError) or may_fail:
             return
         if not isinstance(value, tuple) or value[1] != held.number:
             told = value if isinstance(value, BaseException) else value[1]

@@ -18,6 +18,7 @@ from ray_mono.common.exceptions import (
     NodeDiedError,
     ObjectLostError,
     ObjectStoreFullError,
+    OutOfDiskError,
     OutOfMemoryError,
     RayError,
     RaySystemError,
@@ -251,7 +252,7 @@ class Site:
             return
         if isinstance(error, WorkerCrashedError | NodeDiedError):
             self.journal.crash_read(task_id, error)
-        if isinstance(error, ObjectStoreFullError | Expected):
+        if isinstance(error, ObjectStoreFullError | OutOfDiskError | Expected):
             return
         if self.journal.is_harmless or not isinstance(error, FAULTS):
             raise CheckFailed(f"{self.process.name} reads {type(error).__name__}: {error}") from error
