@@ -67,6 +67,8 @@ class TaskStory:
     last_pushed: int = -1
     last_attempt: int | None = None
     """Of one that was cancelled: the last that may have been under way then."""
+    is_answered: bool = False
+    """Its owner has had its value, which may be lost, and made again though it was cancelled meanwhile."""
     begun: set[int] = field(default_factory=set)
     """The attempts that ran."""
     num_twins: int = 0
@@ -223,11 +225,18 @@ class Journal:
         else:
             self._pushed_at_once[task_id] = attempt
 
+    def task_answered(self, task_id: bytes) -> None:
+        """Its owner has its value."""
+        story = self.tasks.get(task_id)
+        if story is not None:
+            story.is_answered = True
+
     def task_cancelled(self, task_id: bytes, by_force: bool) -> None:
         """Its owner wants it no more. The attempt under way may still begin, and may end in any way. By
         force: so do its children's."""
         story = self.tasks.get(task_id)
-        if story is not None and story.last_attempt is None and not story.outcome:
+        is_pending = story is not None and not story.outcome and not story.is_answered
+        if story is not None and story.last_attempt is None and is_pending:
             story.last_attempt = story.last_pushed
         self._cancelled[task_id] = by_force or self._cancelled.get(task_id, False)
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from ray_mono.common.scheduling.resources import ResourceSet
 from ray_mono.core_worker.task_wire import task_ids_of
+from ray_mono.protobuf import core_worker_pb2
 from tests.simulation.checkers import HeldLease, Journal
 from tests.simulation.world import World
 
@@ -44,6 +45,11 @@ class Witness:
         for lease_id in reply.lease_ids:
             self._journal.lease_reclaimed(lease_id)
 
+    def _task_answered(self, request: Any, reply: Any) -> None:
+        answer = core_worker_pb2.PushTaskReply.FromString(reply)
+        if answer.status == core_worker_pb2.PushTaskReply.DONE and not answer.is_application_error:
+            self._journal.task_answered(request.task_id or request.spec.task_id)
+
     # ---- what is said
 
     def _returned(self, request: Any, reply: Any) -> None:
@@ -70,7 +76,11 @@ class Witness:
         self._journal.worker_waits(request.worker_id)
 
 
-_HEARD = {"RequestWorkerLease": Witness._lease_answered, "WatchReclaims": Witness._reclaims_heard}
+_HEARD = {
+    "RequestWorkerLease": Witness._lease_answered,
+    "WatchReclaims": Witness._reclaims_heard,
+    "PushTask": Witness._task_answered,
+}
 _SAID = {
     "ReturnWorker": Witness._returned,
     "LostWorker": Witness._lost,
