@@ -253,8 +253,12 @@ class Cluster:
 
     def add_worker(self, info: common_pb2.WorkerInfo) -> None:
         row = self.workers.add(info, self._clock.wall_s())
-        if row is not None:
-            self._writes.put(Table.WORKER, row.worker_id, row.SerializeToString())
+        if row is None:
+            return
+        self._writes.put(Table.WORKER, row.worker_id, row.SerializeToString())
+        if row.type == common_pb2.DRIVER:
+            for job in self.jobs.driver_joined(WorkerID(row.worker_id), NodeID(row.node_id)):
+                self._write_job(job)
 
     def worker_died(self, info: common_pb2.WorkerInfo) -> None:
         """A worker or driver ended. Nothing happens where that is known."""

@@ -75,6 +75,21 @@ class JobManager:
         self._running[job_id] = row
         return row
 
+    def driver_joined(self, worker_id: WorkerID, node_id: NodeID) -> list[common_pb2.JobInfo]:
+        """A driver's raylet says where it is, which the driver did not know yet when its job began.
+
+        Returns the rows that changed.
+        """
+        changed = []
+        for job_id in self.of_driver(worker_id):
+            if self._running[job_id].driver.node_id != node_id.binary():
+                row = common_pb2.JobInfo()
+                row.CopyFrom(self._running[job_id])
+                row.driver.MergeFrom(common_pb2.Address(node_id=node_id.binary()))
+                self._running[job_id] = row
+                changed.append(row)
+        return changed
+
     def finish(self, job_id: JobID, now_s: float) -> common_pb2.JobInfo | None:
         """Its driver is gone. Returns the job's row; None where it is not running."""
         return _moved(job_id, self._running, self._outlived, is_finished=True, end_time_s=now_s)

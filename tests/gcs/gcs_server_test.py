@@ -259,6 +259,26 @@ def test_a_node_takes_its_workers_drivers_and_jobs_with_it() -> None:
     play(script)
 
 
+def test_a_job_whose_driver_did_not_know_its_node_yet_ends_with_that_node_also_after_a_restart() -> None:
+    async def script(scene: GcsScene) -> None:
+        gcs = await scene.start_gcs()
+        node = await scene.add_node({"CPU": 4})
+        await gcs.AddJob(driver_job(b""))
+        driver = common_pb2.WorkerInfo(
+            worker_id=OWNER.binary(), node_id=node.node_id, type=common_pb2.DRIVER, job_id=JOB.binary()
+        )
+        await gcs.AddWorker(driver)
+        [job] = (await gcs.GetAllJobs(EMPTY)).jobs
+        assert (job.driver.node_id, job.entrypoint) == (node.node_id, "python x.py")
+        scene.kill_gcs()
+        gcs = await scene.start_gcs()
+        await gcs.UnregisterNode(gcs_pb2.UnregisterNodeRequest(node_id=node.node_id))
+        [job] = (await gcs.GetAllJobs(EMPTY)).jobs
+        assert job.is_finished
+
+    play(script)
+
+
 def test_job_ids_are_the_gcss_to_give() -> None:
     async def script(scene: GcsScene) -> None:
         gcs = await scene.start_gcs()
