@@ -92,6 +92,19 @@ def test_a_second_head_takes_over_at_once_and_the_first_ends_though_nobody_calls
     assert server.ask("HGET", "ray_mono:{default}:head", "released") == b"1"
 
 
+def test_after_a_head_of_this_machine_that_was_killed_nobody_waits_for_its_lease(
+    start: Start, server: RedisProcess
+) -> None:
+    waits = "once its lease is over"
+    killed = start_head(start, server)
+    killed.kill()
+    stopped = start_head(start, server)
+    assert waits not in stopped.log()
+    stopped.process.send_signal(signal.SIGSTOP)
+    assert start_head(start, server).log().count(waits) == 1
+    stopped.kill()
+
+
 def test_a_redis_that_is_killed_and_back_has_every_answered_write_and_is_warned_of_once(
     start: Start, server: RedisProcess
 ) -> None:

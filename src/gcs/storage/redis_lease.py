@@ -4,6 +4,7 @@ One more hash beside the tables, `ray_mono:{namespace}:head`, says who holds the
 
     number     of the head; each one that takes over adds 1
     holder     who that is, for people
+    process    the same for the next head on its machine, which can see whether it has ended (head_process.py)
     token      drawn by that head: its own question, come twice, is known again
     sequence   how many commits of this head were applied
     released   1 where that head ended in order
@@ -19,7 +20,8 @@ failed over to a replica that did not have them. That is said, and the head ends
 **Answers.** Each commit also renews a lease of LEASE_S. The head trusts it for less, from before it asked, by
 a clock of its own that counts while the machine sleeps; after that it asks again before it answers anyone.
 Who takes over waits for LEASE_S, by its own clock, before it answers anyone, unless the last head ended in
-order. The difference, MARGIN_S, is what the two clocks may differ by in that time: a fifth of it.
+order, or was a process of the same machine and is gone. The difference, MARGIN_S, is what the two clocks may
+differ by in that time: a fifth of it.
 """
 
 from __future__ import annotations
@@ -27,7 +29,7 @@ from __future__ import annotations
 LEASE_S = 0.5
 MARGIN_S = 0.1
 
-# KEYS: head. ARGV: the number seen, the new holder, its token.
+# KEYS: head. ARGV: the number seen, the new holder, its token, its process.
 # Answers 1 where that is the next head now.
 TAKE_OVER = """
 local head = redis.call('HMGET', KEYS[1], 'number', 'token')
@@ -35,7 +37,7 @@ local number = tonumber(head[1] or '0')
 if number == ARGV[1] + 1 and head[2] == ARGV[3] then return 1 end
 if number ~= tonumber(ARGV[1]) then return 0 end
 redis.call('HSET', KEYS[1], 'number', number + 1, 'holder', ARGV[2], 'token', ARGV[3],
-    'sequence', 0, 'released', 0)
+    'process', ARGV[4], 'sequence', 0, 'released', 0)
 return 1
 """
 

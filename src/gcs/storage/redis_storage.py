@@ -29,7 +29,7 @@ from redis import asyncio as redis_asyncio
 from redis import exceptions as redis_exceptions
 
 from ray_mono.common.backoff import Backoff
-from ray_mono.gcs.storage import redis_lease
+from ray_mono.gcs.storage import head_process, redis_lease
 from ray_mono.gcs.storage.redis_address import RedisAddress
 from ray_mono.gcs.storage.redis_master import (
     UNREACHABLE,
@@ -101,16 +101,18 @@ class RedisStorage:
     async def _take_over(self) -> int:
         me = f"{socket.gethostname()} (pid {os.getpid()})"
         token = secrets.token_hex(8)
+        process = head_process.own_name()
 
         async def take(client: redis_asyncio.Redis) -> tuple[int, str, bool]:
             while True:
-                number, holder, released = await cast(
+                number, holder, released, before = await cast(
                     "Awaitable[list[bytes | None]]",
-                    client.hmget(self._keys[0], ["number", "holder", "released"]),
+                    client.hmget(self._keys[0], ["number", "holder", "released", "process"]),
                 )
                 seen = int(number or 0)
-                if await self._run(client, redis_lease.TAKE_OVER, 1, str(seen), me, token):
-                    return seen + 1, (holder or b"").decode(), released == b"0"
+                if await self._run(client, redis_lease.TAKE_OVER, 1, str(seen), me, token, process):
+                    has_ended = released != b"0" or head_process.has_ended((before or b"").decode())
+                    return seen + 1, (holder or b"").decode(), not has_ended
 
         self._number, holder, may_live = await self._retrying("take over the cluster's rows", take)
         # From here on the last head writes nothing. That it answers nobody, either, is a question of time.

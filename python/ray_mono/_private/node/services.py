@@ -41,6 +41,7 @@ _COMMON_MODULES = (
     "ray_mono.protobuf.core_worker_pb2",
     "ray_mono.protobuf.gcs_rpc",
 )
+_REDIS_STORAGE = "ray_mono.gcs.storage.redis_storage"
 _SERVICE_MODULES = ("encodings.idna", _MODULES[OBJECT_MANAGER], _MODULES[RAYLET], _MODULES[LOG_MONITOR])
 
 
@@ -96,6 +97,8 @@ def start_gcs_server(reaper: ReaperHandle, plan: NodePlan) -> None:
                 env[variable] = value
     else:
         storage = ["--storage", "file", "--storage-path", str(plan.paths.session.path / "gcs.sqlite")]
+    # Else each head that is started again imports Redis's client first, while all wait.
+    store = () if storage[1] == "file" else (_REDIS_STORAGE,)
     host, _, port = plan.gcs_address.rpartition(":")
     arguments = ["--host", host, "--port", port, "--unix-socket", plan.paths.socket("gcs"), *storage]
     if plan.system_config:
@@ -109,7 +112,7 @@ def start_gcs_server(reaper: ReaperHandle, plan: NodePlan) -> None:
         env,
         after_exit=GO_ON if params.keep_node_without_gcs else START_AGAIN,
         module=_MODULES[GCS],
-        imports=(_MODULES[GCS], *_SERVICE_MODULES),
+        imports=(_MODULES[GCS], *store, *_SERVICE_MODULES),
     )
 
 
