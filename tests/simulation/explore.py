@@ -1,7 +1,7 @@
 """Looks for trouble: runs scenario after scenario, one per seed, and prints each seed that fails with its
 story.
 
-    python -m tests.simulation.explore --seeds 1000 --start 5000   many seeds
+    python -m tests.simulation.explore --seeds 1000 --start 5000   many seeds; --jobs 2: two at a time
     python -m tests.simulation.explore --seed 5017 --log debug     one again, exactly, with the services' logs
     python -m tests.simulation.explore --seed 5017 --trace         all messages; made smaller if it fails
 
@@ -13,12 +13,17 @@ from __future__ import annotations
 import argparse
 import asyncio
 import collections
+import contextlib
 import dataclasses
+import functools
 import logging
+import multiprocessing
 import sys
 import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
 
 from tests.simulation.draws import draw_scenario
 from tests.simulation.handles import CURRENT_PROCESS
@@ -73,32 +78,80 @@ def story_of(error: Exception) -> str:
     return "".join(traceback.format_exception(error))
 
 
-def explore(seeds: range, num_tasks: int, without: Sequence[FaultKind], seconds: float) -> int:
+@dataclass(frozen=True)
+class Result:
+    """Of one seed: what came of it, or how it failed; and what it cost."""
+
+    seed: int
+    outcome: Outcome | None
+    story: str
+    cpu_s: float
+
+
+def result_of(seed: int, num_tasks: int, without: Sequence[FaultKind]) -> Result:
+    start_s = time.process_time()
+    result = run(seed, draw(seed, num_tasks, without))
+    cpu_s = time.process_time() - start_s
+    if isinstance(result, Exception):
+        return Result(seed, None, story_of(result), cpu_s)
+    return Result(seed, result, "", cpu_s)
+
+
+def results_of(
+    seeds: range, num_tasks: int, without: Sequence[FaultKind], jobs: int
+) -> Generator[Result, None, None]:
+    """In the order of the seeds. jobs: so many processes run them, which end with the generator."""
+    run_one = functools.partial(result_of, num_tasks=num_tasks, without=without)
+    if jobs == 1:
+        yield from map(run_one, seeds)
+        return
+    # Forked, so that they log as this one does. They are forked before the executor has threads.
+    pool = ProcessPoolExecutor(jobs, multiprocessing.get_context("fork"))
+    try:
+        yield from pool.map(run_one, seeds)
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def explore(seeds: range, num_tasks: int, without: Sequence[FaultKind], seconds: float, jobs: int) -> int:
     """Runs the seeds, at most for so many real seconds; returns how many failed."""
     failed: list[int] = []
     totals: collections.Counter[str] = collections.Counter()
     start_s = time.monotonic()
     count = messages = 0
-    for seed in seeds:
-        result = run(seed, draw(seed, num_tasks, without))
-        count += 1
-        if count % PROGRESS_SEEDS == 0:
-            print(f"{count} seeds in {time.monotonic() - start_s:.0f} s", file=sys.stderr, flush=True)
-        if isinstance(result, Exception):
-            failed.append(seed)
-            print(f"seed {seed} failed:\n{story_of(result)}", flush=True)
-        else:
-            messages += result.num_messages
-            totals.update(result.outcomes)
-            totals.update(retries=result.retries, grants=result.grants, restarts=result.actor_restarts)
-            totals.update(object_reads=result.object_reads[0], object_errors=result.object_reads[1])
-            totals.update(actor_calls=result.actor_calls[0], failed_actor_calls=result.actor_calls[1])
-        if time.monotonic() - start_s > seconds:
-            break
-    took_s = time.monotonic() - start_s
+    cpu_s = 0.0
+    with contextlib.closing(results_of(seeds, num_tasks, without, jobs)) as results:
+        for result in results:
+            count += 1
+            cpu_s += result.cpu_s
+            if count % PROGRESS_SEEDS == 0:
+                print(f"{count} seeds in {time.monotonic() - start_s:.0f} s", file=sys.stderr, flush=True)
+            if result.outcome is None:
+                failed.append(result.seed)
+                print(f"seed {result.seed} failed:\n{result.story}", flush=True)
+            else:
+                messages += result.outcome.num_messages
+                totals.update(_counts(result.outcome))
+            if time.monotonic() - start_s > seconds:
+                break
+        took_s = time.monotonic() - start_s
     print(f"{count} seeds in {took_s:.0f} s, {messages} messages, in all: {dict(totals)}")
+    print(f"{count / took_s:.2f} seeds/s, {cpu_s / max(1, count):.2f} s of CPU each")
     print(f"failed: {failed}" if failed else "all clean")
     return len(failed)
+
+
+def _counts(outcome: Outcome) -> dict[str, int]:
+    return {
+        **outcome.outcomes,
+        "retries": outcome.retries,
+        "grants": outcome.grants,
+        "restarts": outcome.actor_restarts,
+        "object_reads": outcome.object_reads[0],
+        "object_errors": outcome.object_reads[1],
+        "actor_calls": outcome.actor_calls[0],
+        "failed_actor_calls": outcome.actor_calls[1],
+    }
 
 
 def replay(seed: int, scenario: Scenario, shrink_seconds: float | None) -> int:
@@ -141,6 +194,7 @@ def main() -> int:
         help="how long to look for a smaller scenario (default: 120)",
     )
     parser.add_argument("--tasks", type=int, default=120, help="tasks per scenario (default: 120)")
+    parser.add_argument("--jobs", type=int, default=1, help="so many processes run seeds (default: 1)")
     parser.add_argument("--seconds", type=float, default=3600.0, help="stop after so much real time")
     parser.add_argument(
         "--without",
@@ -153,11 +207,13 @@ def main() -> int:
     arguments = parser.parse_args()
     if arguments.trace and arguments.seed is None:
         parser.error("--trace prints the messages of one seed: give --seed N as well")
+    if arguments.jobs < 1:
+        parser.error(f"--jobs {arguments.jobs}: at least one process runs the seeds")
     set_up_log(arguments.log)
     without = [FaultKind[name] for name in arguments.without]
     if arguments.seed is None:
         seeds = range(arguments.start, arguments.start + arguments.seeds)
-        return 1 if explore(seeds, arguments.tasks, without, arguments.seconds) else 0
+        return 1 if explore(seeds, arguments.tasks, without, arguments.seconds, arguments.jobs) else 0
     scenario = draw(arguments.seed, arguments.tasks, without)
     return replay(arguments.seed, scenario, arguments.shrink_seconds if arguments.trace else None)
 
