@@ -344,7 +344,7 @@ class Cluster:
 
     def _forget_nodes(self) -> None:
         for node_id in self.nodes.forget_oldest(self._forgotten_before_s()):
-            self.fences.ended(node_id)
+            self.fences.forget(node_id)
             self._writes.delete(Table.NODE, node_id.binary())
 
     def _forget_jobs(self) -> None:
@@ -362,6 +362,7 @@ class Cluster:
     ) -> None:
         """What a node has heard of: other nodes, and jobs up to a number. head_lease_s: its own, which stands
         for theirs. The head before has confirmed them until now at most."""
+        self.fences.takes_over(head_lease_s, self._clock.time_s())
         for info in nodes:
             row = common_pb2.NodeInfo()
             row.CopyFrom(info)

@@ -7,7 +7,8 @@ kills its workers. A margin later the head starts their actors elsewhere: for th
 clocks that do not go alike. A node whose processes have ended is not waited for.
 
 A head that takes over knows no times of the one before. That one confirms nothing any more, so the time of
-the takeover stands for all of its confirmations.
+the takeover stands for all of its confirmations. On an empty store it does not even know the nodes: one that
+the head before held to be dead is named by nobody. So whatever node it does not know has that time as well.
 """
 
 from __future__ import annotations
@@ -26,8 +27,23 @@ class NodeFences:
         self._margin_s = margin_s
         # Of nodes that are held to be alive.
         self._confirmed_s: dict[NodeID, float] = {}
-        # Of dead ones whose processes may live.
+        # Of dead ones. What is over has ended.
         self._end_s: dict[NodeID, float] = {}
+        # Of nodes that this head does not know.
+        self._end_of_unknown_s = 0.0
+        self._taken_over_s: float | None = None
+
+    def takes_over(self, head_lease_s: float, now_s: float) -> None:
+        """A node of a head that is unknown here tells its lease. That head has confirmed nothing since the
+        first of these told."""
+        if self._taken_over_s is None:
+            self._taken_over_s = now_s
+        end_s = self._taken_over_s + self._after_s(head_lease_s)
+        self._end_of_unknown_s = max(self._end_of_unknown_s, end_s)
+
+    def _after_s(self, head_lease_s: float) -> float:
+        """How long after a confirmation nothing runs any more."""
+        return head_lease_s * (1 + CLOCKS_DIFFER) + self._margin_s if head_lease_s > 0 else 0.0
 
     def confirmed(self, node_id: NodeID, now_s: float) -> None:
         """A living node hears that it is alive."""
@@ -36,14 +52,20 @@ class NodeFences:
     def died(self, node_id: NodeID, head_lease_s: float, now_s: float) -> None:
         """It is held to be dead, and its processes may live. head_lease_s: its own; 0 where it has none."""
         last_s = self._confirmed_s.pop(node_id, now_s)
-        if head_lease_s > 0:
-            self._end_s[node_id] = last_s + head_lease_s * (1 + CLOCKS_DIFFER) + self._margin_s
+        self._end_s[node_id] = last_s + self._after_s(head_lease_s)
 
     def ended(self, node_id: NodeID) -> None:
-        """Its processes are gone, or it is forgotten."""
+        """Its processes are gone."""
+        self._confirmed_s.pop(node_id, None)
+        self._end_s[node_id] = 0.0
+
+    def forget(self, node_id: NodeID) -> None:
+        """It ended long ago."""
         self._confirmed_s.pop(node_id, None)
         self._end_s.pop(node_id, None)
 
     def left_s(self, node_id: NodeID | None, now_s: float) -> float:
         """How much longer actors may run on a dead node; 0 where they do not, and for None."""
-        return 0.0 if node_id is None else max(0.0, self._end_s.get(node_id, 0.0) - now_s)
+        if node_id is None or node_id in self._confirmed_s:
+            return 0.0
+        return max(0.0, self._end_s.get(node_id, self._end_of_unknown_s) - now_s)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from typing import Any
 
 import pytest
 
@@ -345,6 +346,31 @@ def test_a_node_that_does_not_come_is_dead_and_its_actors_restart_elsewhere() ->
         await tell(it.gcs, OWNER.binary(), actor_row(told, common_pb2.ALIVE, it.worker), job=job_row(first))
         info = await until_state(it.gcs, common_pb2.ALIVE, num_restarts=1)
         assert info.address.node_id == first.node_id
+
+    play(script)
+
+
+@pytest.mark.parametrize("state", [common_pb2.ALIVE, common_pb2.RESTARTING])
+def test_a_node_that_nobody_names_since_it_was_held_to_be_dead_has_that_time_as_well(state: Any) -> None:
+    """The head before had begun to wait for it, or the owner has not heard of its death."""
+
+    async def script(scene: GcsScene) -> None:
+        scene.head_lease_s = 60.0
+        it = Lost(scene)
+        await it.play(name="name", max_restarts=1)
+        first = FakeNode(scene, scene.world.network.add_host("first").name, {"CPU": 1})
+        await first.process.spawn(first.start())
+        scene.world.network.crash_host(it.node.process.host_name)
+        began_s = scene.world.clock.time_s()
+        await first.process.spawn(first.join({}, told_by_node(owner_row(first))))
+        told = registration(1, owner_node_id=first.node_id, name="name", max_restarts=1)
+        row = actor_row(told, state, it.worker)
+        if state == common_pb2.RESTARTING:
+            row.ClearField("address")
+            row.num_restarts, row.lost_on_node_id = 1, it.node.node_id
+        await tell(it.gcs, OWNER.binary(), row, job=job_row(first))
+        await until_state(it.gcs, common_pb2.ALIVE, num_restarts=1)
+        assert 65 <= scene.world.clock.time_s() - began_s < 70
 
     play(script)
 

@@ -37,6 +37,28 @@ def test_a_node_whose_processes_have_ended_is_not_waited_for() -> None:
     assert fences.left_s(NODE, 2.0) == 0.0
 
 
+def test_a_node_that_a_new_head_does_not_know_may_have_been_confirmed_until_the_first_one_came() -> None:
+    fences = NodeFences(MARGIN_S)
+    fences.takes_over(LEASE_S, 100.0)
+    fences.takes_over(LEASE_S, 130.0)
+    end_s = 100.0 + 63.0 + MARGIN_S
+    assert fences.left_s(NODE, 140.0) == end_s - 140.0 and fences.left_s(NODE, end_s) == 0.0
+    fences.confirmed(NODE, 141.0)
+    assert fences.left_s(NODE, 142.0) == fences.left_s(None, 142.0) == 0.0
+    fences.died(NODE, LEASE_S, 150.0)
+    assert fences.left_s(NODE, 150.0) == 141.0 + 63.0 + MARGIN_S - 150.0
+    fences.ended(NODE)
+    assert fences.left_s(NODE, 151.0) == 0.0
+    fences.forget(NODE)
+    assert fences.left_s(NODE, 1000.0) == 0.0
+
+
+def test_nodes_of_a_head_without_leases_are_not_waited_for() -> None:
+    fences = NodeFences(MARGIN_S)
+    fences.takes_over(0.0, 100.0)
+    assert fences.left_s(NODE, 100.0) == 0.0
+
+
 def test_a_node_without_a_lease_is_not_waited_for() -> None:
     fences = NodeFences(MARGIN_S)
     fences.confirmed(NODE, 1.0)

@@ -141,6 +141,7 @@ def adopted_row(told: common_pb2.ActorInfo, now_s: float) -> Actor:
         num_restarts=told.num_restarts,
         num_restarts_preempted=told.num_restarts_due_to_node_preemption,
         is_moving=told.is_moving and not is_placed,
+        lost_on=NodeID(told.lost_on_node_id) if told.lost_on_node_id and not is_placed else None,
         node_id=NodeID(told.address.node_id) if is_placed else None,
         worker_id=WorkerID(told.address.worker_id) if is_placed else None,
         story=("adopted",),
