@@ -149,8 +149,8 @@ class Busy:
         self.path = path
 
     def run(self) -> str:
-        (self.path / str(os.getpid())).touch()
         try:
+            (self.path / str(os.getpid())).touch()
             while not (self.path / "go").exists():
                 time.sleep(0.01)
         except SystemExit as error:
