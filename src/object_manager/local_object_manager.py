@@ -185,9 +185,10 @@ class LocalObjectManager:
         )
 
     @property
-    def is_failing(self) -> bool:
-        """Nothing could be written at last."""
-        return bool(self._reason)
+    def is_disk_failing(self) -> bool:
+        """Nothing could be written at last, and that not to a storage elsewhere: files of clients are on this
+        node's disk, which may have room."""
+        return bool(self._reason) and not self._num_external
 
     # ---- reading
 

@@ -420,7 +420,7 @@ class NodeStore:
         if spilling.can_make_room:
             waiting.goes_on()
         else:
-            waiting.stuck(self._clock.time_s(), self.spills.has_disk and not spilling.is_failing)
+            waiting.stuck(self._clock.time_s(), self.spills.has_disk and not spilling.is_disk_failing)
 
     # ---- time
 

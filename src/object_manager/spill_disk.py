@@ -67,6 +67,8 @@ class FileSpillDisk:
         self._closed = threading.Event()
         self._writers = ThreadPoolExecutor(config.max_io_workers, "spill")
         self._readers = ThreadPoolExecutor(config.max_io_workers, "restore")
+        # Files of clients are on this machine, and do not wait for a storage elsewhere that is gone.
+        self._makers = ThreadPoolExecutor(config.max_io_workers, "make")
 
     def path(self, file: SpillFile) -> str:
         return self._place(file).path(file.number)
@@ -93,12 +95,12 @@ class FileSpillDisk:
         await _run(self._writers, lambda: self._copy(sources, targets))
 
     async def make(self, file: SpillFile, size_bytes: int) -> None:
-        await _run(self._writers, lambda: self._place(file).make(file.number, size_bytes))
+        await _run(self._makers, lambda: self._place(file).make(file.number, size_bytes))
         self._stamps[file] = None
 
     async def made(self, file: SpillFile) -> None:
         place = self._place(file)
-        found = await _run(self._writers, lambda: place.flush(file.number))
+        found = await _run(self._makers, lambda: place.flush(file.number))
         if file in self._stamps:
             self._stamps[file] = found
 
@@ -115,6 +117,7 @@ class FileSpillDisk:
         # What is being written elsewhere would be there after all is removed.
         self._writers.shutdown(wait=self._external is not None, cancel_futures=True)
         self._readers.shutdown(wait=False, cancel_futures=True)
+        self._makers.shutdown(wait=False, cancel_futures=True)
         self._directories.close()
         if self._external is not None:
             self._external.close()

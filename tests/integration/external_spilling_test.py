@@ -132,9 +132,8 @@ def test_a_server_that_is_gone_for_a_while_costs_nothing(storage: S3Server) -> N
 
     with storage.gone():
         reads = [first.remote(reference) for reference in references]
-        with pytest.raises(ray.exceptions.ObjectStoreFullError, match="cannot be written"):
-            for number in range(30):
-                references.append(ray.put(piece(30 + number)))
+        # What finds no room meanwhile goes to a file on the node's disk.
+        references += [ray.put(piece(30 + number)) for number in range(30)]
     assert get(reads) == list(range(30))
     assert all(is_piece(get(reference), number) for number, reference in enumerate(references))
 

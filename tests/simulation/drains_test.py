@@ -67,7 +67,7 @@ class Run:
         """Of the head's, from then on."""
         with World(seed) as world:
             journal = Journal()
-            journal.expects(False, is_harmless=False)
+            journal.expects(False, is_harmless=False, hosts_fall_silent=False)
             cluster = SimCluster(world, journal)
             world.check(cluster.check_services)
             world.run(self._play(cluster, kill), LIMIT_S)
