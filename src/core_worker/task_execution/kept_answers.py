@@ -41,7 +41,7 @@ class KeptAnswers:
         # Those whose answers are kept: connections, and senders of items.
         self._ways: list[Any] = []
         self._latest: Any = None
-        # The number of the item that follows the one that was kept last.
+        # The number of the item that follows the one that was kept last; 0 where that one is not kept.
         self._next_item = 0
 
     def keep(self, call: Call, answer: bytes) -> bool:
@@ -72,7 +72,7 @@ class KeptAnswers:
             is_kept = self._board.keep_call(sender.task_id, part)
             if is_kept:
                 self._note(sender)
-        self._next_item = number + 1
+        self._next_item = number + 1 if is_kept else 0
         return is_kept
 
     def leave(self, connection: Any) -> None:

@@ -50,6 +50,21 @@ def test_what_finds_no_room_on_the_board_is_sent_at_once(monkeypatch: pytest.Mon
     assert not lost and worker.numbers == list(range(1, 201))
 
 
+def test_an_item_behind_one_that_found_no_room_keeps_its_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    worker = Streaming(monkeypatch)
+    worker.connection.has_unsent = True  # its owner does not read
+    large = b"x" * 40_000
+    seen: list[Any] = []
+
+    def generate() -> Iterator[Any]:
+        yield from ("sent", large, large, "small")
+        seen.append(worker.on_board)
+
+    worker.stream(generate)
+    worker.run()
+    assert seen == [[(2, [large]), (4, ["small"])]]
+
+
 def test_items_behind_one_that_waited_for_its_references_keep_their_numbers(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
