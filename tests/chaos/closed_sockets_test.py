@@ -6,7 +6,7 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -195,18 +195,6 @@ def test_a_worker_that_lost_a_service_of_its_node_ends_and_its_task_runs_again(
     wait_until(lambda: len(pids_in(begun)) == 2, "it runs again")
     go_on.touch()
     assert get(task) == 1
-
-
-@pytest.fixture
-def cluster(session_base: Path) -> Iterator[CommandLineCluster]:
-    """This process is one driver there."""
-    made = CommandLineCluster(session_base, num_cpus=2)
-    try:
-        ray.init(address=made.address, namespace="here")
-        yield made
-    finally:
-        ray.shutdown()
-        made.stop()
 
 
 PROGRAM = """

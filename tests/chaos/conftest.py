@@ -10,6 +10,7 @@ import pytest
 
 import ray_mono as ray
 from tests.chaos.victims import Victims
+from tests.integration.clusters import CommandLineCluster
 
 
 @pytest.fixture
@@ -25,3 +26,15 @@ def start(session_base: Path) -> Iterator[Callable[..., Victims]]:
         yield run
     finally:
         ray.shutdown()
+
+
+@pytest.fixture
+def cluster(session_base: Path) -> Iterator[CommandLineCluster]:
+    """One that was started by commands. This process is a driver there, in the namespace "here"."""
+    made = CommandLineCluster(session_base, num_cpus=2)
+    try:
+        ray.init(address=made.address, namespace="here")
+        yield made
+    finally:
+        ray.shutdown()
+        made.stop()

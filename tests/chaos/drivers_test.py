@@ -48,18 +48,6 @@ for line in sys.stdin:
 """
 
 
-@pytest.fixture
-def cluster(session_base: Path) -> Iterator[CommandLineCluster]:
-    """This process is another driver there."""
-    made = CommandLineCluster(session_base, num_cpus=2)
-    try:
-        ray.init(address=made.address, namespace="here")
-        yield made
-    finally:
-        ray.shutdown()
-        made.stop()
-
-
 Drive = Callable[[], Script]
 
 

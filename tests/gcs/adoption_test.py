@@ -350,45 +350,42 @@ def test_a_node_that_does_not_come_is_dead_and_its_actors_restart_elsewhere() ->
     play(script)
 
 
+async def restart_of_a_silent_nodes_actor_s(scene: GcsScene, state: Any, is_named: bool) -> float:
+    """A node with a lease of 60 s is cut off with its actor. The actor's owner, on another node, tells of it
+    in this state. is_named: that node tells of the silent one. Returns how long it takes until the actor is
+    elsewhere."""
+    scene.head_lease_s = 60.0
+    it = Lost(scene)
+    await it.play(name="name", max_restarts=1)
+    first = FakeNode(scene, scene.world.network.add_host("first").name, {"CPU": 1})
+    await first.process.spawn(first.start())
+    scene.world.network.crash_host(it.node.process.host_name)
+    began_s = scene.world.clock.time_s()
+    others = (it.node,) if is_named else ()
+    await first.process.spawn(first.join({}, told_by_node(owner_row(first), others=others)))
+    told = registration(1, owner_node_id=first.node_id, name="name", max_restarts=1)
+    row = actor_row(told, state, it.worker)
+    if state == common_pb2.RESTARTING:
+        row.ClearField("address")
+        row.num_restarts, row.lost_on_node_id = 1, it.node.node_id
+    await tell(it.gcs, OWNER.binary(), row, job=job_row(first))
+    await until_state(it.gcs, common_pb2.ALIVE, num_restarts=1)
+    return scene.world.clock.time_s() - began_s
+
+
 @pytest.mark.parametrize("state", [common_pb2.ALIVE, common_pb2.RESTARTING])
 def test_a_node_that_nobody_names_since_it_was_held_to_be_dead_has_that_time_as_well(state: Any) -> None:
     """The head before had begun to wait for it, or the owner has not heard of its death."""
 
     async def script(scene: GcsScene) -> None:
-        scene.head_lease_s = 60.0
-        it = Lost(scene)
-        await it.play(name="name", max_restarts=1)
-        first = FakeNode(scene, scene.world.network.add_host("first").name, {"CPU": 1})
-        await first.process.spawn(first.start())
-        scene.world.network.crash_host(it.node.process.host_name)
-        began_s = scene.world.clock.time_s()
-        await first.process.spawn(first.join({}, told_by_node(owner_row(first))))
-        told = registration(1, owner_node_id=first.node_id, name="name", max_restarts=1)
-        row = actor_row(told, state, it.worker)
-        if state == common_pb2.RESTARTING:
-            row.ClearField("address")
-            row.num_restarts, row.lost_on_node_id = 1, it.node.node_id
-        await tell(it.gcs, OWNER.binary(), row, job=job_row(first))
-        await until_state(it.gcs, common_pb2.ALIVE, num_restarts=1)
-        assert 65 <= scene.world.clock.time_s() - began_s < 70
+        assert 65 <= await restart_of_a_silent_nodes_actor_s(scene, state, is_named=False) < 70
 
     play(script)
 
 
 def test_a_silent_node_that_others_named_may_run_its_actors_for_the_time_of_its_lease() -> None:
     async def script(scene: GcsScene) -> None:
-        scene.head_lease_s = 60.0
-        it = Lost(scene)
-        await it.play(name="name", max_restarts=1)
-        first = FakeNode(scene, scene.world.network.add_host("first").name, {"CPU": 1})
-        await first.process.spawn(first.start())
-        scene.world.network.crash_host(it.node.process.host_name)
-        began_s = scene.world.clock.time_s()
-        await first.process.spawn(first.join({}, told_by_node(owner_row(first), others=(it.node,))))
-        told = registration(1, owner_node_id=first.node_id, name="name", max_restarts=1)
-        await tell(it.gcs, OWNER.binary(), actor_row(told, common_pb2.ALIVE, it.worker), job=job_row(first))
-        await until_state(it.gcs, common_pb2.ALIVE, num_restarts=1)
-        assert scene.world.clock.time_s() - began_s >= 65
+        assert await restart_of_a_silent_nodes_actor_s(scene, common_pb2.ALIVE, is_named=True) >= 65
 
     play(script)
 

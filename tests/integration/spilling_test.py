@@ -60,6 +60,19 @@ def cluster_with_head(spilled: Path) -> Cluster:
     )
 
 
+def head_and_other(folder: Path) -> tuple[Cluster, Any]:
+    """Two nodes, which spill into a and b there. The second has the resource "other"."""
+    cluster = cluster_with_head(folder / "a")
+    other = cluster.add_node(
+        num_cpus=1,
+        resources={"other": 1},
+        object_store_memory=STORE_BYTES,
+        _object_spilling_directory=str(folder / "b"),
+    )
+    cluster.connect()
+    return cluster, other
+
+
 @ray.remote
 def make_piece(number: int) -> Any:
     return piece(number)
@@ -134,14 +147,7 @@ def test_a_generators_items_wait_for_room(spilled: Path) -> None:
 
 
 def test_another_node_reads_what_is_spilled_here(tmp_path: Path, session_base: Path) -> None:
-    cluster = cluster_with_head(tmp_path / "a")
-    other = cluster.add_node(
-        num_cpus=1,
-        resources={"other": 1},
-        object_store_memory=STORE_BYTES,
-        _object_spilling_directory=str(tmp_path / "b"),
-    )
-    cluster.connect()
+    cluster, other = head_and_other(tmp_path)
 
     @ray.remote(resources={"other": 0.01})
     def first(array: Any) -> int:
@@ -407,14 +413,7 @@ def test_a_value_larger_than_the_store_that_is_lost_on_disk_is_made_again(spille
 def test_what_another_node_has_lost_on_its_disk_is_made_again(
     tmp_path: Path, session_base: Path, lose: Any
 ) -> None:
-    cluster = cluster_with_head(tmp_path / "a")
-    other = cluster.add_node(
-        num_cpus=1,
-        resources={"other": 1},
-        object_store_memory=STORE_BYTES,
-        _object_spilling_directory=str(tmp_path / "b"),
-    )
-    cluster.connect()
+    cluster, other = head_and_other(tmp_path)
     make = make_piece.options(resources={"other": 0.001})
     references = [make.remote(number) for number in range(30)]
     ray.wait(references, num_returns=len(references), timeout=60, fetch_local=False)
