@@ -49,6 +49,7 @@ _KEPT_START = _PAGE_BYTES + 16
 _KEPT_HEAD = Struct("<QQ")
 # Of a call of an actor: the size of its answer, and its task's id. _KEPT_FIRST is 0 then.
 _CALL_HEAD = Struct("<Q24s")
+_CALL_HEAD_BYTES, _pack_call_head = _CALL_HEAD.size, _CALL_HEAD.pack
 _KEPT_MAX = 1 << 16
 """More than any worker is sent ahead."""
 _NO_LEASE = _NO_END = (1 << 64) - 1
@@ -78,8 +79,8 @@ class StartBoard:
         self._last: bytes | None = None
         self._num_last = 0
         self._num_last_cell = 0
-        # The answer of a call that was kept last: where it stands, and its size.
-        self._last_start = self._last_bytes = 0
+        # Where the answer of a call stands that was kept last.
+        self._last_start = 0
 
     def may_begin(self, number: int, name: str) -> bool:
         """The task of this number and name is about to start: whether it may."""
@@ -126,29 +127,31 @@ class StartBoard:
     def keep_call(self, task_id: bytes, answer: bytes) -> bool:
         """The answer of an actor's call, which has not left: its PushTaskReply. False where it is not kept:
         there is no room, or others are kept."""
-        start = self._kept_end
-        end = start + _CALL_HEAD.size + (len(answer) + 7 & ~7)
+        # Each of an actor's short calls comes here: nothing is looked up twice.
+        size, start = len(answer), self._kept_end
+        answer_start = start + _CALL_HEAD_BYTES
+        end = answer_start + (size + 7 & ~7)
         if end > _BYTES or self._kept_next != _CALLS_KEPT:
             if end > _BYTES or self._kept_next != _NONE_KEPT:
                 return False
             self._kept_next = _CALLS_KEPT
             self._cells[_KEPT_FIRST] = 0
-        self._memory[start : start + _CALL_HEAD.size + len(answer)] = (
-            _CALL_HEAD.pack(len(answer), task_id) + answer
-        )
+        self._memory[start : answer_start + size] = _pack_call_head(size, task_id) + answer
         self._kept_end = end
         self._cells[_KEPT_BYTES] = end - _KEPT_START
-        self._last_start, self._last_bytes = start, len(answer)
+        self._last_start = start
         return True
 
     def keep_more(self, more: bytes) -> bool:
         """More of the answer that keep_call kept last. False where there is no room: it is not kept."""
-        start = self._last_start + _CALL_HEAD.size + self._last_bytes
+        size_cell = self._last_start // 8
+        num_bytes = self._cells[size_cell]
+        start = self._last_start + _CALL_HEAD_BYTES + num_bytes
         end = start + len(more)
         if end > _BYTES:
             return False
         self._memory[start:end] = more
-        self._last_bytes = self._cells[self._last_start // 8] = self._last_bytes + len(more)
+        self._cells[size_cell] = num_bytes + len(more)
         self._kept_end = end + 7 & ~7
         self._cells[_KEPT_BYTES] = self._kept_end - _KEPT_START
         return True

@@ -115,7 +115,9 @@ class ReactorConnection(ReactorSocket):
             return
         if kind == framing.CANCEL:
             return  # the answer is thrown away by the caller
-        call = ServerCall(self, call_id, kind == framing.ONEWAY)
+        # Without __init__, as every call comes here: it takes half as long.
+        call = ServerCall.__new__(ServerCall)
+        call.connection, call._call_id, call.is_oneway = self, call_id, kind == framing.ONEWAY
         handler = self._handlers.get(number)
         if handler is None:
             call.fail(RpcError(StatusCode.UNIMPLEMENTED, f"{self._paths.path_of(number)} is not served here"))

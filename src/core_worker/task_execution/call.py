@@ -135,6 +135,17 @@ class Call:
         # For a call that runs beside others: whether answers of others are about to follow its own.
         self.is_followed: Callable[[], bool] | None = None
 
+    @staticmethod
+    def usual(
+        spec: KnownSpec, task_id: bytes, depth: int, flat_args: bytes, answer_to: ServerCall, number: int
+    ) -> Call:
+        """Of a usual push. Without __init__, which takes half as long again."""
+        made = Call.__new__(Call)
+        made.spec, made.task_id, made.depth, made.flat_args = spec, task_id, depth, flat_args
+        made.extras, made.answer_to, made.number = NO_EXTRAS, answer_to, number
+        made.items = made.is_followed = None
+        return made
+
     def followed_if(self, is_followed: Callable[[], bool]) -> None:
         self.is_followed = is_followed
 

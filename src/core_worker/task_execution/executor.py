@@ -196,8 +196,6 @@ class Executor:
                 return
             if self._blocked.num_blocked:
                 self._blocked.task_begins()
-        elif self._board.is_time_over():
-            self.check_time()
         try:
             # Whoever runs the call empties this. If arguments outlived the call, their references would count
             # as kept.
@@ -212,6 +210,8 @@ class Executor:
         if spec.type == ACTOR_TASK and self._actor is not None and self._actor.is_concurrent:
             self._actor.dispatch(call, task, prepared)
             return
+        if spec.type != NORMAL_TASK and self._board.is_time_over():
+            self.check_time()
         self.run_here(call, task, prepared)
 
     def check_time(self) -> None:

@@ -37,6 +37,7 @@ class KeptAnswers:
     def __init__(self, env: Environment, board: StartBoard) -> None:
         self._env = env
         self._board = board
+        self._keep_call = board.keep_call
         self.has_some = False
         # Those whose answers are kept: connections, and senders of items.
         self._ways: list[Any] = []
@@ -46,7 +47,7 @@ class KeptAnswers:
 
     def keep(self, call: Call, answer: bytes) -> bool:
         """answer: a PushTaskReply, which is written and not flushed. False: it has to leave now."""
-        if not self._board.keep_call(call.task_id, answer):
+        if not self._keep_call(call.task_id, answer):
             return False
         connection = call.answer_to.connection
         if connection is not self._latest:
@@ -86,13 +87,18 @@ class KeptAnswers:
             state[_NOT_WAITED_FOR] = clock.time_s() + config.unread_again_s
 
     def _note(self, way: Any) -> None:
+        # Loops, here and below: a generator takes longer than all the rest.
         self._latest, self.has_some = way, True
-        if all(each is not way for each in self._ways):
-            self._ways.append(way)
+        for each in self._ways:
+            if each is way:
+                return
+        self._ways.append(way)
 
     def flushed(self) -> None:
         """What was written has left, as far as callers took it. To be called while there are some."""
-        if not any(each.has_unsent for each in self._ways):
-            self._board.forget_kept()
-            self._ways.clear()
-            self._latest, self.has_some = None, False
+        for each in self._ways:
+            if each.has_unsent:
+                return
+        self._board.forget_kept()
+        self._ways.clear()
+        self._latest, self.has_some = None, False

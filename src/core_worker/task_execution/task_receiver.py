@@ -20,7 +20,7 @@ from ray_mono.common.ids import TaskID
 from ray_mono.common.start_board import LEASE_SHIFT, StartBoard
 from ray_mono.core_worker.environment import Environment
 from ray_mono.core_worker.objects.blocked_notice import BlockedNotice
-from ray_mono.core_worker.task_execution.call import NO_EXTRAS, Call, KnownSpec, Reply, call_of
+from ray_mono.core_worker.task_execution.call import Call, KnownSpec, Reply, call_of
 from ray_mono.core_worker.task_execution.creation_answer import CreationAnswer
 from ray_mono.core_worker.task_execution.kept_answers import KeptAnswers
 from ray_mono.core_worker.task_execution.running import Running
@@ -77,7 +77,7 @@ class TaskReceiver:
         if type(request) is tuple:  # a UsualPush
             template_id, depth, task_id, flat_args = request
             spec = call.connection.state[template_id]
-            pushed = Call(spec, task_id, depth, flat_args, NO_EXTRAS, call, number)
+            pushed = Call.usual(spec, task_id, depth, flat_args, call, number)
         else:
             wanted = request.intended_worker_id
             if wanted and wanted != self._env.worker_id:

@@ -83,6 +83,8 @@ class TaskReplies:
         self._running = running
         self._receiver = receiver
         self._num_unflushed = 0
+        self._unflushed_max = env.config.unflushed_answers_max
+        self._alone_us = env.config.answered_alone_us
         # Answers that wait until owners have acknowledged references, and who waits for all of these.
         self._num_unsettled = 0
         self._await_owners: list[Waiter] = []
@@ -364,12 +366,12 @@ class TaskReplies:
         struck. Answers of an actor's short calls may share a send; the leader does not let it wait for the
         end of the next call. If that ends the process, they are on the board (kept_answers.py).
         """
-        spec, config = call.spec, self._env.config
-        is_short = task.run_us < config.answered_alone_us
+        spec = call.spec
+        is_short = task.run_us < self._alone_us
         if task.has_run and spec.is_short != is_short:
             spec.ran(is_short)
         self._num_unflushed += 1
-        if spec.type == ACTOR_TASK and spec.is_short and self._num_unflushed < config.unflushed_answers_max:
+        if spec.type == ACTOR_TASK and spec.is_short and self._num_unflushed < self._unflushed_max:
             if call.is_followed is None:
                 queue = self._receiver.queue
                 is_followed = bool(queue) and queue[0] is not None and queue[0].spec.is_short
