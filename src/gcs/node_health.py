@@ -2,7 +2,8 @@
 
 A healthy raylet is asked every health_check_period_s. The end of a connection to or from it proves nothing,
 since links break; but it is worth a look at once. From then on it is asked every health_check_hint_period_s
-until it answers. So a raylet that died is known in well under a second, and a machine that fell silent when
+until it answers. So it is where a check finds that nobody listens: to a head that has just started, no
+connection ends. So a raylet that died is known in well under a second, and a machine that fell silent when
 NodeManager has counted enough failures.
 
 A raylet that is held to be dead may live. Until its lease is over it is looked whether anybody listens at its
@@ -75,8 +76,8 @@ class NodeHealth:
                 elif self._nodes.check_failed(node_id, isinstance(failure, NobodyListens)):
                     self._on_dead(node_id, str(failure))
                     return
-                # While it does not answer after a hint, it is asked in quick succession.
-                if was_hinted and failure is not None:
+                # While it does not answer after a hint, or refuses, it is asked in quick succession.
+                if failure is not None and (was_hinted or isinstance(failure, NobodyListens)):
                     await asyncio.sleep(self._config.health_check_hint_period_s)
                     hint.set()
                     continue

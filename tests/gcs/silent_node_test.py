@@ -69,6 +69,20 @@ def test_where_the_machine_says_that_nobody_listens_it_starts_at_once() -> None:
     play(script)
 
 
+def test_where_it_ended_together_with_the_head_its_actors_start_as_soon_under_the_next_one() -> None:
+    async def script(scene: GcsScene) -> None:
+        _, far = await start(scene)
+        scene.kill_gcs()
+        far.process.kill("SIGKILL")
+        started_s = scene.world.clock.time_s()
+        gcs = await scene.start_gcs()
+        await scene.add_node({"CPU": 4})
+        await until_state(gcs, common_pb2.ALIVE, num_restarts=1)
+        assert scene.world.clock.time_s() - started_s < 2
+
+    play(script)
+
+
 def test_where_a_silent_machine_comes_back_without_its_raylet_it_starts_at_once() -> None:
     async def script(scene: GcsScene) -> None:
         gcs, _ = await start(scene)
