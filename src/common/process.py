@@ -150,6 +150,9 @@ def hide_argument(option: str) -> None:
         position += len(argument) + 1
 
 
+AFTER_FAILURE = " after a failure: "
+"""In the last line of a service's log: what follows is why it ended."""
+
 FINAL_STATUS = 76
 """The exit status of a service that must not be started again: another one has taken its place."""
 

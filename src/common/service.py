@@ -107,6 +107,12 @@ def announce_ready(ready_fd: int | None, info: Mapping[str, Any]) -> None:
     logger.info("ready, launcher told: %s", line)
 
 
+def failure_told(failure: BaseException) -> str:
+    """As its service's last line ends; the reaper reads it there."""
+    told = " ".join(str(failure).splitlines()) or type(failure).__name__
+    return f"{process.AFTER_FAILURE}{told}"
+
+
 class Service:
     """What a service's main coroutine is given. Everything here belongs to the loop's thread."""
 
@@ -198,7 +204,8 @@ class Service:
                 logger.warning("background task %s does not end; left behind", name)
             for signum in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
                 loop.remove_signal_handler(signum)
-        logger.info("%s ended%s", self.name, " after a failure" if self._failure else "")
+        # The last line of a log is what its reader sees first.
+        logger.info("%s ended%s", self.name, "" if self._failure is None else failure_told(self._failure))
         if isinstance(self._failure, FinalError):
             return process.FINAL_STATUS
         if isinstance(self._failure, LostPlaceError):

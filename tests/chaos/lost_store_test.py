@@ -120,6 +120,18 @@ def test_a_new_driver_has_a_new_job_and_finds_what_lives(start: Start, tmp_path:
     assert get(named.next.remote()) == 5
 
 
+def test_a_head_that_cannot_start_again_ends_the_node_and_the_driver_is_told_why(
+    start: Start, caplog: pytest.LogCaptureFixture
+) -> None:
+    victims = start()
+    victims.damage_store()
+    with pytest.raises(ray.exceptions.RayError):
+        get(Counter.remote().next.remote())
+    [told] = [record.getMessage() for record in caplog.records if "raylet is gone" in record.getMessage()]
+    assert "gcs.sqlite was damaged. It is kept as" in told
+    assert "in a row" in told
+
+
 DETACHES = """
 import os, sys
 import ray_mono as ray

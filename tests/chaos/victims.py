@@ -87,6 +87,12 @@ class Victims:
             for path in Path(self._session_dir).glob("gcs.sqlite*"):
                 path.unlink()
 
+    def damage_store(self) -> None:
+        """The head that the reaper starts refuses its file."""
+        with self.without_head():
+            for path in Path(self._session_dir).glob("gcs.sqlite-wal"):
+                path.write_bytes(b"")
+
     @contextlib.contextmanager
     def stopped_head(self) -> Iterator[None]:
         """It holds its connections and says nothing."""

@@ -136,6 +136,7 @@ def test_sigusr1_writes_its_state_to_the_log_and_it_lives_on(toys: list[Toy]) ->
 def test_a_failure_ends_it_with_a_traceback(toys: list[Toy], how: str, message: str) -> None:
     code, _, log = start(toys, how).end()
     assert code == 1 and message in log and "Traceback" in log
+    assert log.splitlines()[-1].endswith(f" after a failure: {message.partition(': ')[2]}")
 
 
 def test_a_failure_before_it_is_ready_ends_the_descriptor_without_a_line(toys: list[Toy]) -> None:

@@ -3,6 +3,7 @@ driver_messages.py."""
 
 from __future__ import annotations
 
+import functools
 import json
 import logging
 import os
@@ -52,6 +53,8 @@ class DriverConfig:
     on_log: Callable[[common_pb2.LogBatch], None] | None = None
     log_level: str = "info"
     node_host: str = "127.0.0.1"
+    why_node_ended: Callable[[], str] | None = None
+    """Asked when the raylet has gone. Empty where nobody knows."""
 
 
 def connect_driver(config: DriverConfig) -> CoreWorker:
@@ -78,7 +81,7 @@ def connect_driver(config: DriverConfig) -> CoreWorker:
                 script=script_name(),
                 config_json=_config_json(config),
             ),
-            on_node_lost=_on_raylet_lost,
+            on_node_lost=functools.partial(_on_raylet_lost, config.why_node_ended),
         )
     except BaseException:
         registration.close()
@@ -135,13 +138,14 @@ def _finish_job(core: CoreWorker) -> None:
         logger.debug("the GCS was not told of the job's end: %s", error)
 
 
-def _on_raylet_lost(core: CoreWorker, reason: str) -> None:
+def _on_raylet_lost(why_node_ended: Callable[[], str] | None, core: CoreWorker, reason: str) -> None:
     """The raylet of this driver's node is gone. Everything that waits fails. Lock held."""
     if core.env.reactor.is_closed:
         return
+    why = why_node_ended() if why_node_ended is not None else ""
     logger.error(
         "The node's raylet is gone (%s): nothing can run any more. Its log is in %s/logs.",
-        reason,
+        why or reason,
         core.session_dir,
     )
     core.fail_all_tasks(LocalRayletDiedError)

@@ -150,6 +150,7 @@ def connect(arguments: InitArguments) -> tuple[CoreInterface, Node]:
                 on_log=printer,
                 log_level=arguments.log_level,
                 node_host=node.node_ip_address,
+                why_node_ended=node.why_ended,
             )
         )
     except BaseException:

@@ -23,7 +23,7 @@ from ray_mono._private.node.dead_nodes import remove_dead_nodes
 from ray_mono._private.node.full_disk import full_disk_explained
 from ray_mono._private.node.node_plan import NodePlan, plan_head, plan_member
 from ray_mono._private.node.parameter import RayParams
-from ray_mono._private.node.reaper_client import ReaperHandle, ServiceStartError
+from ray_mono._private.node.reaper_client import ReaperHandle, ServiceStartError, why_ended
 from ray_mono._private.node.session import NodeRecord, base_directory, open_session
 from ray_mono.common.our_bug import known
 
@@ -122,6 +122,11 @@ class Node:
         if self._reaper is None:
             return []
         return [f"{end.name} ({end.pid}) ended: {end.how}" for end in self._reaper.exits()]
+
+    def why_ended(self) -> str:
+        """As its reaper says, also where another process started it: right after it has lost its raylet."""
+        suffix = os.path.basename(self.raylet_socket_name).removeprefix("raylet")
+        return why_ended(os.path.join(self.logs_dir, f"reaper{suffix}.log"))
 
     # ---- life
 

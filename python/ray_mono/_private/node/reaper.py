@@ -59,6 +59,7 @@ from ray_mono._private.node.service_process import (
     all_signals_blocked,
     become,
     describe_status,
+    last_words,
     log_tail,
     prepare_to_fork,
     raise_descriptor_limit,
@@ -75,6 +76,8 @@ KILLED_ENDS = (*ASKED_ENDS, "killed by SIGKILL")
 FINAL_END = f"exit status {FINAL_STATUS}"
 LOST_PLACE_END = f"exit status {LOST_PLACE_STATUS}"
 NOT_STARTED_PAUSE_S = 1.0
+ENDING = "ending the node: "
+"""What goes before the reason, in the log."""
 STARTER_ENDED = "the process that started this node ended"
 
 
@@ -184,7 +187,7 @@ class Reaper:
             elif number in (signal.SIGTERM, signal.SIGQUIT):
                 self._hurried = self._hurried or bool(self._end_reason) or number == signal.SIGQUIT
                 self._rejoin = []
-                self._end(signal.Signals(number).name)
+                self._end(f"stopped by {signal.Signals(number).name}")
         self._reap()
 
     def _reap(self) -> None:
@@ -210,17 +213,18 @@ class Reaper:
         if how in service.asked_ends:
             return
         # Even while the node ends: another service may have noticed its death, and ended, before we could.
-        log(f"{service.name} ({service.pid}) ended: {how}")
+        tail = log_tail(service.stderr, service.stdout)
+        why = "" if how in KILLED_ENDS else last_words(tail)
+        story = f"{service.name} ({service.pid}) ended: {how}{why and f' ({why})'}"
+        log(story)
         self._has_lost_place |= how == LOST_PLACE_END
-        self._tell(
-            name=service.name, pid=service.pid, exit=how, log_tail=log_tail(service.stderr, service.stdout)
-        )
+        self._tell(name=service.name, pid=service.pid, exit=how, log_tail=tail)
         if service.after_exit == START_AGAIN:
-            self._plan_restart(service, how)
+            self._plan_restart(service, how, story)
         elif service.after_exit == END_NODE and service.answered:
-            self._end(f"{service.name} ({service.pid}) ended: {how}")
+            self._end(story)
 
-    def _plan_restart(self, service: Service, how: str) -> None:
+    def _plan_restart(self, service: Service, how: str, story: str) -> None:
         """It has ended, and is started again if it had ever been ready: else its starter hears of it."""
         name = service.name
         if name not in self._restarts and not service.answered:
@@ -231,7 +235,6 @@ class Reaper:
         restarts = self._restarts.setdefault(name, Restarts())
         at_s = restarts.ended(service.started_s, time.monotonic(), how in KILLED_ENDS)
         if at_s is None:
-            story = f"{name} ({service.pid}) ended: {how}"
             self._end(f"{story}; that was the end of {restarts.num_in_a_row} in a row")
         else:
             self._due[name] = at_s
@@ -394,7 +397,7 @@ class Reaper:
             self._end_reason = reason
 
     def _end_everything(self) -> None:
-        log(f"ending the node: {self._end_reason}")
+        log(f"{ENDING}{self._end_reason}")
         deadline_s = time.monotonic() + self._grace_period_s
         for service in self._services[::-1]:
             service.may_end(ASKED_ENDS)

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from ray_mono._private.node.process_identity import ProcessIdentity
-from ray_mono._private.node.reaper import KILL_WAIT_S
+from ray_mono._private.node.reaper import ENDING, KILL_WAIT_S
 from ray_mono._private.node.remains import remove_files, remove_stale_sockets
 from ray_mono._private.node.service_process import END_NODE
 from ray_mono.common.descriptors import is_readable
@@ -70,6 +70,8 @@ class ServiceExit:
 
 
 END_POLL_S = 0.01
+WHY_WAIT_S = 0.5
+"""The reaper says it before it ends services, and soon after one of them ended by itself."""
 SOCKETS_WAIT_S = 1.0
 """How long workers that were killed may take to end: only then their sockets count as left behind."""
 TITLE_ROOM = 1024
@@ -261,6 +263,21 @@ class ReaperHandle:
             elif message.get("detached"):
                 self._is_detached = True
         return True
+
+
+def why_ended(log_path: str) -> str:
+    """Why a reaper that writes there ends its node, which has just lost its raylet. Empty where it has not
+    said so within WHY_WAIT_S: it may have been killed."""
+    deadline_s = time.monotonic() + WHY_WAIT_S
+    while True:
+        try:
+            text = Path(log_path).read_text(errors="replace")
+        except OSError:
+            return ""
+        _, said, reason = text.rpartition(ENDING)
+        if said or time.monotonic() > deadline_s:
+            return (reason if said else "").partition("\n")[0]
+        time.sleep(END_POLL_S)
 
 
 # A fork of the starter must not hold the sockets open: only the starter's life counts.

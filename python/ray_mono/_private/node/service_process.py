@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NoReturn
 
-from ray_mono.common.process import PARENT_PID_VARIABLE, num_threads, set_pdeathsig
+from ray_mono.common.process import AFTER_FAILURE, PARENT_PID_VARIABLE, num_threads, set_pdeathsig
 
 # Ray's.
 DESCRIPTORS = 65536
@@ -99,6 +99,12 @@ def log_tail(*paths: str) -> str:
         if text:
             return text
     return ""
+
+
+def last_words(tail: str) -> str:
+    """Why a service failed, by the end of its log."""
+    line = (tail.splitlines() or [""])[-1]
+    return line.rpartition(AFTER_FAILURE)[2].strip()
 
 
 def raise_descriptor_limit() -> None:

@@ -19,7 +19,7 @@ import pytest
 from ray_mono._private.node import reaper_client
 from ray_mono._private.node.process_identity import ProcessIdentity
 from ray_mono._private.node.reaper import Reaper
-from ray_mono._private.node.reaper_client import ReaperHandle, ServiceSpec, ServiceStartError
+from ray_mono._private.node.reaper_client import ReaperHandle, ServiceSpec, ServiceStartError, why_ended
 from ray_mono._private.node.service_process import GO_ON, START_AGAIN
 from ray_mono.common.process import FINAL_STATUS, INTERPRETER, module_command
 from tests.python._private.node import stand_in
@@ -356,6 +356,7 @@ def test_a_service_that_ends_again_and_again_ends_the_node_with_the_reason(
     assert (end.how, end.log_tail.splitlines()[-1]) == ("exit status 1", "no luck today")
     log = (session_base / "reaper.log").read_text()
     assert "ending the node: head" in log and "the end of 5 in a row" in log
+    assert "ended: exit status 1 (no luck today)" in why_ended(str(session_base / "reaper.log"))
     reaper.shutdown()
 
 
