@@ -66,7 +66,8 @@ class ObjectManagerConfig:
     dead_owners_max: int = 10_000
     """Workers remembered as dead, so that an object of theirs that is finished late goes at once."""
     min_spilling_size_bytes: int = 100 * 1000 * 1000
-    """Objects are written to disk in files of at least this size: a disk is slow at many small ones."""
+    """Objects go to disk in files of at least this size, as a disk is slow at many small ones. 0: one by
+    one."""
     file_share: float = 0.25
     """Share of a small store that such a file is at most: the rest is filled while it is written."""
     files_ahead: int = 2
@@ -76,7 +77,7 @@ class ObjectManagerConfig:
     max_io_workers: int = 4
     """Threads that write, and as many that read: a disk that is asked several things at a time is faster."""
     object_spilling_threshold: float = 0.8
-    """Share of the store that can be had only by writing it first: more is written ahead of need."""
+    """Share of the store that only writing frees: more is written ahead of need. 0: everything."""
     local_fs_capacity_threshold: float = 0.95
     """Share of a file system up to which it is filled: the rest is left to its other users."""
     sparse_share: float = 0.7
@@ -105,7 +106,6 @@ class ObjectManagerConfig:
             "send_slice_bytes",
             "frees_pending_max",
             "dead_owners_max",
-            "min_spilling_size_bytes",
             "max_fused_object_count",
             "max_io_workers",
         ):
@@ -126,6 +126,8 @@ class ObjectManagerConfig:
             "backing_ahead_bytes",
             "sent_on_bytes_min",
             "free_retry_timeout_s",
+            "min_spilling_size_bytes",
+            "object_spilling_threshold",
             "spill_retry_s",
             "verbose_spill_logs_bytes",
             "external_check_timeout_s",
@@ -136,11 +138,10 @@ class ObjectManagerConfig:
                 raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
         if self.external_part_bytes < 5 * MIB:
             raise ValueError(f"external_part_bytes must be at least 5 MiB, got {self.external_part_bytes}")
-        for name in (
-            "file_share",
-            "object_spilling_threshold",
-            "local_fs_capacity_threshold",
-            "sparse_share",
-        ):
+        if self.object_spilling_threshold > 1:
+            raise ValueError(
+                f"object_spilling_threshold must be at most 1, got {self.object_spilling_threshold}"
+            )
+        for name in ("file_share", "local_fs_capacity_threshold", "sparse_share"):
             if not 0 < getattr(self, name) <= 1:
                 raise ValueError(f"{name} must be more than 0 and at most 1, got {getattr(self, name)}")

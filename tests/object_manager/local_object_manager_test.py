@@ -99,6 +99,12 @@ def test_less_than_a_file_is_written_only_where_nothing_else_is() -> None:
     assert written(scene.make_room(8 * SIZE)) == [NAMES[2:3]]
 
 
+def test_without_a_least_size_objects_are_written_one_by_one_and_without_a_threshold_all_of_them() -> None:
+    scene = Scene(min_spilling_size_bytes=0, object_spilling_threshold=0.0)
+    scene.put(*NAMES[:3])
+    assert written(scene.make_room(0)) == [NAMES[0:1], NAMES[1:2], NAMES[2:3]]
+
+
 def test_a_file_has_so_many_objects_at_most() -> None:
     scene = Scene(max_fused_object_count=1)
     scene.put(*NAMES[:4])

@@ -32,8 +32,9 @@ _NUMBERS = {
     "local_fs_capacity_threshold": "local_fs_capacity_threshold",
     "verbose_spill_logs": "verbose_spill_logs_bytes",
 }
-_SHARES = frozenset({"object_spilling_threshold", "local_fs_capacity_threshold"})
-_LEAST = {"verbose_spill_logs": 0}
+# Shares, and whether they may be 0.
+_SHARES = {"object_spilling_threshold": True, "local_fs_capacity_threshold": False}
+_LEAST = {"verbose_spill_logs": 0, "min_spilling_size": 0}
 """Of the others: 1."""
 SETTINGS = frozenset({*TEXTS, IS_ON, *_NUMBERS})
 # Ray's types of storage: the parameter that says where it is, and all of them.
@@ -67,8 +68,9 @@ def check(system_config: Mapping[str, Any], directory: Any) -> None:
         value = system_config.get(name, 1)
         is_number = isinstance(value, int | float) and not isinstance(value, bool)
         if name in _SHARES:
-            if not is_number or not 0 < value <= 1:
-                raise ValueError(f"{name} must be more than 0 and at most 1, got {value!r}")
+            if not is_number or not 0 <= value <= 1 or not (value or _SHARES[name]):
+                least = "at least 0" if _SHARES[name] else "more than 0"
+                raise ValueError(f"{name} must be {least} and at most 1, got {value!r}")
         elif not is_number or not float(value).is_integer() or value < _LEAST.get(name, 1):
             raise ValueError(f"{name} must be a whole number from {_LEAST.get(name, 1)} on, got {value!r}")
     _configured(system_config)

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from ray_mono._private.node import spilling
+from ray_mono.object_manager.config import ObjectManagerConfig
 
 SESSION = Path("/session")
 
@@ -41,6 +42,14 @@ def test_rays_numbers_have_the_object_managers_names() -> None:
     assert spilling.settings(given) == {"external_part_bytes": 5 << 20}
 
 
+def test_objects_may_be_spilled_one_by_one_and_all_ahead_of_need() -> None:
+    given = {"min_spilling_size": 0, "object_spilling_threshold": 0.0}
+    spilling.check(given, None)
+    settings = spilling.settings(given)
+    assert settings == {"min_spilling_size_bytes": 0, "object_spilling_threshold": 0.0}
+    ObjectManagerConfig(capacity_bytes=1000, **settings)
+
+
 def test_each_node_has_a_directory_of_its_own_in_each_of_them() -> None:
     assert spilling.node_directories(["s3://a", "/a", "/b"], "ff") == [
         "/a/ray_spilled_objects_ff",
@@ -69,11 +78,11 @@ def test_each_node_has_a_directory_of_its_own_in_each_of_them() -> None:
         (config(directory_path=[]), "directory_path must be one or a list of them"),
         (config(directory_path=["/a", 1]), "got 1"),
         (config(directory_path="/a", path="/b"), "no parameter 'path'"),
-        ({"min_spilling_size": "much"}, "min_spilling_size must be a whole number from 1 on, got 'much'"),
-        ({"min_spilling_size": -1}, "min_spilling_size must be a whole number from 1 on, got -1"),
+        ({"min_spilling_size": "much"}, "min_spilling_size must be a whole number from 0 on, got 'much'"),
+        ({"min_spilling_size": -1}, "min_spilling_size must be a whole number from 0 on, got -1"),
         ({"max_fused_object_count": 0}, "max_fused_object_count must be a whole number from 1 on, got 0"),
         ({"verbose_spill_logs": -1}, "verbose_spill_logs must be a whole number from 0 on, got -1"),
-        ({"object_spilling_threshold": 1.5}, "object_spilling_threshold must be more than 0 and at most 1"),
+        ({"object_spilling_threshold": 1.5}, "object_spilling_threshold must be at least 0 and at most 1"),
         ({"local_fs_capacity_threshold": 0}, "local_fs_capacity_threshold must be more than 0"),
         ({"automatic_object_spilling_enabled": 1}, "must be True or False, got 1"),
     ],
