@@ -21,7 +21,7 @@ from ray_mono.common.store_messages import SPILL_DIRECTORY_PREFIX
 def remove_dead_nodes(sessions: Iterable[Session]) -> None:
     """Removes what their dead nodes have left. What cannot be read is left where it is."""
     for session in sessions:
-        for path in session.nodes.glob("*.json"):
+        for path in session.record_paths():
             with contextlib.suppress(SessionError, OSError):
                 record = NodeRecord.read(path)
                 if is_dead(record):

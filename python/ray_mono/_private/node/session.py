@@ -101,6 +101,15 @@ class Session:
     def nodes(self) -> Path:
         return self.path / "nodes"
 
+    def record_paths(self) -> list[Path]:
+        """Of its nodes here: see list_nodes. Without glob, which takes three times as long: whoever starts a
+        node looks into all sessions that there have been."""
+        try:
+            names = os.listdir(f"{self.path}/nodes")
+        except OSError:
+            return []
+        return [self.nodes / name for name in sorted(names) if name.endswith(".json")]
+
 
 @dataclass(frozen=True)
 class NodePaths:
@@ -249,7 +258,7 @@ def list_sessions(base: Path) -> list[Session]:
 
 def list_nodes(session: Session) -> list[NodeRecord]:
     """The records of the session's nodes here: of those that run, and of those whose reaper was killed."""
-    return [NodeRecord.read(path) for path in sorted(session.nodes.glob("*.json"))]
+    return [NodeRecord.read(path) for path in session.record_paths()]
 
 
 @contextlib.contextmanager
