@@ -201,7 +201,7 @@ class CoreWorker:
             builder,
             self,
         )
-        self.adoption = AdoptionTeller(env, context, self.job_code, creator)
+        self.adoption = AdoptionTeller(env, context, self.job_code, creator, self._handles)
         self.canceller = TaskCanceller(
             env, references, self._dropped, self.peers, tasks, self._normal_tasks, self._actor_tasks, self
         )

@@ -4,7 +4,8 @@ A head whose store was lost (memory storage, or one started by hand) is a new cl
 new id. Raylets, workers and drivers see by that id that it knows nothing of them, and tell:
 
     a raylet            its workers and drivers, its actors' leases, the other nodes, the last job's number
-    every process       code that it exported; its job; the actor that it holds; actors that it owns
+    every process       code that it exported; its job; the actor that it holds; actors that it owns; and of
+                        which of these it has yet to tell that no handle is left
 
     EMPTY ──a node of an earlier head──► HEARING ──all have told, or adoption_grace_s──► OVER
       │                                               (late nodes of that cluster tell all the same)
@@ -14,6 +15,7 @@ new id. Raylets, workers and drivers see by that id that it knows nothing of the
   questions wait (`heard`). In EMPTY they wait for the first node, first_node_wait_s at most. A new node ends
   that: this is a new cluster.
 - Of two that tell of an actor, the later incarnation is right, and of one incarnation its worker.
+- An actor whose owner has told, and did not name it, has no handle: the head before was told so.
 - What nobody told of is gone when hearing is over: a worker, owner or driver that its node did not name
   counts as dead; a lease that no actor has is freed; an actor without a worker is placed. A node that others
   named and that has not come yet counts as alive, with all that is on it, for node_return_timeout_s.
@@ -73,6 +75,9 @@ class Adoption:
         # What was told and not judged yet: actors with their workers, and jobs.
         self._actors: dict[ActorID, WorkerID | None] = {}
         self._jobs: set[JobID] = set()
+        # Of these actors, those of which nothing was known here before; and what each owner named.
+        self._adopted: set[ActorID] = set()
+        self._owned: dict[WorkerID, set[ActorID]] = {}
         self._leases: dict[bytes, tuple[NodeID, WorkerID]] = {}
         # The nodes whose leases these are.
         self._hearing: set[NodeID] = set()
@@ -155,12 +160,14 @@ class Adoption:
         self._awaited.remove(worker_id)
         if request.HasField("job"):
             self._adopt_job(request.job)
+        self._owned[worker_id] = {ActorID(actor_id) for actor_id in request.owned_actor_ids}
         for info in request.actors:
+            actor_id = ActorID(info.creation_spec.actor_creation.actor_id)
+            if self._cluster.actors.get(actor_id) is None:
+                self._adopted.add(actor_id)
             if self._cluster.adopt_actor(info):
                 has_worker = bool(info.address.worker_id)
-                self._actors[ActorID(info.creation_spec.actor_creation.actor_id)] = (
-                    WorkerID(info.address.worker_id) if has_worker else None
-                )
+                self._actors[actor_id] = WorkerID(info.address.worker_id) if has_worker else None
 
     def _adopt_job(self, job: common_pb2.JobInfo) -> None:
         if self._cluster.adopt_job(job):
@@ -197,7 +204,7 @@ class Adoption:
         cluster = self._cluster
         logger.info("heard of %d actors and %d jobs", len(self._actors), len(self._jobs))
         for actor_id, worker in sorted(self._actors.items(), key=lambda told: told[0]):
-            cluster.judge_adopted_actor(actor_id, worker)
+            cluster.judge_adopted_actor(actor_id, worker, self._has_handles(actor_id))
         self._actors = {
             actor_id: worker
             for actor_id, worker in self._actors.items()
@@ -210,4 +217,14 @@ class Adoption:
             cluster.free_unwanted_lease(node_id, lease_id, worker_id)
         self._leases = {}
         self._hearing.clear()
+        if not self._nodes.unregistered():
+            self._owned, self._adopted = {}, set()
         cluster.drop_code_without_job()
+
+    def _has_handles(self, actor_id: ActorID) -> bool:
+        """As far as it is known. Of one that was registered here its owner may have told before that."""
+        actor = self._cluster.actors.get(actor_id)
+        if actor is None or actor_id not in self._adopted:
+            return True
+        owned = self._owned.get(actor.registration.owner_worker_id)
+        return owned is None or actor_id in owned

@@ -392,12 +392,14 @@ class Cluster:
             self._run(effects)
         return bool(effects)
 
-    def judge_adopted_actor(self, actor_id: ActorID, worker_id: WorkerID | None) -> None:
+    def judge_adopted_actor(self, actor_id: ActorID, worker_id: WorkerID | None, has_handles: bool) -> None:
         """worker_id: of the worker that it was told with. One that its node did not name is gone, and so is
         an owner. Without a worker the actor is placed."""
         actor = self.actors.get(actor_id)
         if actor is None:
             return  # it died, and was forgotten
+        if not has_handles and not self.depends_on_missing_node(actor_id):
+            self.actor_out_of_scope(actor_id)
         registration = actor.registration
         owner = registration.owner_worker_id
         now_s = self._clock.wall_s()

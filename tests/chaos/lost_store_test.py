@@ -120,6 +120,25 @@ def test_a_new_driver_has_a_new_job_and_finds_what_lives(start: Start, tmp_path:
     assert get(named.next.remote()) == 5
 
 
+def test_an_actor_whose_last_handle_went_before_the_head_ends_and_does_not_start_again(
+    start: Start, tmp_path: Path
+) -> None:
+    victims = start(namespace="here")
+    log = tmp_path / "log"
+    actor = Counter.options(name="named", max_restarts=-1).remote(str(log))
+    process = psutil.Process(get(actor.pid.remote()))
+    process.suspend()
+    del actor
+    wait_until(lambda: not list_named_actors(), "the head has asked it to end")
+    victims.lose_head_and_store()
+    process.resume()
+    other = Counter.options(name="other").remote()
+    assert get(other.next.remote()) == 1
+    wait_until(lambda: list_named_actors() == ["other"], "the actor is not there")
+    wait_until(lambda: not process.is_running(), "its process has ended")
+    assert len(lines_of(log)) == 1
+
+
 def test_a_head_that_cannot_start_again_ends_the_node_and_the_driver_is_told_why(
     start: Start, caplog: pytest.LogCaptureFixture
 ) -> None:

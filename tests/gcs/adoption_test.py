@@ -91,9 +91,13 @@ def actor_row(
 
 
 async def tell(
-    gcs: Gcs, who: bytes, *actors: common_pb2.ActorInfo, job: common_pb2.JobInfo | None = None
+    gcs: Gcs,
+    who: bytes,
+    *actors: common_pb2.ActorInfo,
+    job: common_pb2.JobInfo | None = None,
+    owned: tuple[bytes, ...] = (actor_id(1), actor_id(2)),
 ) -> None:
-    await gcs.Adopt(gcs_pb2.AdoptRequest(worker_id=who, job=job, actors=actors))
+    await gcs.Adopt(gcs_pb2.AdoptRequest(worker_id=who, job=job, actors=actors, owned_actor_ids=owned))
 
 
 async def named(gcs: Gcs, name: str) -> common_pb2.ActorInfo:
@@ -163,6 +167,44 @@ def test_a_living_actor_is_adopted_found_by_its_name_and_can_restart() -> None:
         again = it.node.workers[scene.pushed[-1].intended_worker_id]
         await it.node.process.spawn(it.node.crash(again))
         await until_state(it.gcs, common_pb2.DEAD)
+
+    play(script)
+
+
+@pytest.mark.parametrize("is_detached", [False, True])
+def test_an_actor_without_a_handle_ends_though_the_head_before_was_told_so(is_detached: bool) -> None:
+    async def script(scene: GcsScene) -> None:
+        it = Lost(scene)
+        await it.play(name="name", is_detached=is_detached, max_restarts=-1)
+        await it.node_joins(owner_row(it.node), worker_row(it.worker))
+        await tell(it.gcs, OWNER.binary(), job=job_row(it.node), owned=())
+        await tell(it.gcs, it.worker.worker_id, it.row(), job=job_row(None))
+        # Waits until all was heard.
+        names = (await it.gcs.ListNamedActors(gcs_pb2.ListNamedActorsRequest(namespace="space"))).actors
+        assert [each.name for each in names] == (["name"] if is_detached else [])
+        await asyncio.sleep(1)
+        assert [who for who, _ in scene.exits] == ([] if is_detached else [it.worker.worker_id])
+
+    play(script)
+
+
+def test_an_actor_that_begins_after_its_owner_has_told_lives() -> None:
+    async def script(scene: GcsScene) -> None:
+        it = Lost(scene)
+        await it.play()
+        idle = await it.node.process.spawn(
+            it.node.grant_new_worker(raylet_pb2.RequestWorkerLeaseRequest(lease_id=b"idle"))
+        )
+        rows = [owner_row(it.node), *(worker_row(worker) for worker in it.node.workers.values())]
+        await it.node.process.spawn(it.node.join({}, told_by_node(*rows)))
+        await tell(it.gcs, OWNER.binary(), job=job_row(it.node))
+        await tell(it.gcs, it.worker.worker_id, it.row(), job=job_row(None))
+        new = registration(3, owner_node_id=it.node.node_id)
+        await it.gcs.RegisterActor(new)
+        row = actor_row(new, common_pb2.ALIVE, it.node.workers[idle.grant.worker.worker_id])
+        await tell(it.gcs, idle.grant.worker.worker_id, row)
+        await asyncio.sleep(GRACE_S)
+        assert (await until_state(it.gcs, common_pb2.ALIVE, 3)).num_restarts == 0
 
     play(script)
 

@@ -9,7 +9,7 @@ import pytest
 from ray_mono.protobuf import common_pb2, core_worker_pb2, gcs_pb2, raylet_pb2
 from ray_mono.protobuf.gcs_rpc import GcsServiceAsyncStub
 from ray_mono.rpc.surface import RpcError, StatusCode
-from tests.gcs.scene import OWNER, FakeNode, GcsScene, never, play, registration, until_state
+from tests.gcs.scene import OWNER, FakeNode, GcsScene, actor_id, never, play, registration, until_state
 
 EMPTY = common_pb2.Empty()
 IDLE = common_pb2.DRAIN_NODE_REASON_IDLE_TERMINATION
@@ -282,7 +282,7 @@ def test_a_head_on_an_empty_store_hears_of_the_drain_and_which_restarts_did_not_
         await node.process.spawn(node.join({b"lease": worker.worker.worker_id}, before))
         other = await scene.add_node({"CPU": 4})
         await gcs.Adopt(gcs_pb2.AdoptRequest(worker_id=worker.worker.worker_id, actors=[row]))
-        await gcs.Adopt(gcs_pb2.AdoptRequest(worker_id=OWNER.binary()))
+        await gcs.Adopt(gcs_pb2.AdoptRequest(worker_id=OWNER.binary(), owned_actor_ids=[actor_id()]))
         num_restarts = 3 if who == "its worker" else 2
         info = await until_state(gcs, common_pb2.ALIVE, num_restarts=num_restarts)
         assert info.num_restarts_due_to_node_preemption == num_restarts

@@ -42,6 +42,10 @@ class ActorHandles:
         """Whether the object stands for an actor."""
         return object_id in self._actors
 
+    def owned(self) -> list[bytes]:
+        """The actors whose end the GCS has yet to be told."""
+        return list(self._owned.values())
+
     def hold(self, actor_id: bytes, creation_ref: ObjectRef[Any] | None, rules: CallRules) -> HeldActor:
         """A handle arrived, or an actor was looked up by name."""
         actor = self._actor_tasks.actor(actor_id)
