@@ -29,8 +29,8 @@ class ObjectLostError(RayError):
 
     def __str__(self) -> str:
         made = f" (made at {self.call_site})" if self.call_site else ""
-        owner = f" Its owner was {self.owner_address}." if self.owner_address else ""
-        return f"The object {self.object_ref_hex}{made} cannot be had: {self.detail or self.sentence}{owner}"
+        owner = f" of {self.owner_address}" if self.owner_address else ""
+        return f"The object {self.object_ref_hex}{owner}{made} cannot be had: {self.detail or self.sentence}"
 
 
 class ObjectFetchTimedOutError(ObjectLostError):

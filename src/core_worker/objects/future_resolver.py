@@ -110,9 +110,12 @@ class FutureResolver:
 
     def _owner_died(self, object_id: bytes, why: str) -> None:
         self._asked.discard(object_id)
-        if object_id in self._references:
+        row = self._references.get(object_id)
+        if row is not None:
+            owner = common_pb2.Address.FromString(row.owner or b"")
+            where = f"worker {owner.worker_id.hex()} on node {owner.node_id.hex()}"
             detail = f"{OwnerDiedError.sentence.removesuffix('.')}: {why}." if why else ""
-            self._put_error(object_id, OwnerDiedError(object_id.hex(), detail=detail))
+            self._put_error(object_id, OwnerDiedError(object_id.hex(), where, detail=detail))
 
     def _put_error(self, object_id: bytes, error: BaseException) -> None:
         serialized = serialization.serialize_error(error)

@@ -107,15 +107,17 @@ def test_what_an_owner_that_is_gone_had_is_told_as_that(scene: Scene) -> None:
         scene.core.get([ref], None)
 
 
-def test_it_says_why_and_many_objects_of_one_owner_ask_once(scene: Scene) -> None:
+def test_it_says_who_owned_it_and_why_and_many_objects_of_one_owner_ask_once(scene: Scene) -> None:
     cause = common_pb2.DeathCause(message="worker pid 7 was killed")
     scene.worker_death = gcs_pb2.GetWorkerDeathReply(is_known=True, cause=cause)
     for number in range(3):
         ref = scene.borrow(b"%d" % number + OBJECT[1:])
         look(scene, ref)
         scene.wire.end("unix:owner")
-        with pytest.raises(OwnerDiedError, match="owned it has ended: worker pid 7 was killed"):
+        with pytest.raises(OwnerDiedError, match="owned it has ended: worker pid 7 was killed") as caught:
             scene.core.get([ref], None)
+        owner = f"worker {OWNER.worker_id.hex()} on node {OWNER.node_id.hex()}"
+        assert f"{ref.hex()} of {owner} cannot be had" in str(caught.value)
     assert len(scene.wire.all("GetWorkerDeath")) == 1
 
 
