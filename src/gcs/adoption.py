@@ -64,6 +64,7 @@ class Adoption:
         self._nodes = cluster.nodes
         self._workers = cluster.workers
         self._known_jobs = cluster.jobs
+        self._known_actors = cluster.actors
         self._state = AdoptionState.EMPTY
         # Set when a question that cannot be answered need not wait any more.
         self._heard = asyncio.Event()
@@ -163,7 +164,7 @@ class Adoption:
         self._owned[worker_id] = {ActorID(actor_id) for actor_id in request.owned_actor_ids}
         for info in request.actors:
             actor_id = ActorID(info.creation_spec.actor_creation.actor_id)
-            if self._cluster.actors.get(actor_id) is None:
+            if self._known_actors.get(actor_id) is None:
                 self._adopted.add(actor_id)
             if self._cluster.adopt_actor(info):
                 has_worker = bool(info.address.worker_id)
@@ -223,7 +224,7 @@ class Adoption:
 
     def _has_handles(self, actor_id: ActorID) -> bool:
         """As far as it is known. Of one that was registered here its owner may have told before that."""
-        actor = self._cluster.actors.get(actor_id)
+        actor = self._known_actors.get(actor_id)
         if actor is None or actor_id not in self._adopted:
             return True
         owned = self._owned.get(actor.registration.owner_worker_id)
