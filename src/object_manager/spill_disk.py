@@ -53,7 +53,10 @@ class FileSpillDisk:
         """external: where files go then. The last directory has what is to be mapped."""
         self._places: list[SpillPlace] = [
             *(external.places if external is not None else ()),
-            *(DirectoryPlace(path, config.local_fs_capacity_threshold) for path in directories.paths),
+            *(
+                DirectoryPlace(path, config.local_fs_capacity_threshold, directories.bring_back)
+                for path in directories.paths
+            ),
         ]
         self.num_external = len(external.places) if external is not None else 0
         self.num_directories = len(self._places)

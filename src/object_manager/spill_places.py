@@ -87,10 +87,12 @@ class DirectoryPlace:
 
     retry_s = 0.0
 
-    def __init__(self, directory: str, capacity_share: float) -> None:
-        """capacity_share: up to which the file system is filled."""
+    def __init__(self, directory: str, capacity_share: float, bring_back: Callable[[str], None]) -> None:
+        """capacity_share: up to which the file system is filled. bring_back(directory) makes it again if
+        somebody has removed it; raises OSError."""
         self._directory = directory
         self._capacity_share = capacity_share
+        self._bring_back = bring_back
         self._making = threading.Lock()
 
     def path(self, number: int) -> str:
@@ -101,6 +103,7 @@ class DirectoryPlace:
 
     def check_room(self, wanted_bytes: int) -> None:
         """Raises OSError where the file system is fuller than it may be, or would be then."""
+        self._bring_back(self._directory)
         status = os.statvfs(self._directory)
         free_bytes, total_bytes = status.f_bavail * status.f_frsize, status.f_blocks * status.f_frsize
         if free_bytes - wanted_bytes < total_bytes * (1 - self._capacity_share):
@@ -131,9 +134,10 @@ class DirectoryPlace:
 
     def make(self, number: int, size_bytes: int) -> None:
         # One after the other: several at once would each find the same room free.
-        with self._making, _new_file(self.path(number)) as fd:
+        with self._making:
             self.check_room(size_bytes)
-            os.posix_fallocate(fd, 0, size_bytes)
+            with _new_file(self.path(number)) as fd:
+                os.posix_fallocate(fd, 0, size_bytes)
 
     def map(self, number: int, size_bytes: int) -> memoryview:
         fd = _open(self.path(number), os.O_RDWR)

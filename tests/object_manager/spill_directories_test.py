@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import stat
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -86,3 +88,36 @@ def test_a_directory_in_which_others_can_replace_files_is_refused(tmp_path: Path
     (tmp_path / "open").chmod(0o777)
     with pytest.raises(SpillDirectoryError, match="can replace what is in"):
         SpillDirectories([str(tmp_path / "open")], "aa")
+
+
+@pytest.mark.parametrize("level", ["node", "directory"])
+def test_what_somebody_has_removed_is_made_again_and_is_its_nodes_as_before(
+    tmp_path: Path, level: str
+) -> None:
+    directory = tmp_path / "spilled"
+    living = SpillDirectories([str(directory)], "aa")
+    (path,) = living.paths
+    living.bring_back(path)
+    shutil.rmtree(path if level == "node" else directory)
+    living.bring_back(path)
+    assert stat.S_IMODE(os.stat(path).st_mode) == 0o700
+    other = SpillDirectories([str(directory)], "bb")
+    assert os.path.isdir(path)
+    other.close()
+    living.close()
+    living.bring_back(path)
+    assert os.listdir(directory) == []
+
+
+def test_where_its_file_system_is_gone_nothing_is_made_again(tmp_path: Path) -> None:
+    place = tmp_path / "disk"
+    place.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "none", str(place)]
+    if subprocess.run(mount, check=False).returncode:
+        pytest.skip("this machine lets us mount nothing")
+    living = SpillDirectories([str(place)], "aa")
+    subprocess.run(["umount", "--lazy", str(place)], check=True)
+    with pytest.raises(OSError, match="the file system on which it lay is gone"):
+        living.bring_back(living.paths[0])
+    assert os.listdir(place) == []
+    living.close()

@@ -7,6 +7,7 @@ import asyncio
 import errno
 import os
 import random
+import shutil
 import subprocess
 from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
@@ -276,3 +277,21 @@ def test_the_end_stops_what_is_written_and_leaves_nothing(tmp_path: Path) -> Non
 
     run(play)
     assert os.listdir(tmp_path) == []
+
+
+def test_a_directory_that_somebody_has_removed_is_written_to_again(disk: FileSpillDisk) -> None:
+    lost, *others = (extents_of(number, [b"abc"]) for number in range(3))
+    made = others[1][0].file
+
+    async def play() -> None:
+        await disk.write(lost, parts_of([b"abc"]))
+        shutil.rmtree(Path(disk.path(made)).parent)
+        await disk.make(made, 10)
+        disk.map(made, 10)[:] = b"0123456789"
+        shutil.rmtree(Path(disk.path(made)).parent)
+        await disk.write(others[0], parts_of([b"abc"]))
+        assert await read(disk, others[0][0]) == b"abc"
+        with pytest.raises(FileNotFoundError):
+            await read(disk, lost[0])
+
+    run(play)
