@@ -151,6 +151,24 @@ def test_a_chain_of_any_depth_is_made_again_each_once_whether_it_is_held_or_not(
         assert [runs.of(f"{name}{depth}") for depth in range(15)] == [2] * 15
 
 
+def test_what_is_not_held_any_more_is_made_again_once_for_all_that_need_it(
+    doomed: Doomed, runs: Runs
+) -> None:
+    @ray.remote(num_cpus=1, resources=THERE["resources"], num_returns=6)
+    def pieces() -> list[Any]:
+        runs.note("pieces")
+        return [array_of(number) for number in range(6)]
+
+    sixth = pieces.remote()
+    middle = [make.remote(runs, "middle", piece) for piece in sixth]
+    last = [make.remote(runs, "last", each) for each in middle]
+    are_made(*last)
+    del sixth, middle
+    doomed.die()
+    assert [get(each)[0] for each in last] == [2, 3, 4, 5, 6, 7]
+    assert (runs.of("pieces"), runs.of("middle"), runs.of("last")) == (2, 12, 12)
+
+
 def test_each_loss_costs_a_retry_as_in_ray(doomed: Doomed, runs: Runs) -> None:
     """Ray 2.60 runs a task with max_retries=2 three times."""
     never, twice = make.options(max_retries=0).remote(runs, "never"), make.options(max_retries=2)

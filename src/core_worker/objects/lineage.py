@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import enum
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Generic, Protocol, TypeVar
 
 from ray_mono.common.exceptions import (
@@ -99,7 +99,7 @@ Task = TypeVar("Task", bound=KeptTask)
 class Record(Generic[Task]):
     """A task that has objects in stores."""
 
-    __slots__ = ("arguments", "held", "num_users", "size_bytes", "stored", "task", "task_id", "why_not")
+    __slots__ = ("arguments", "held", "size_bytes", "stored", "task", "task_id", "users", "why_not")
 
     def __init__(self, task_id: bytes) -> None:
         self.task_id = task_id
@@ -109,8 +109,9 @@ class Record(Generic[Task]):
         """It will not run again."""
         self.stored: set[bytes] = set()
         """Its objects that lie, or lay, in stores, and are referenced."""
-        self.num_users = 0
-        """For each of its objects: how many kept tasks have it as an argument, and do not hold it."""
+        self.users: dict[bytes, int] = {}
+        """Of its objects, those that kept tasks have as arguments, and do not hold: the ids of the object and
+        of the task, and how often."""
         self.arguments: list[bytes] = []
         """Those of its task that are not held."""
         self.held: list[bytes] = []
@@ -149,6 +150,28 @@ class Lineage(Generic[Task]):
         """Of the task that made this object."""
         return self._records.get(object_id[:_TASK_ID_BYTES])
 
+    def made_of(
+        self, object_id: bytes, is_lost: Callable[[bytes], bool], seen: set[bytes]
+    ) -> Iterator[bytes]:
+        """This object's task runs again, and keeps nothing of what is out of scope. What is lost as well, and
+        would need that, however indirectly: it can be made from the same run.
+
+        is_lost(object): of one in stores. seen: tasks of which this was asked before, in the same round."""
+        records = [self.of(object_id)]
+        while records:
+            record = records.pop()
+            if record is None or record.task_id in seen:
+                continue
+            seen.add(record.task_id)
+            for use in list(record.users):
+                user = self._records.get(use[-_TASK_ID_BYTES:])
+                if user is None or use[:-_TASK_ID_BYTES] in record.stored:
+                    continue
+                lost = list(filter(is_lost, list(user.stored)))
+                yield from lost
+                if lost or not user.stored:
+                    records.append(user)
+
     # ---- objects in stores
 
     def stored(self, object_id: bytes) -> None:
@@ -176,14 +199,14 @@ class Lineage(Generic[Task]):
         if not task.retries_left:
             self.failed(task.task_id, why_no_retry(task))
             return False
-        if not (record.stored or record.num_users):
+        if not (record.stored or record.users):
             self._forget_task(record)
             self._end_later(record)
             return False
         record.task = task
         before, record.arguments = record.arguments, []
         self._keep_arguments(record, task.arg_ids)
-        self._let_go_of(before)
+        self._let_go_of(record, before)
         record.size_bytes = task.size_bytes + self._held_bytes(record.held)
         self.kept_bytes += record.size_bytes
         if self.kept_bytes > self._bytes_max:
@@ -214,7 +237,8 @@ class Lineage(Generic[Task]):
             maker = self._records.get(object_id[:_TASK_ID_BYTES])
             if maker is not None and maker.why_not is None and object_id in maker.stored:
                 record.arguments.append(object_id)
-                maker.num_users += 1
+                user = object_id + record.task_id
+                maker.users[user] = maker.users.get(user, 0) + 1
             elif not stands_for_actor(object_id):
                 record.held.append(object_id)
         if len(record.held) < len(arg_ids):
@@ -251,7 +275,7 @@ class Lineage(Generic[Task]):
 
     def _end(self, record: Record[Task]) -> None:
         """Forgets it, unless it is needed. While its task is under way, whoever answers for that decides."""
-        if record.stored or record.num_users or self._records.get(record.task_id) is not record:
+        if record.stored or record.users or self._records.get(record.task_id) is not record:
             return
         if record.task is not None and not record.size_bytes:
             return
@@ -262,32 +286,36 @@ class Lineage(Generic[Task]):
         self.kept_bytes -= record.size_bytes
         record.task, record.size_bytes = None, 0
         arguments, record.arguments = record.arguments, []
-        self._let_go_of(arguments)
+        self._let_go_of(record, arguments)
         held, record.held = record.held, []
         if held:
             self._references.remove_submitted(held)
 
-    def _let_go_of(self, arguments: Sequence[bytes]) -> None:
+    def _let_go_of(self, record: Record[Task], arguments: Sequence[bytes]) -> None:
         for object_id in arguments:
             maker = self._records.get(object_id[:_TASK_ID_BYTES])
             if maker is not None:
-                maker.num_users -= 1
+                user = object_id + record.task_id
+                maker.users[user] -= 1
+                if not maker.users[user]:
+                    del maker.users[user]
                 self._end_later(maker)
 
     def check_invariants(self) -> None:
         """Recounts. Raises InternalError."""
-        users: dict[bytes, int] = {}
+        users: dict[bytes, dict[bytes, int]] = {}
         for record in self._records.values():
             for object_id in record.arguments:
-                task_id = object_id[:_TASK_ID_BYTES]
-                users[task_id] = users.get(task_id, 0) + 1
+                of_maker = users.setdefault(object_id[:_TASK_ID_BYTES], {})
+                user = object_id + record.task_id
+                of_maker[user] = of_maker.get(user, 0) + 1
         kept_bytes = sum(record.size_bytes for record in self._records.values())
         check(kept_bytes == self.kept_bytes, f"{kept_bytes} bytes are kept, {self.kept_bytes} counted")
         check(kept_bytes <= self._bytes_max, f"{kept_bytes} bytes are kept, {self._bytes_max} allowed")
         for task_id, record in self._records.items():
             story = f"what is kept of task {task_id.hex()}"
-            found = users.get(task_id, 0)
-            check(record.num_users == found, f"{story} has {record.num_users} users, {found} found")
+            found = users.get(task_id, {})
+            check(record.users == found, f"{story} has {len(record.users)} users, {len(found)} found")
             runs = record.task is not None and not record.size_bytes
             check(runs or bool(record.stored) or bool(found), f"{story} is needed by nobody")
             check(record.task is None or record.why_not is None, f"{story} is kept, and said to be gone")

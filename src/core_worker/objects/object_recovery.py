@@ -17,7 +17,9 @@ object, and nothing is done for an object that nobody reads.
 
 When a task runs again, its arguments are looked at: those that are known to lie on dead nodes only, and those
 that went out of scope, are made again as well, and so on. That costs one step for each. Arguments that turn
-out to be lost later are reported by the worker that reads them, which waits meanwhile.
+out to be lost later are reported by the worker that reads them, which waits meanwhile. What goes out of scope
+goes again after the run that made it. So whatever else is lost and would need that is made of the same run:
+otherwise each of many results of one task would cost it a retry.
 
 The nodes that did not give the object are freed with it: they may live, and have it.
 
@@ -199,6 +201,7 @@ class ObjectRecovery:
     def _make_again(self, lost: list[bytes]) -> None:
         remaker = self._remaker()
         seen: set[bytes] = set()
+        seen_tasks: set[bytes] = set()
         while lost:
             object_id = lost.pop()
             if object_id in seen:
@@ -209,7 +212,13 @@ class ObjectRecovery:
                 self.fail(object_id, why_not)
             else:
                 lost += filter(self._has_to_be_made, remaker.prepare(object_id))
+                lost += self._lineage.made_of(object_id, self._is_lost_as_well, seen_tasks)
         remaker.start()
+
+    def _is_lost_as_well(self, object_id: bytes) -> bool:
+        """Of an object in stores that nobody has asked for."""
+        entry = self._memory_store.get(object_id)
+        return entry is not None and bool(entry.locations) and self._has_to_be_made(object_id)
 
     def _has_to_be_made(self, object_id: bytes) -> bool:
         """Of an argument: its copies are lost."""

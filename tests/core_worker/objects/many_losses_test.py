@@ -49,3 +49,27 @@ def test_a_thousand_losses_cost_ten_times_what_a_hundred_do() -> None:
 
     few, many = cost(100), cost(1000)
     assert 1000 < few and many < 12 * few
+
+
+def test_so_do_the_results_of_one_value_that_is_not_held_and_long_chains() -> None:
+    def cost(num_users: int) -> int:
+        scene = Scene()
+        first = make(scene)
+        refs = [make(scene, first) for _ in range(num_users)]
+        last = first
+        for _ in range(num_users):
+            last = make(scene, last)
+        refs.append(last)
+        del first, last
+
+        def lose_all() -> None:
+            for ref in refs:
+                report(scene, ref.binary(), ELSEWHERE)
+            with scene.env.lock:
+                scene.wire.last("GetAllNodes").answer(nodes(ELSEWHERE))
+            scene.turn()
+
+        return lines_run(lose_all)
+
+    few, many = cost(100), cost(1000)
+    assert 1000 < few and many < 12 * few

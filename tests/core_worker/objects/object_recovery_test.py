@@ -368,6 +368,28 @@ def test_two_users_of_one_argument_that_is_gone_have_it_made_again_once(scene: S
     assert freed(scene)[-1] == (argument_id, [NODE_ID])
 
 
+@pytest.mark.parametrize("is_direct", [True, False])
+def test_what_is_lost_as_well_and_needs_the_same_run_is_made_again_from_it(
+    scene: Scene, is_direct: bool
+) -> None:
+    argument = make(scene)
+    users = [argument if is_direct else make(scene, argument) for _ in range(2)]
+    last = [make(scene, user) for user in users]
+    alive = make(scene, argument, node_id=NODE_ID)
+    argument_task = argument.task_id().binary()
+    del argument, users
+    lose(scene, last[0])
+    (push,) = scene.wire.open("PushTask")
+    assert push.request.task_id == argument_task
+    while pushes := scene.wire.open("PushTask"):
+        for push in pushes:
+            push.answer(in_store(push.request.task_id + b"\1\0\0\0", NODE_ID))
+        scene.turn()
+    assert [places(scene, each) for each in last] == [[NODE_ID]] * 2
+    pushed = [each.request.task_id for each in scene.wire.all("PushTask")]
+    assert pushed.count(argument_task) == 2 and attempts(scene, alive) == [0]
+
+
 # ---- whoever waits
 
 
