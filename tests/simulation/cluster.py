@@ -55,6 +55,7 @@ class SimNode:
     process: SimProcess
     launcher: SimWorkerLauncher
     raylet: Raylet
+    store: SimStore
     memory: SimMemory | None
     """None: the raylet does not watch it."""
 
@@ -70,8 +71,10 @@ class SimCluster:
         disk: DiskKnobs | None = None,
         watches_memory: bool = False,
         gcs_reconnect_timeout_s: float = RayletConfig.gcs_reconnect_timeout_s,
+        unreadable_probability: float = 0.0,
     ) -> None:
         self.world = world
+        self._unreadable_probability = unreadable_probability
         self._gcs_reconnect_timeout_s = gcs_reconnect_timeout_s
         self._limits = limits or CoreWorkerConfig()
         self.journal = journal
@@ -145,7 +148,7 @@ class SimCluster:
         total = ResourceSet.from_units(units)
         launcher = SimWorkerLauncher(world, process, self._place, self.journal)
         memory = SimMemory(launcher, self.journal) if self._watches_memory else None
-        store = SimStore(world, host_name, node_id, self.gcs_address)
+        store = SimStore(world, host_name, node_id, self.gcs_address, self._unreadable_probability)
         store.process.spawn(store.run(), name="store")
         config = RayletConfig(
             node_id=node_id,
@@ -164,7 +167,7 @@ class SimCluster:
         make = lambda: Raylet(  # noqa: E731
             config, world.transport(process), launcher, world.clock, world.rng(process.name), memory=memory
         )
-        node = SimNode(host_name, node_id, units, process, launcher, process.run(make), memory)
+        node = SimNode(host_name, node_id, units, process, launcher, process.run(make), store, memory)
         self.journal.node_totals[node_id] = total
         self.nodes.append(node)
         process.on_death(lambda _reason: self.nodes.remove(node))

@@ -18,7 +18,7 @@ from tests.simulation.generator_programs import GeneratorScript
 from tests.simulation.loss_programs import LossScript
 from tests.simulation.network import NetworkKnobs
 from tests.simulation.object_programs import ObjectScript
-from tests.simulation.scenario import STOPS, Fault, FaultKind, HeadFault, Scenario
+from tests.simulation.scenario import Fault, FaultKind, HeadFault, Scenario
 from tests.simulation.scripts import TaskScript
 from tests.simulation.storage import CommitStep, DiskKnobs
 from tests.simulation.task_programs import MapScript
@@ -37,7 +37,15 @@ class Weather(enum.Enum):
 
 DEATHS = (FaultKind.KILL_WORKER, FaultKind.KILL_RAYLET, FaultKind.RESTART_GCS)
 SQUALL = (*DEATHS, FaultKind.BREAK_CONNECTION)
-STORM = tuple(kind for kind in FaultKind if kind not in (*STOPS, FaultKind.DRAIN))
+STORM = (
+    FaultKind.KILL_WORKER,
+    FaultKind.KILL_RAYLET,
+    FaultKind.CRASH_HOST,
+    FaultKind.BREAK_CONNECTION,
+    FaultKind.PARTITION,
+    FaultKind.RESTART_GCS,
+)
+"""In this order: what seeds draw that have found faults hangs on it."""
 
 
 def draw_scenario(seed: int, num_tasks: int = 120, weather: Weather | None = None) -> Scenario:
@@ -85,6 +93,26 @@ def draw_scenario(seed: int, num_tasks: int = 120, weather: Weather | None = Non
         pauses=rng.choice([0, 2, 6]),
     )
     return scenario
+
+
+def draw_any(seed: int, num_tasks: int) -> Scenario:
+    """What the explorer draws: the usual, or losses of large values, with all kinds of faults."""
+    rng = random.Random(f"{seed}/any")
+    weather = rng.choice(
+        [Weather.CALM, Weather.DEATHS, Weather.DEATHS, Weather.SQUALL, Weather.STORM, Weather.STORM]
+    )
+    if weather is not Weather.CALM and rng.random() < 0.15:
+        scenario = draw_losses(seed, rng.choice([Weather.DEATHS, Weather.STORM]))
+    else:
+        scenario = draw_scenario(seed, num_tasks, weather)
+    if weather is Weather.CALM:
+        return scenario
+    kinds = [FaultKind.KILL_STORE] * rng.choice([0, 0, 0, 1, 2])
+    kinds += [FaultKind.LOSE_HEAD] * rng.choice([0, 0, 0, 0, 1, 2])
+    faults = (*scenario.faults, *(_draw_fault(rng, [kind]) for kind in kinds))
+    return replace(
+        scenario, faults=in_order(faults), unreadable_probability=rng.choice([0.0, 0.0, 0.0, 0.02, 0.2])
+    )
 
 
 def draw_drains(seed: int, num_drains: int) -> tuple[Fault, ...]:

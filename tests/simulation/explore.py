@@ -15,6 +15,7 @@ import asyncio
 import collections
 import contextlib
 import dataclasses
+import faulthandler
 import functools
 import logging
 import multiprocessing
@@ -23,9 +24,10 @@ import time
 import traceback
 from collections.abc import Generator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 
-from tests.simulation.draws import draw_scenario
+from tests.simulation.draws import draw_any
 from tests.simulation.handles import CURRENT_PROCESS
 from tests.simulation.scenario import FaultKind, Outcome, Scenario, run_scenario
 from tests.simulation.shrink import as_python, shrink
@@ -33,6 +35,8 @@ from tests.simulation.trace import Trace
 
 PROGRESS_SEEDS = 100
 """Between two lines that say how far it is."""
+SEED_S_MAX = 900.0
+"""Of real time, for one seed."""
 
 
 class _WhereAndWhen(logging.Filter):
@@ -60,10 +64,27 @@ def set_up_log(level: str) -> None:
 
 
 def draw(seed: int, num_tasks: int, without: Sequence[FaultKind] = ()) -> Scenario:
-    scenario = draw_scenario(seed, num_tasks)
+    scenario = draw_any(seed, num_tasks)
     faults = tuple(fault for fault in scenario.faults if fault.kind not in without)
     head_faults = () if FaultKind.RESTART_GCS in without else scenario.head_faults
     return dataclasses.replace(scenario, faults=faults, head_faults=head_faults)
+
+
+def drawn(scenario: Scenario) -> collections.Counter[str]:
+    """What may go wrong in it, counted."""
+    counts = collections.Counter(fault.kind.name for fault in scenario.faults)
+    counts.update(f"RESTART_GCS at a commit {fault.step.name}" for fault in scenario.head_faults)
+    for name, is_drawn in (
+        ("scenarios", True),
+        ("of losses", scenario.losses),
+        ("harmless", scenario.is_harmless),
+        ("connections that break", scenario.knobs.break_probability),
+        ("slow messages", scenario.knobs.slow_probability),
+        ("a slow disk of the head", scenario.disk.slow_probability),
+        ("unreadable spilled objects", scenario.unreadable_probability),
+    ):
+        counts[name] += bool(is_drawn)
+    return counts
 
 
 def run(seed: int, scenario: Scenario, trace: Trace | None = None) -> Outcome | Exception:
@@ -86,15 +107,23 @@ class Result:
     outcome: Outcome | None
     story: str
     cpu_s: float
+    drawn: collections.Counter[str]
 
 
 def result_of(seed: int, num_tasks: int, without: Sequence[FaultKind]) -> Result:
-    start_s = time.process_time()
-    result = run(seed, draw(seed, num_tasks, without))
-    cpu_s = time.process_time() - start_s
+    """Ends the process where the seed takes more real time than any may: a loop without end in the services
+    or in the simulation itself."""
+    faulthandler.dump_traceback_later(SEED_S_MAX, exit=True)
+    try:
+        start_s = time.process_time()
+        scenario = draw(seed, num_tasks, without)
+        result = run(seed, scenario)
+        cpu_s = time.process_time() - start_s
+    finally:
+        faulthandler.cancel_dump_traceback_later()
     if isinstance(result, Exception):
-        return Result(seed, None, story_of(result), cpu_s)
-    return Result(seed, result, "", cpu_s)
+        return Result(seed, None, story_of(result), cpu_s, drawn(scenario))
+    return Result(seed, result, "", cpu_s, drawn(scenario))
 
 
 def results_of(
@@ -107,8 +136,16 @@ def results_of(
         return
     # Forked, so that they log as this one does. They are forked before the executor has threads.
     pool = ProcessPoolExecutor(jobs, multiprocessing.get_context("fork"))
+    count = 0
     try:
-        yield from pool.map(run_one, seeds)
+        for result in pool.map(run_one, seeds):
+            count += 1
+            yield result
+    except BrokenProcessPool as error:
+        raise RuntimeError(
+            f"a process ended while it ran seed {seeds[count]} or one of the {jobs - 1} after it: --seed"
+            f" tells which; --start {seeds[count] + jobs} goes on"
+        ) from error
     finally:
         pool.shutdown(cancel_futures=True)
 
@@ -117,6 +154,7 @@ def explore(seeds: range, num_tasks: int, without: Sequence[FaultKind], seconds:
     """Runs the seeds, at most for so many real seconds; returns how many failed."""
     failed: list[int] = []
     totals: collections.Counter[str] = collections.Counter()
+    all_drawn: collections.Counter[str] = collections.Counter()
     start_s = time.monotonic()
     count = messages = 0
     cpu_s = 0.0
@@ -124,6 +162,7 @@ def explore(seeds: range, num_tasks: int, without: Sequence[FaultKind], seconds:
         for result in results:
             count += 1
             cpu_s += result.cpu_s
+            all_drawn += result.drawn
             if count % PROGRESS_SEEDS == 0:
                 print(f"{count} seeds in {time.monotonic() - start_s:.0f} s", file=sys.stderr, flush=True)
             if result.outcome is None:
@@ -136,6 +175,7 @@ def explore(seeds: range, num_tasks: int, without: Sequence[FaultKind], seconds:
                 break
         took_s = time.monotonic() - start_s
     print(f"{count} seeds in {took_s:.0f} s, {messages} messages, in all: {dict(totals)}")
+    print(f"drawn: {dict(sorted(all_drawn.items()))}")
     print(f"{count / took_s:.2f} seeds/s, {cpu_s / max(1, count):.2f} s of CPU each")
     print(f"failed: {failed}" if failed else "all clean")
     return len(failed)

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import collections
+
 import pytest
 
 from tests.simulation import explore, scenario
+from tests.simulation.draws import draw_any
+from tests.simulation.scenario import STOPS, FaultKind
 
 
 def told(capsys: pytest.CaptureFixture[str], jobs: int) -> str:
@@ -34,3 +38,20 @@ def test_a_seed_that_fails_in_another_process_is_named_with_its_story(
 def test_no_more_seeds_run_when_the_time_is_over(capsys: pytest.CaptureFixture[str]) -> None:
     assert explore.explore(range(10_000), 5, (), 0.0, jobs=2) == 0
     assert "1 seeds in" in capsys.readouterr().out
+
+
+def test_a_seed_without_end_ends_its_process_and_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    def run_on(*args: object, **kwargs: object) -> scenario.Outcome:
+        while True:
+            pass
+
+    monkeypatch.setattr(explore, "run_scenario", run_on)
+    monkeypatch.setattr(explore, "SEED_S_MAX", 0.2)
+    with pytest.raises(RuntimeError, match=r"it ran seed 7 or one of the 1 after it: .* --start 9 goes on"):
+        explore.explore(range(7, 20), 5, (), 600.0, jobs=2)
+
+
+def test_all_that_can_go_wrong_is_drawn() -> None:
+    counts = sum((explore.drawn(draw_any(seed, 5)) for seed in range(200)), collections.Counter[str]())
+    assert {kind.name for kind in FaultKind if kind not in STOPS} < set(counts)
+    assert min(counts.values()) >= 5, counts

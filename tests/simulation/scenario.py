@@ -78,6 +78,8 @@ class FaultKind(enum.Enum):
     RESTART_GCS = "the GCS is killed and started again on its store"
     STOP_RAYLET = "a raylet is stopped for a while"
     STOP_HOST = "all of a node's processes are stopped for a while"
+    KILL_STORE = "an object manager is killed; its node ends, and starts again as a new one"
+    LOSE_HEAD = "the GCS is killed and started again on an empty store"
     DRAIN = "a node is drained; lasts_s is its deadline where `choice` is odd; it comes back as a new one"
 
 
@@ -133,6 +135,8 @@ class Scenario:
     memory_faults: tuple[MemoryFault, ...] = ()
     knobs: NetworkKnobs = field(default_factory=NetworkKnobs)
     disk: DiskKnobs = field(default_factory=DiskKnobs)
+    unreadable_probability: float = 0.0
+    """Of a read of what a store has spilled."""
     limits: CoreWorkerConfig = CoreWorkerConfig()
     """Of all core workers."""
     gcs_reconnect_timeout_s: float = RayletConfig.gcs_reconnect_timeout_s
@@ -148,6 +152,7 @@ class Scenario:
         )
         has_faults = not all(fault.is_harmless for fault in self.faults)
         has_faults = has_faults or self.head_faults or self.memory_faults or self.knobs.break_probability
+        has_faults = has_faults or self.unreadable_probability
         return not has_faults and not is_deadly
 
     @property
@@ -214,6 +219,7 @@ def run_scenario(
             scenario.disk,
             bool(scenario.memory_faults),
             scenario.gcs_reconnect_timeout_s,
+            scenario.unreadable_probability,
         )
         if check_internals:
             world.check(cluster.check_services)
@@ -368,6 +374,12 @@ def inflict(cluster: SimCluster, fault: Fault) -> None:
             network.stop_host(node.host_name, cluster.world.loop.time() + fault.lasts_s)
         case FaultKind.RESTART_GCS:
             cluster.restart_gcs(fault.lasts_s)
+        case FaultKind.LOSE_HEAD:
+            cluster.restart_gcs(fault.lasts_s, loses_store=True)
+        case FaultKind.KILL_STORE if nodes:
+            node = nodes[fault.choice % len(nodes)]
+            node.store.process.kill("a fault")
+            cluster.start_node_later(node, fault.lasts_s)
         case FaultKind.DRAIN if nodes:
             node = nodes[fault.choice // 2 % len(nodes)]
             cluster.drain_node(node, fault.lasts_s if fault.choice % 2 else None)

@@ -1,4 +1,4 @@
-"""The disk of a simulated node: slow, full now and then, and gone with its object manager.
+"""The disk of a simulated node: slow, full or unreadable now and then, and gone with its object manager.
 
 What is spilled lies in files of the world's folder, so that simulated processes map it as they map stores.
 """
@@ -26,11 +26,12 @@ class SimSpillDisk:
     num_directories = 2
     num_external = 0
 
-    def __init__(self, rng: random.Random, folder: str, name: str) -> None:
+    def __init__(self, rng: random.Random, folder: str, name: str, unreadable_probability: float) -> None:
         self._rng = rng
         self._folder = folder
         self._name = name
         self._files: set[SpillFile] = set()
+        self._unreadable_probability = unreadable_probability
 
     def path(self, file: SpillFile) -> str:
         """The same in all runs: see Machine.open_file."""
@@ -50,13 +51,18 @@ class SimSpillDisk:
         self._store(file, content)
 
     async def read(self, extent: Extent, start: int, target: memoryview, prepare: Prepare) -> None:
-        await asyncio.sleep(self._rng.uniform(*READ_DELAY_S))
+        await self._begin_to_read()
         at = extent.offset + start
         target[:] = self._content(extent.file)[at : at + len(target)]
 
     async def check(self, extent: Extent) -> None:
-        await asyncio.sleep(self._rng.uniform(*READ_DELAY_S))
+        await self._begin_to_read()
         self._content(extent.file)
+
+    async def _begin_to_read(self) -> None:
+        await asyncio.sleep(self._rng.uniform(*READ_DELAY_S))
+        if self._unreadable_probability and self._rng.random() < self._unreadable_probability:
+            raise OSError(errno.EIO, "the simulated disk cannot be read")
 
     async def copy(self, sources: Sequence[Extent], targets: Sequence[Extent]) -> None:
         files = [self._content(source.file) for source in sources]

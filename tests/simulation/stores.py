@@ -38,7 +38,14 @@ SILENCE_S = 30.0
 class SimStore:
     """One node's."""
 
-    def __init__(self, world: World, host_name: str, node_id: bytes, gcs_address: str) -> None:
+    def __init__(
+        self,
+        world: World,
+        host_name: str,
+        node_id: bytes,
+        gcs_address: str,
+        unreadable_probability: float = 0.0,
+    ) -> None:
         self.world = world
         self.process = world.network.start_process(host_name, f"store {node_id.hex()[:8]}")
         self.path = f"/sim/memory.{self.process.pid}"
@@ -51,7 +58,7 @@ class SimStore:
         self._capacity_bytes = SMALL_CAPACITY_BYTES if self.has_disk else CAPACITY_BYTES
         real_path = os.path.join(world.folder, os.path.basename(self.path))
         self._memory = MemoryFile(real_path, self._capacity_bytes)
-        self._disk = SimSpillDisk(rng, world.folder, str(self.process.pid))
+        self._disk = SimSpillDisk(rng, world.folder, str(self.process.pid), unreadable_probability)
         self._node_id = node_id
         # The same name in all runs: see Machine.open_file.
         self._memory.path = self.path
