@@ -191,13 +191,14 @@ class Lineage(Generic[Task]):
 
     # ---- tasks
 
-    def finished(self, task: Task) -> bool:
-        """The task was answered. Returns whether it is kept: then what it holds is settled."""
+    def finished(self, task: Task, is_cancelled: bool = False) -> bool:
+        """The task was answered. Returns whether it is kept: then what it holds is settled. is_cancelled: too
+        late to keep it from that."""
         record = self._records.get(task.task_id)
         if record is None:
             return False
         if not task.retries_left:
-            self.failed(task.task_id, why_no_retry(task))
+            self.failed(task.task_id, WhyNot.CANCELLED if is_cancelled else why_no_retry(task))
             return False
         if not (record.stored or record.users):
             self._forget_task(record)

@@ -59,7 +59,9 @@ class Reconstruction:
         task = self._tasks.get(task_id)
         if task is not None:
             has_passed = not task.retries_left and task.is_pushed and self._streams.has_passed(object_id)
-            return why_no_retry(task) if has_passed else None
+            if not has_passed:
+                return None
+            return WhyNot.CANCELLED if self._tasks.is_cancelled(task) else why_no_retry(task)
         record = self._lineage.get(task_id)
         if record is None:
             return WhyNot.NOT_MADE_AGAIN

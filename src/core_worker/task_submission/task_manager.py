@@ -144,7 +144,7 @@ class TaskManager(PendingTasks):
         self._settle_awaited(task, None if error is None else (error.metadata, error.data))
         task.finished()
         self._pending.pop(task.first_return_id, None)
-        if self._lineage.finished(task):
+        if self._lineage.finished(task, self.is_cancelled(task)):
             self._cancelled.discard(task.task_id)
         else:
             self._let_go(task)
