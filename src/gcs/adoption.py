@@ -19,6 +19,9 @@ new id. Raylets, workers and drivers see by that id that it knows nothing of the
 - What nobody told of is gone when hearing is over: a worker, owner or driver that its node did not name
   counts as dead; a lease that no actor has is freed; an actor without a worker is placed. A node that others
   named and that has not come yet counts as alive, with all that is on it, for node_return_timeout_s.
+- A head that ends before it has heard all leaves half of it in the store, and who told it would not tell the
+  next. So the store says that the hearing is not over: the next head drops what is told, draws a new id once
+  more, and adopts nodes of either earlier one.
 - The numbers of new jobs begin above all that any node has heard of. So a node of an earlier head is not
   adopted once a job has begun without it: its jobs and the new ones could have the same numbers. Its actors
   are unwanted.
@@ -29,16 +32,24 @@ from __future__ import annotations
 import asyncio
 import enum
 import logging
+from collections.abc import Callable
 
 from ray_mono.common.ids import ActorID, JobID, NodeID, WorkerID
 from ray_mono.common.our_bug import check
 from ray_mono.gcs.cluster import Cluster
 from ray_mono.gcs.environment import Environment
+from ray_mono.gcs.storage.table_storage import Table
 from ray_mono.protobuf import common_pb2, gcs_pb2
 
 logger = logging.getLogger(__name__)
 
 LOOK_PERIOD_S = 0.05
+CLUSTER_ID_KEY = b"cluster_id"
+HEARING_KEY = b"hearing"
+"""In the store until a job has begun, or what the head before knew was heard."""
+EARLIER_CLUSTER_KEY = b"earlier_cluster/"
+"""Followed by the id of a head whose nodes are adopted."""
+TOLD_AGAIN = (Table.NODE, Table.JOB, Table.ACTOR, Table.WORKER)
 
 
 class AdoptionState(enum.Enum):
@@ -57,8 +68,12 @@ _MOVES = {
 class Adoption:
     """Of one GCS."""
 
-    def __init__(self, environment: Environment, cluster: Cluster) -> None:
+    def __init__(
+        self, environment: Environment, cluster: Cluster, own_cluster_id: Callable[[], bytes]
+    ) -> None:
         self._environment = environment
+        self._writes = environment.writes
+        self._own_cluster_id = own_cluster_id
         self._config = environment.config
         self._cluster = cluster
         self._nodes = cluster.nodes
@@ -68,9 +83,8 @@ class Adoption:
         self._state = AdoptionState.EMPTY
         # Set when a question that cannot be answered need not wait any more.
         self._heard = asyncio.Event()
-        self._own_cluster_id = b""
-        # Of the head whose nodes are adopted; empty where none is.
-        self._cluster_id = b""
+        # Of the heads whose nodes are adopted.
+        self._earlier: set[bytes] = set()
         # Who has yet to tell: processes that their raylets named.
         self._awaited: set[WorkerID] = set()
         # What was told and not judged yet: actors with their workers, and jobs.
@@ -85,14 +99,28 @@ class Adoption:
 
     # ---- its life
 
-    def begin(self, is_empty: bool, own_cluster_id: bytes) -> None:
-        """is_empty: nothing was in the store."""
-        self._own_cluster_id = own_cluster_id
-        if not is_empty:
+    def begin(self, tables: dict[Table, dict[bytes, bytes]]) -> None:
+        """What was in the store. Rows that are told again go from there, and from here."""
+        meta = tables[Table.META]
+        self._earlier = {
+            key.removeprefix(EARLIER_CLUSTER_KEY) for key in meta if key.startswith(EARLIER_CLUSTER_KEY)
+        }
+        if CLUSTER_ID_KEY in meta and HEARING_KEY not in meta:
             self._move(AdoptionState.OVER)
             self._heard.set()
             return
+        if CLUSTER_ID_KEY in meta and self._earlier:
+            self._adopts(meta.pop(CLUSTER_ID_KEY))
+            for table in TOLD_AGAIN:
+                for key in tables[table]:
+                    self._writes.delete(table, key)
+                tables[table] = {}
+        self._writes.put(Table.META, HEARING_KEY, b"1")
         self._environment.tasks.spawn(self._await_first_node(), "await the first node")
+
+    def _adopts(self, cluster_id: bytes) -> None:
+        self._earlier.add(cluster_id)
+        self._writes.put(Table.META, EARLIER_CLUSTER_KEY + cluster_id, b"1")
 
     async def heard(self) -> None:
         """Returns when whoever could know of what this head does not know has told."""
@@ -101,6 +129,7 @@ class Adoption:
     def job_begins(self) -> None:
         if self._state is AdoptionState.EMPTY:
             self._move(AdoptionState.OVER)
+            self._writes.delete(Table.META, HEARING_KEY)
 
     async def _await_first_node(self) -> None:
         await asyncio.sleep(self._config.first_node_wait_s)
@@ -120,15 +149,15 @@ class Adoption:
         Raises ValueError naming what is malformed.
         """
         if self._state is AdoptionState.EMPTY:
-            if request.known_cluster_id in (b"", self._own_cluster_id):
+            if request.known_cluster_id in (b"", self._own_cluster_id()):
                 self._heard.set()
             else:
-                self._cluster_id = request.known_cluster_id
+                self._adopts(request.known_cluster_id)
                 self._move(AdoptionState.HEARING)
                 self._heard.clear()
                 self._environment.tasks.spawn(self._hear(), "hear what was known")
         node_id = NodeID(request.node.node_id)
-        if self._cluster_id and request.known_cluster_id == self._cluster_id:
+        if request.known_cluster_id in self._earlier:
             self._node_tells(node_id, request)
         if node_id not in self._hearing:
             return False
@@ -180,6 +209,7 @@ class Adoption:
         await self._until_all_told()
         self._move(AdoptionState.OVER)
         self._judge()
+        self._writes.delete(Table.META, HEARING_KEY)
         self._heard.set()
         if self._nodes.unregistered():
             await asyncio.sleep(self._config.node_return_timeout_s)

@@ -28,7 +28,7 @@ from ray_mono.common.our_bug import known
 from ray_mono.common.service import Service, add_common_arguments, run_service
 from ray_mono.common.version import VERSION
 from ray_mono.common.world import Clock, SystemClock, system_rng
-from ray_mono.gcs.adoption import Adoption
+from ray_mono.gcs.adoption import CLUSTER_ID_KEY, Adoption
 from ray_mono.gcs.cluster import Cluster
 from ray_mono.gcs.config import GcsConfig, settings_from_json
 from ray_mono.gcs.dump import dump_cluster
@@ -47,7 +47,6 @@ from ray_mono.rpc.surface import Listener, RpcError, Transport
 
 logger = logging.getLogger(__name__)
 
-CLUSTER_ID_KEY = b"cluster_id"
 START_TIME_KEY = b"start_time_s"
 # How often, while something is kept, it is looked at whether it is too old.
 FORGETS_IN_AGE = 24
@@ -78,7 +77,7 @@ class GcsServer:
         self._info = gcs_pb2.ClusterInfo()
         self._listeners: list[Listener] = []
         self.cluster = Cluster(self._environment)
-        self._adoption = Adoption(self._environment, self.cluster)
+        self._adoption = Adoption(self._environment, self.cluster, lambda: self._info.cluster_id)
 
     async def start(self) -> None:
         """Listens, opens the store, and takes over what is in it; calls that come meanwhile wait for that.
@@ -89,8 +88,8 @@ class GcsServer:
         await self._listen()
         head_number = await self._room.until(self._storage.open)
         tables = {table: await self._storage.load_all(table) for table in Table}
+        self._adoption.begin(tables)
         self._make_info(tables[Table.META], head_number)
-        self._adoption.begin(CLUSTER_ID_KEY not in tables[Table.META], self._info.cluster_id)
         self.cluster.restore(tables)
         self._tasks.spawn(self._give_up_missing_nodes(), "give up missing nodes")
         self._tasks.spawn(self._forget_old(), "forget old")

@@ -46,10 +46,13 @@ def worker_row(worker: FakeWorker) -> common_pb2.WorkerInfo:
 
 
 def told_by_node(
-    *workers: common_pb2.WorkerInfo, others: tuple[FakeNode, ...] = (), last_job: int = 1
+    *workers: common_pb2.WorkerInfo,
+    others: tuple[FakeNode, ...] = (),
+    last_job: int = 1,
+    known_cluster_id: bytes = BEFORE,
 ) -> gcs_pb2.RegisterNodeRequest:
     return gcs_pb2.RegisterNodeRequest(
-        known_cluster_id=BEFORE,
+        known_cluster_id=known_cluster_id,
         workers=workers,
         other_nodes=[
             common_pb2.NodeInfo(
@@ -129,14 +132,19 @@ class Lost:
         self.gcs = await scene.start_gcs()
 
     async def node_joins(
-        self, *workers: common_pb2.WorkerInfo, others: tuple[FakeNode, ...] = ()
+        self,
+        *workers: common_pb2.WorkerInfo,
+        others: tuple[FakeNode, ...] = (),
+        known_cluster_id: bytes = BEFORE,
     ) -> list[bytes]:
         lease = {self.node.leases[0].lease_id: self.worker.worker_id}
-        return await self.node.process.spawn(self.node.join(lease, told_by_node(*workers, others=others)))
+        told = told_by_node(*workers, others=others, known_cluster_id=known_cluster_id)
+        return await self.node.process.spawn(self.node.join(lease, told))
 
-    async def all_tell(self) -> None:
+    async def all_tell(self, known_cluster_id: bytes = BEFORE) -> None:
         """The node, its driver, which owns the actor, and the actor's worker."""
-        await self.node_joins(owner_row(self.node), worker_row(self.worker))
+        rows = owner_row(self.node), worker_row(self.worker)
+        await self.node_joins(*rows, known_cluster_id=known_cluster_id)
         await tell(self.gcs, self.worker.worker_id, self.row(), job=job_row(None))
         await tell(self.gcs, OWNER.binary(), job=job_row(self.node))
 
@@ -467,6 +475,53 @@ def test_after_a_job_has_begun_a_node_of_an_earlier_head_is_not_adopted() -> Non
         assert unwanted == [it.node.leases[0].lease_id]
         await tell(it.gcs, it.worker.worker_id, it.row(), job=job_row(None))
         assert not (await it.gcs.GetAllActors(EMPTY)).actors
+
+    play(script)
+
+
+@pytest.mark.parametrize("knows_the_second", [False, True])
+def test_what_a_head_had_half_heard_when_it_ended_is_told_again(knows_the_second: bool) -> None:
+    async def script(scene: GcsScene) -> None:
+        it = Lost(scene)
+        await it.play()
+        second = (await it.gcs.GetClusterInfo(EMPTY)).cluster_id
+        await it.node_joins(owner_row(it.node), worker_row(it.worker))
+        await tell(it.gcs, OWNER.binary(), job=job_row(it.node))
+        await it.gcs.KvPut(gcs_pb2.KvPutRequest(namespace=b"mine", key=b"key", value=b"value"))
+        scene.kill_gcs()
+        it.gcs = await scene.start_gcs()
+        assert (await it.gcs.GetClusterInfo(EMPTY)).cluster_id not in (second, BEFORE)
+        await it.all_tell(second if knows_the_second else BEFORE)
+        info = await until_state(it.gcs, common_pb2.ALIVE)
+        assert info.address == it.info.address and info.num_restarts == 0
+        assert (await it.gcs.KvGet(gcs_pb2.KvGetRequest(namespace=b"mine", key=b"key"))).value == b"value"
+
+    play(script)
+
+
+def test_a_head_that_ended_before_anybody_told_it_anything_leaves_an_empty_store() -> None:
+    async def script(scene: GcsScene) -> None:
+        it = Lost(scene)
+        await it.play()
+        scene.kill_gcs()
+        it.gcs = await scene.start_gcs()
+        await it.all_tell()
+        assert (await until_state(it.gcs, common_pb2.ALIVE)).address == it.info.address
+
+    play(script)
+
+
+def test_a_late_node_is_adopted_by_the_head_after_the_one_that_heard_the_others() -> None:
+    async def script(scene: GcsScene) -> None:
+        it = Lost(scene)
+        await it.play()
+        other = await scene.add_node({"CPU": 1}, told=told_by_node())
+        await asyncio.sleep(GRACE_S + 1)
+        scene.kill_gcs()
+        it.gcs = await scene.start_gcs()
+        await other.process.spawn(other.join())
+        await it.all_tell()
+        assert (await until_state(it.gcs, common_pb2.ALIVE)).address == it.info.address
 
     play(script)
 

@@ -96,7 +96,7 @@ class FakeNode(raylet_rpc.RayletServiceServicer):
         self.is_idle = False
         self.gcs: gcs_rpc.GcsServiceAsyncStub | None = None
 
-    async def start(self) -> None:
+    async def start(self, told: gcs_pb2.RegisterNodeRequest | None = None) -> None:
         world = self.scene.world
         ip = world.network.ip_of(self.host_name)
         listener = await world.transport(self.process).serve(
@@ -109,7 +109,7 @@ class FakeNode(raylet_rpc.RayletServiceServicer):
             total=self.total.to_proto(),
             head_lease_s=self.scene.head_lease_s,
         )
-        await self.join()
+        await self.join(told=told)
 
     async def join(
         self,
@@ -248,7 +248,8 @@ class GcsScene:
     async def _run_gcs(self, process: SimProcess) -> None:
         config = GcsConfig(listen=(self.address,), **self.settings)  # type: ignore[arg-type]
         transport = self.world.transport(process)
-        self.server = GcsServer(config, self.storage, transport, self.world.clock, self.world.rng("gcs"))
+        rng = self.world.rng(f"gcs {process.pid}")
+        self.server = GcsServer(config, self.storage, transport, self.world.clock, rng)
         await self.server.start()
 
     def kill_gcs(self) -> None:
@@ -267,10 +268,15 @@ class GcsScene:
         channel = await process.spawn(transport.connect(self.address, CONNECT_TIMEOUT_S))
         return gcs_rpc.GcsServiceAsyncStub(channel)
 
-    async def add_node(self, units: Mapping[str, float], host_name: str = "") -> FakeNode:
+    async def add_node(
+        self,
+        units: Mapping[str, float],
+        host_name: str = "",
+        told: gcs_pb2.RegisterNodeRequest | None = None,
+    ) -> FakeNode:
         host = self.world.network.add_host(host_name or f"host{self.ids.getrandbits(32)}")
         node = FakeNode(self, host.name, units)
-        await node.process.spawn(node.start())
+        await node.process.spawn(node.start(told))
         return node
 
     def check(self) -> None:

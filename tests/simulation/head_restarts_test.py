@@ -123,3 +123,17 @@ def test_a_gcs_whose_store_is_lost_with_it_is_told_what_there_is(seed: int) -> N
             cluster.world.loop.call_later(after_s, lose)
 
         Run(seed).play(kill).check(f"it was killed after {milliseconds} ms")
+
+
+def test_a_gcs_that_dies_while_it_is_told_leaves_the_next_to_be_told() -> None:
+    steps = list(CommitStep)
+    for number in range(9):
+
+        def kill(cluster: SimCluster, number: int = number) -> None:
+            def lose() -> None:
+                cluster.restart_gcs_at({(number, steps[number % len(steps)]): 0.05})
+                cluster.restart_gcs(0.1, loses_store=True)
+
+            cluster.world.loop.call_later(0.01 * number, lose)
+
+        Run(number).play(kill).check(f"it was killed at commit {number} after its store was lost")

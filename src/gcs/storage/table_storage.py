@@ -24,7 +24,7 @@ class Table(enum.Enum):
     """Every table there is. The values are names in the stores: never change one."""
 
     META = "meta"
-    """cluster_id, start_time, next_job_number."""
+    """cluster_id, start_time, next_job_number; what adoption.py has to know of earlier heads."""
     NODE = "node"
     JOB = "job"
     ACTOR = "actor"
