@@ -8,7 +8,9 @@ has no pin, and there is no fetch and no memory for it.
 from __future__ import annotations
 
 import asyncio
+import errno
 import random
+from typing import Any
 
 import pytest
 
@@ -17,6 +19,7 @@ from ray_mono.object_manager.create_queue import RoomWanted
 from ray_mono.object_manager.errors import StoreFull
 from ray_mono.object_manager.get_queue import FoundState, GetQueue, Wanted
 from ray_mono.object_manager.keys import NodeKey, ObjectKey, WorkerKey
+from ray_mono.object_manager.node_store import NodeStore
 from tests.simulation import stores
 from tests.simulation.checkers import Journal
 from tests.simulation.cluster import SimCluster
@@ -241,6 +244,28 @@ def test_gets_of_more_than_a_store_holds_end_with_a_disk_that_is_slow_or_full(se
             await task
 
     scene.run(play())
+
+
+def test_of_a_holder_that_cannot_read_its_copy_another_gives_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    scene = CopyScene(0, num_nodes=2)
+    read = NodeStore.content
+
+    async def play() -> None:
+        await scene.start()
+        head, holder, reader = scene.stores()
+
+        async def unreadable(store: NodeStore, *where: Any) -> memoryview:
+            if store is head.node_store:
+                raise OSError(errno.EIO, "it cannot be read")
+            return await read(store, *where)
+
+        name = await scene.put("shared")
+        await holder.process.spawn(scene.read(holder, [name], Priority.GET, 0.0))
+        monkeypatch.setattr(NodeStore, "content", unreadable)
+        await reader.process.spawn(scene.read(reader, [name], Priority.GET, 0.0))
+
+    scene.run(play())
+    assert scene.num_read == 2
 
 
 def is_found(message: str) -> None:

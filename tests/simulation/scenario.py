@@ -43,6 +43,7 @@ from tests.simulation.network import NetworkKnobs
 from tests.simulation.object_programs import ObjectScript, play_in_driver
 from tests.simulation.scripts import TaskScript
 from tests.simulation.site import Site
+from tests.simulation.spill_disk import UNREADABLE_IS_LOGGED
 from tests.simulation.storage import CommitStep, DiskKnobs
 from tests.simulation.task_programs import MapScript, play_map, run_task
 from tests.simulation.trace import Trace
@@ -207,7 +208,8 @@ def run_scenario(
     check_internals: also have the raylets recount themselves at every instant.
     trace: gets every message.
     """
-    with World(seed, scenario.knobs, trace) as world:
+    explained = (UNREADABLE_IS_LOGGED,) if scenario.unreadable_probability else ()
+    with World(seed, scenario.knobs, trace, explained) as world:
         journal = Journal()
         journal.expects(
             scenario.connections_break, scenario.hosts_fall_silent, is_harmless=not scenario.explains_errors

@@ -7,6 +7,7 @@ RAY_MONO_SIM_SEED=N runs the seeded test with that seed alone; tests/simulation/
 from __future__ import annotations
 
 import dataclasses
+import logging
 import os
 import subprocess
 import sys
@@ -36,6 +37,7 @@ from tests.simulation.scenario import (
 )
 from tests.simulation.scripts import TaskScript
 from tests.simulation.storage import CommitStep
+from tests.simulation.world import World
 
 SEED = os.environ.get("RAY_MONO_SIM_SEED")
 SEEDS = [int(SEED)] if SEED else list(range(50))
@@ -254,3 +256,15 @@ def test_an_actor_that_is_restarted_too_often_is_found(monkeypatch: pytest.Monke
     script = ActorScript(max_restarts=1, max_task_retries=5, dies_in_constructors=2)
     with pytest.raises(SimulationError, match="may be restarted 1 times"):
         run_with_bug(actors_on_two_nodes(script))
+
+
+def test_an_error_that_a_service_logs_ends_the_run_unless_it_is_a_faults() -> None:
+    async def log(what: str) -> None:
+        logging.getLogger("ray_mono.a_service").error("object 1 cannot be %s", what)
+
+    with World(0, explained=("read: the fault",)) as world:
+        world.run(log("read: the fault"), 1.0)
+    for what in ("read", "read: the fault, and more"):
+        with pytest.raises(SimulationError, match=f"logged: object 1 cannot be {what}"):
+            with World(0, explained=("read: the fault",)) as world:
+                world.run(log(what), 1.0)

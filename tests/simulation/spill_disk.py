@@ -18,6 +18,8 @@ from ray_mono.object_manager.spill_files import Extent, SpillFile, aligned
 WRITE_DELAY_S = (0.001, 0.2)
 READ_DELAY_S = (0.0005, 0.02)
 FULL_PROBABILITY = 0.1
+UNREADABLE = OSError(errno.EIO, "the simulated disk cannot be read")
+UNREADABLE_IS_LOGGED = f"cannot be read from disk: {UNREADABLE}"
 
 
 class SimSpillDisk:
@@ -62,7 +64,7 @@ class SimSpillDisk:
     async def _begin_to_read(self) -> None:
         await asyncio.sleep(self._rng.uniform(*READ_DELAY_S))
         if self._unreadable_probability and self._rng.random() < self._unreadable_probability:
-            raise OSError(errno.EIO, "the simulated disk cannot be read")
+            raise OSError(*UNREADABLE.args)
 
     async def copy(self, sources: Sequence[Extent], targets: Sequence[Extent]) -> None:
         files = [self._content(source.file) for source in sources]

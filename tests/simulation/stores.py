@@ -188,6 +188,8 @@ class SimStreams:
                     await sent.join()
         except TransferFailed as error:
             sent.put_nowait(error)
+        except OSError as error:
+            sent.put_nowait(TransferFailed(f"the copy there could not be read: {error}"))
         finally:
             parcel.close()
 

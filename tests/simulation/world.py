@@ -52,14 +52,17 @@ class SimClock:
 
 
 class _ErrorLog(logging.Handler):
-    """Turns errors that services log into failures of the run."""
+    """Turns errors that services log into failures of the run, but for those that end as a fault's do."""
 
-    def __init__(self, errors: list[str], baton: Baton) -> None:
+    def __init__(self, errors: list[str], baton: Baton, explained: tuple[str, ...]) -> None:
         super().__init__(logging.ERROR)
         self._errors = errors
         self._baton = baton
+        self._explained = explained
 
     def emit(self, record: logging.LogRecord) -> None:
+        if record.getMessage().endswith(self._explained):
+            return
         process = CURRENT_PROCESS.get()
         if process is None or process.is_alive:
             self._errors.append(f"{process.name if process else '-'} logged: {self.format(record)}")
@@ -69,10 +72,16 @@ class _ErrorLog(logging.Handler):
 
 class World:
     """Use it in a `with`: the end cleans up. `check` functions run at the end of every instant of virtual
-    time.
+    time. explained: how errors end that services may log in this run.
     """
 
-    def __init__(self, seed: int, knobs: NetworkKnobs | None = None, trace: Trace | None = None) -> None:
+    def __init__(
+        self,
+        seed: int,
+        knobs: NetworkKnobs | None = None,
+        trace: Trace | None = None,
+        explained: tuple[str, ...] = (),
+    ) -> None:
         self.seed = seed
         self.loop = new_loop()
         self.trace = trace or Trace()
@@ -84,7 +93,7 @@ class World:
         self.baton = Baton(self.loop)
         self.machine = Machine(self.baton)
         self.scripts = Scripts()
-        self._error_log = _ErrorLog(self.loop.errors, self.baton)
+        self._error_log = _ErrorLog(self.loop.errors, self.baton, explained)
         self._ending = contextlib.ExitStack()
 
     def rng(self, name: str) -> random.Random:
