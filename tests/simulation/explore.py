@@ -37,6 +37,8 @@ PROGRESS_SEEDS = 100
 """Between two lines that say how far it is."""
 SEED_S_MAX = 900.0
 """Of real time, for one seed."""
+STDERR = 2
+"""Whatever stands in for sys.stderr."""
 
 
 class _WhereAndWhen(logging.Filter):
@@ -113,7 +115,7 @@ class Result:
 def result_of(seed: int, num_tasks: int, without: Sequence[FaultKind]) -> Result:
     """Ends the process where the seed takes more real time than any may: a loop without end in the services
     or in the simulation itself."""
-    faulthandler.dump_traceback_later(SEED_S_MAX, exit=True)
+    faulthandler.dump_traceback_later(SEED_S_MAX, exit=True, file=STDERR)
     try:
         start_s = time.process_time()
         scenario = draw(seed, num_tasks, without)
