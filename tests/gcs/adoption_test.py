@@ -9,13 +9,24 @@ from typing import Any
 
 import pytest
 
-from ray_mono.protobuf import common_pb2, gcs_pb2, gcs_rpc, raylet_pb2
+from ray_mono.protobuf import common_pb2, gcs_pb2, raylet_pb2
 from ray_mono.rpc.surface import RpcError, StatusCode
+from tests.gcs.lost_head import (
+    EMPTY,
+    GRACE_S,
+    Lost,
+    actor_row,
+    job_row,
+    named,
+    owner_row,
+    tell,
+    told_by_node,
+    worker_row,
+)
 from tests.gcs.scene import (
     JOB,
     OWNER,
     FakeNode,
-    FakeWorker,
     GcsScene,
     actor_id,
     create_actor,
@@ -24,132 +35,6 @@ from tests.gcs.scene import (
     registration,
     until_state,
 )
-
-BEFORE = b"the cluster before"
-EMPTY = common_pb2.Empty()
-GRACE_S = 10.0
-Gcs = gcs_rpc.GcsServiceAsyncStub
-
-
-def owner_row(node: FakeNode) -> common_pb2.WorkerInfo:
-    return common_pb2.WorkerInfo(
-        worker_id=OWNER.binary(),
-        node_id=node.node_id,
-        type=common_pb2.DRIVER,
-        job_id=JOB.binary(),
-        is_alive=True,
-    )
-
-
-def worker_row(worker: FakeWorker) -> common_pb2.WorkerInfo:
-    return common_pb2.WorkerInfo(worker_id=worker.worker_id, node_id=worker.node.node_id, is_alive=True)
-
-
-def told_by_node(
-    *workers: common_pb2.WorkerInfo,
-    others: tuple[FakeNode, ...] = (),
-    last_job: int = 1,
-    known_cluster_id: bytes = BEFORE,
-) -> gcs_pb2.RegisterNodeRequest:
-    return gcs_pb2.RegisterNodeRequest(
-        known_cluster_id=known_cluster_id,
-        workers=workers,
-        other_nodes=[
-            common_pb2.NodeInfo(
-                node_id=other.info.node_id,
-                host=other.info.host,
-                node_manager_port=other.info.node_manager_port,
-                total=other.info.total,
-            )
-            for other in others
-        ],
-        last_job_number=last_job,
-    )
-
-
-def job_row(node: FakeNode | None) -> common_pb2.JobInfo:
-    """As the driver tells it, or without a node as a worker does."""
-    row = common_pb2.JobInfo(job_id=JOB.binary(), namespace="space", config_json="{}")
-    if node is not None:
-        row.driver.CopyFrom(common_pb2.Address(worker_id=OWNER.binary(), node_id=node.node_id))
-    return row
-
-
-def actor_row(
-    told: gcs_pb2.RegisterActorRequest,
-    state: common_pb2.ActorState,
-    worker: FakeWorker | None = None,
-    num_restarts: int = 0,
-    grant: bytes = b"",
-) -> common_pb2.ActorInfo:
-    return common_pb2.ActorInfo(
-        creation_spec=told.creation_spec,
-        class_name=told.class_name,
-        state=state,
-        address=worker.address if worker else None,
-        num_restarts=num_restarts,
-        creation_grant=grant,
-        pid=7,
-    )
-
-
-async def tell(
-    gcs: Gcs,
-    who: bytes,
-    *actors: common_pb2.ActorInfo,
-    job: common_pb2.JobInfo | None = None,
-    owned: tuple[bytes, ...] = (actor_id(1), actor_id(2)),
-) -> None:
-    await gcs.Adopt(gcs_pb2.AdoptRequest(worker_id=who, job=job, actors=actors, owned_actor_ids=owned))
-
-
-async def named(gcs: Gcs, name: str) -> common_pb2.ActorInfo:
-    return await gcs.GetNamedActor(gcs_pb2.GetNamedActorRequest(name=name, namespace="space"))
-
-
-class Lost:
-    """One node with an actor that lives; then the head ends, and another one knows nothing."""
-
-    gcs: Gcs
-    node: FakeNode
-    worker: FakeWorker
-    info: common_pb2.ActorInfo
-    """The actor as it was."""
-
-    def __init__(self, scene: GcsScene) -> None:
-        self.scene = scene
-
-    async def play(self, **options: object) -> None:
-        scene = self.scene
-        gcs = await scene.start_gcs()
-        self.node = await scene.add_node({"CPU": 4})
-        told = self.told = registration(1, owner_node_id=self.node.node_id, **options)  # type: ignore[arg-type]
-        await gcs.RegisterActor(told)
-        self.info = await until_state(gcs, common_pb2.ALIVE)
-        self.worker = self.node.workers[self.info.address.worker_id]
-        scene.kill_gcs()
-        scene.lose_storage()
-        self.gcs = await scene.start_gcs()
-
-    async def node_joins(
-        self,
-        *workers: common_pb2.WorkerInfo,
-        others: tuple[FakeNode, ...] = (),
-        known_cluster_id: bytes = BEFORE,
-    ) -> list[bytes]:
-        lease = {self.node.leases[0].lease_id: self.worker.worker_id}
-        told = told_by_node(*workers, others=others, known_cluster_id=known_cluster_id)
-        return await self.node.process.spawn(self.node.join(lease, told))
-
-    async def all_tell(self, known_cluster_id: bytes = BEFORE) -> None:
-        """The node, its driver, which owns the actor, and the actor's worker."""
-        rows = owner_row(self.node), worker_row(self.worker)
-        await self.node_joins(*rows, known_cluster_id=known_cluster_id)
-        await tell(self.gcs, self.worker.worker_id, self.row(), job=job_row(None))
-        await tell(self.gcs, OWNER.binary(), job=job_row(self.node))
-
-    def row(self) -> common_pb2.ActorInfo:
-        return actor_row(self.told, common_pb2.ALIVE, self.worker)
 
 
 def test_a_living_actor_is_adopted_found_by_its_name_and_can_restart() -> None:
@@ -475,53 +360,6 @@ def test_after_a_job_has_begun_a_node_of_an_earlier_head_is_not_adopted() -> Non
         assert unwanted == [it.node.leases[0].lease_id]
         await tell(it.gcs, it.worker.worker_id, it.row(), job=job_row(None))
         assert not (await it.gcs.GetAllActors(EMPTY)).actors
-
-    play(script)
-
-
-@pytest.mark.parametrize("knows_the_second", [False, True])
-def test_what_a_head_had_half_heard_when_it_ended_is_told_again(knows_the_second: bool) -> None:
-    async def script(scene: GcsScene) -> None:
-        it = Lost(scene)
-        await it.play()
-        second = (await it.gcs.GetClusterInfo(EMPTY)).cluster_id
-        await it.node_joins(owner_row(it.node), worker_row(it.worker))
-        await tell(it.gcs, OWNER.binary(), job=job_row(it.node))
-        await it.gcs.KvPut(gcs_pb2.KvPutRequest(namespace=b"mine", key=b"key", value=b"value"))
-        scene.kill_gcs()
-        it.gcs = await scene.start_gcs()
-        assert (await it.gcs.GetClusterInfo(EMPTY)).cluster_id not in (second, BEFORE)
-        await it.all_tell(second if knows_the_second else BEFORE)
-        info = await until_state(it.gcs, common_pb2.ALIVE)
-        assert info.address == it.info.address and info.num_restarts == 0
-        assert (await it.gcs.KvGet(gcs_pb2.KvGetRequest(namespace=b"mine", key=b"key"))).value == b"value"
-
-    play(script)
-
-
-def test_a_head_that_ended_before_anybody_told_it_anything_leaves_an_empty_store() -> None:
-    async def script(scene: GcsScene) -> None:
-        it = Lost(scene)
-        await it.play()
-        scene.kill_gcs()
-        it.gcs = await scene.start_gcs()
-        await it.all_tell()
-        assert (await until_state(it.gcs, common_pb2.ALIVE)).address == it.info.address
-
-    play(script)
-
-
-def test_a_late_node_is_adopted_by_the_head_after_the_one_that_heard_the_others() -> None:
-    async def script(scene: GcsScene) -> None:
-        it = Lost(scene)
-        await it.play()
-        other = await scene.add_node({"CPU": 1}, told=told_by_node())
-        await asyncio.sleep(GRACE_S + 1)
-        scene.kill_gcs()
-        it.gcs = await scene.start_gcs()
-        await other.process.spawn(other.join())
-        await it.all_tell()
-        assert (await until_state(it.gcs, common_pb2.ALIVE)).address == it.info.address
 
     play(script)
 

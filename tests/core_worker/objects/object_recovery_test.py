@@ -176,15 +176,6 @@ def test_a_task_without_retries_does_not_run_again(scene: Scene) -> None:
         scene.core.get([ref], None)
 
 
-def test_a_task_that_was_answered_though_it_was_cancelled_does_not_run_again(scene: Scene) -> None:
-    ref = scene.submit(max_retries=3)
-    scene.grant()
-    scene.core.cancel(ref, False, False)
-    scene.finish(ref, in_store(ref.binary(), ELSEWHERE))
-    assert error_of(lose(scene, ref)).reason == "OBJECT_UNRECONSTRUCTABLE_TASK_CANCELLED"
-    assert attempts(scene, ref) == [0]
-
-
 def put(scene: Scene) -> ObjectRef[Any]:
     """A large value, in this node's store and in no other."""
     scene.wire.replies["Create"] = lambda request: object_manager_pb2.CreateReply(offset=0)

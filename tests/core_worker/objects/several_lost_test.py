@@ -80,6 +80,15 @@ def test_several_lost_returns_of_a_task_take_one_run(scene: Scene) -> None:
     assert attempts(scene, refs[0]) == [0, 1]
 
 
+def test_a_task_that_was_answered_though_it_was_cancelled_does_not_run_again(scene: Scene) -> None:
+    ref = scene.submit(max_retries=3)
+    scene.grant()
+    scene.core.cancel(ref, False, False)
+    scene.finish(ref, in_store(ref.binary(), ELSEWHERE))
+    assert error_of(lose(scene, ref)).reason == "OBJECT_UNRECONSTRUCTABLE_TASK_CANCELLED"
+    assert attempts(scene, ref) == [0]
+
+
 def test_a_second_run_that_fails_spoils_nothing_that_is_there(scene: Scene) -> None:
     refs = several(scene)
     scene.finish(refs[0], returns(refs, ELSEWHERE))
