@@ -7,6 +7,7 @@ from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
+from ray_mono.core_worker.object_ref import ObjectRef
 from tests.core_worker.losses import make, places, report
 from tests.core_worker.scene import ELSEWHERE, Scene, nodes
 
@@ -31,19 +32,22 @@ def lines_run(function: Callable[[], object]) -> int:
     return count
 
 
+def lines_of_losing(scene: Scene, refs: list[ObjectRef[Any]]) -> int:
+    def lose_all() -> None:
+        for ref in refs:
+            report(scene, ref.binary(), ELSEWHERE)
+        with scene.env.lock:
+            scene.wire.last("GetAllNodes").answer(nodes(ELSEWHERE))
+        scene.turn()
+
+    return lines_run(lose_all)
+
+
 def test_a_thousand_losses_cost_ten_times_what_a_hundred_do() -> None:
     def cost(num_lost: int) -> int:
         scene = Scene()
         refs = [make(scene) for _ in range(num_lost)]
-
-        def lose_all() -> None:
-            for ref in refs:
-                report(scene, ref.binary(), ELSEWHERE)
-            with scene.env.lock:
-                scene.wire.last("GetAllNodes").answer(nodes(ELSEWHERE))
-            scene.turn()
-
-        lines = lines_run(lose_all)
+        lines = lines_of_losing(scene, refs)
         assert all(not places(scene, ref) for ref in refs)
         return lines
 
@@ -61,15 +65,7 @@ def test_so_do_the_results_of_one_value_that_is_not_held_and_long_chains() -> No
             last = make(scene, last)
         refs.append(last)
         del first, last
-
-        def lose_all() -> None:
-            for ref in refs:
-                report(scene, ref.binary(), ELSEWHERE)
-            with scene.env.lock:
-                scene.wire.last("GetAllNodes").answer(nodes(ELSEWHERE))
-            scene.turn()
-
-        return lines_run(lose_all)
+        return lines_of_losing(scene, refs)
 
     few, many = cost(100), cost(1000)
     assert 1000 < few and many < 12 * few
