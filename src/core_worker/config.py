@@ -130,10 +130,10 @@ class CoreWorkerConfig:
 
     # ---- answers (task_reply.py)
     error_bytes_max: int = 16 << 20
-    unflushed_answers_max: int = 16
-    """How many answers may share one send. An answer waits for others only if its call ran short, and another
-    answer is about to follow. A long call may hold the GIL, or end the process; then no thread could send the
-    answers that wait."""
+    unflushed_answers_max: int = 64
+    """How many answers may share one send: half a millisecond of them. An answer waits for others only if its
+    call ran short, and another answer is about to follow. A long call may hold the GIL; then no thread could
+    send the answers that wait."""
     shared_answers_max: int = 256
     """How many answers of tasks that came in one frame go in one."""
     shared_answers_s: float = 0.002

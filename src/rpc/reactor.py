@@ -432,12 +432,14 @@ class Reactor:
             self.wake()
 
     def flush_soon(self) -> None:
-        """What was buffered without a ring goes within LATE_FLUSH_S;
-        what others buffer meanwhile goes with it.
+        """What was buffered without a ring, or left in a queue, goes within LATE_FLUSH_S;
+        what others buffer meanwhile goes with it. Any thread; without the lock for what is in a queue.
         """
         self._flushes_late = True
         if self._lead.nap and self._late_flush is None:
-            self._late_flush = self.call_later(LATE_FLUSH_S, self._flush_late)
+            with self.lock:
+                if self._late_flush is None:
+                    self._late_flush = self.call_later(LATE_FLUSH_S, self._flush_late)
 
     def _flush_late(self) -> None:
         """The turn that this runs in flushes. While there is more each time the leader looks by itself:

@@ -60,8 +60,10 @@ class ActorParts:
     """Runs a call on the thread that calls it, and answers: Executor.run_here."""
     finish_exit: Callable[[BaseException], None]
     """The actor's code ended it: Executor.finish_exit."""
-    check_time: Callable[[], None]
-    """Before a call begins: Executor.check_time."""
+    is_time_over: Callable[[], bool]
+    """Before a call begins: StartBoard.is_time_over."""
+    out_of_time: Callable[[], None]
+    """It is: Executor.out_of_time."""
 
 
 class ActorRuntime:
@@ -101,7 +103,8 @@ class ActorRuntime:
                 parts.events,
                 self.answer_error,
                 self.exit_by,
-                parts.check_time,
+                parts.is_time_over,
+                parts.out_of_time,
             )
             for name, limit in self._groups.items():
                 self._loops[name] = AsyncGroup(group_parts, name, limit)
@@ -191,7 +194,8 @@ class ActorRuntime:
             pool.submit(self._run_threaded, call, task, prepared)
 
     def _run_threaded(self, call: Call, task: TaskContext, prepared: list[Any]) -> None:
-        self._parts.check_time()
+        if self._parts.is_time_over():
+            self._parts.out_of_time()
         try:
             self._parts.run_here(call, task, prepared)
         except BaseException as error:

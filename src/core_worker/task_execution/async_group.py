@@ -63,8 +63,10 @@ class AsyncParts:
     """Answers a call by the error that left the user's code."""
     exit_by: Callable[[BaseException], None]
     """A coroutine ended the actor."""
-    check_time: Callable[[], None]
-    """Before a call begins: Executor.check_time."""
+    is_time_over: Callable[[], bool]
+    """Before a call begins: StartBoard.is_time_over."""
+    out_of_time: Callable[[], None]
+    """It is: Executor.out_of_time."""
 
 
 class AsyncGroup:
@@ -79,12 +81,16 @@ class AsyncGroup:
         self._has_ended = False
         # By its context, since two attempts of a call may run at once, if the caller lost a connection. Both
         # count.
-        self._running: dict[TaskContext, asyncio.Task[None]] = {}
+        self._running: dict[TaskContext, tuple[asyncio.Task[None], Call]] = {}
         # By task id, in order. They are no coroutines yet, since there may be many.
         self._waiting: OrderedDict[bytes, tuple[Call, TaskContext, list[Any]]] = OrderedDict()
         # Calls on their way to the loop's thread, which is woken for the first of them.
         self._arriving: deque[tuple[Call, TaskContext, list[Any]]] = deque()
         self._is_flush_near = False
+        self._followed = self._flush_soon
+        self._on_unbegun = self._unbegun
+        # Calls that waited begin in it, and not in that of the call that made room.
+        self._own_context = contextvars.copy_context()
         self._ident = 0
         CallThread(self._run_loop, f"actor-loop-{name}" if name else "actor-loop").start()
 
@@ -141,7 +147,7 @@ class AsyncGroup:
 
     def start(self, call: Call, task: TaskContext, prepared: list[Any]) -> None:
         """Starts a call beside others. Calls start in the order in which this is called."""
-        call.followed_if(self._flush_soon)
+        call.followed_if(self._followed)
         self._arriving.append((call, task, prepared))
         if len(self._arriving) == 1:
             try:
@@ -169,7 +175,7 @@ class AsyncGroup:
     def _flush(self) -> None:
         self._is_flush_near = False
         with self._parts.env.lock:
-            self._parts.env.reactor.flush()
+            self._parts.replies.flush()
 
     def cancel(self, task_id: bytes) -> None:
         with contextlib.suppress(RuntimeError):  # the loop is closed
@@ -181,13 +187,14 @@ class AsyncGroup:
 
     async def _ended(self, task_ids: set[bytes]) -> None:
         while True:
-            running = [running for task, running in self._running.items() if task.task_id in task_ids]
+            running = [running for task, (running, _) in self._running.items() if task.task_id in task_ids]
             if not running and task_ids.isdisjoint(self._waiting):
                 return
-            await asyncio.wait(running or self._running.values(), return_when=asyncio.FIRST_COMPLETED)
+            running = running or [running for running, _ in self._running.values()]
+            await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
 
     def _cancel(self, task_id: bytes) -> None:
-        for task, running in self._running.items():
+        for task, (running, _) in self._running.items():
             if task.task_id == task_id:
                 running.cancel()
         self._drop_waiting(task_id)
@@ -218,16 +225,26 @@ class AsyncGroup:
             self._waiting[task.task_id] = call, task, prepared
             return
         running = self._loop.create_task(self._run(call, task, prepared))
-        self._running[task] = running
+        self._running[task] = running, call
+        running.add_done_callback(self._on_unbegun)
 
-        def ended(running: asyncio.Task[None]) -> None:
-            del self._running[task]
-            self._over(call, task, has_run=not running.cancelled())
-            # One that was cancelled by now takes no turn.
-            while self._waiting and len(self._running) < self._limit and not self._is_closed:
-                self._start(*self._waiting.popitem(last=False)[1])
+    def _unbegun(self, running: asyncio.Task[None]) -> None:
+        """It was cancelled before it began: _run takes this callback away, as the loop takes long for one."""
+        for task, (each, call) in self._running.items():
+            if each is running:
+                self._ended_one(call, task, has_run=False)
+                return
 
-        running.add_done_callback(ended)
+    def _ended_one(self, call: Call, task: TaskContext, has_run: bool) -> None:
+        del self._running[task]
+        self._over(call, task, has_run)
+        if self._waiting:
+            self._own_context.run(self._start_waiting)
+
+    def _start_waiting(self) -> None:
+        # One that was cancelled by now takes no turn.
+        while self._waiting and len(self._running) < self._limit and not self._is_closed:
+            self._start(*self._waiting.popitem(last=False)[1])
 
     def _over(self, call: Call, task: TaskContext, has_run: bool) -> None:
         self._parts.call_over(task)
@@ -237,7 +254,9 @@ class AsyncGroup:
 
     async def _run(self, call: Call, task: TaskContext, prepared: list[Any]) -> None:
         parts = self._parts
-        parts.check_time()
+        self._running[task][0].remove_done_callback(self._on_unbegun)
+        if parts.is_time_over():
+            parts.out_of_time()
         target, args, kwargs = prepared
         prepared.clear()
         parts.context.enter(task)
@@ -270,6 +289,7 @@ class AsyncGroup:
                 parts.replies.finish(call, task, value)
         except BaseException as error:
             parts.replies.answer_anyhow(call, error)
+        self._ended_one(call, task, has_run=True)
 
 
 async def on_thread(function: Callable[..., Any], *args: Any) -> Any:

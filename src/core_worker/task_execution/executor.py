@@ -211,14 +211,13 @@ class Executor:
             self._actor.dispatch(call, task, prepared)
             return
         if spec.type != NORMAL_TASK and self._board.is_time_over():
-            self.check_time()
+            self.out_of_time()
         self.run_here(call, task, prepared)
 
-    def check_time(self) -> None:
-        """Before an actor's code begins. Where the head may start the actor elsewhere, it does not."""
-        if self._board.is_time_over():
-            logger.warning("no head has confirmed this node for too long: its actors may be elsewhere")
-            os._exit(1)
+    def out_of_time(self) -> None:
+        """An actor's code does not begin where the head may start the actor elsewhere."""
+        logger.warning("no head has confirmed this node for too long: its actors may be elsewhere")
+        os._exit(1)
 
     def not_begun(self, call: Call) -> None:
         """Its lease was closed: it runs elsewhere."""
@@ -373,7 +372,8 @@ class Executor:
                 self._events,
                 self.run_here,
                 self.finish_exit,
-                self.check_time,
+                self._board.is_time_over,
+                self.out_of_time,
             )
             runtime = ActorRuntime(parts, spec, task)
             with self._env.lock:

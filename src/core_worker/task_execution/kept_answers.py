@@ -3,13 +3,26 @@ Until that has left, they are on the start board as well, before the user's code
 does to the process (os._exit, a crash, a signal), its raylet can tell the callers what was answered
 (common/start_board.py, last_words.py, last_answers.py).
 
+    an answer ──keep──► on the board, collected ──whoever flushes──► written ──► left
+                        on the board, written ─────────────────────────────────► left
+                                                  flushed(): the board forgets what has left
+
+Calls of a concurrent actor end on many threads. Were each to take the core worker's lock for its answer, it
+would wait for the thread that reads calls, and that one for it. So the board has a lock of its own, and
+whoever flushes writes all that is collected. Nobody waits for it: whoever finds it taken does without the
+board, which is right wherever it is full, too. So a finalizer of the user's may run, and do what it likes,
+where it is held.
+
 The board has room for 64 KiB. What finds no room there does not wait for others, but is sent at once. If
 its caller does not read as fast, and the socket is full, the worker waits until it has left, but not for
-long: others may need it, and a caller may be stopped. Lock held, where nothing else is said.
+long: others may need it, and a caller may be stopped. The core worker's lock is held, where nothing else is
+said.
 """
 
 from __future__ import annotations
 
+import threading
+from collections import deque
 from typing import Any, Protocol
 
 from ray_mono.common.start_board import StartBoard
@@ -38,41 +51,66 @@ class KeptAnswers:
         self._env = env
         self._board = board
         self._keep_call = board.keep_call
+        self._board_lock = threading.Lock()
         self.has_some = False
+        self.collected: deque[tuple[Call, bytes]] = deque()
+        """Answers that are kept, and not written."""
         # Those whose answers are kept: connections, and senders of items.
         self._ways: list[Any] = []
         self._latest: Any = None
         # The number of the item that follows the one that was kept last; 0 where that one is not kept.
         self._next_item = 0
 
-    def keep(self, call: Call, answer: bytes) -> bool:
-        """answer: a PushTaskReply, which is written and not flushed. False: it has to leave now."""
-        if not self._keep_call(call.task_id, answer):
+    def keep(self, call: Call, answer: bytes, is_written: bool = True) -> bool:
+        """answer: a PushTaskReply. False: it has to leave now.
+
+        It is written, and not flushed. Or it is collected, and whoever flushes next has to write it: then any
+        thread calls this, without the lock.
+        """
+        lock = self._board_lock
+        if not lock.acquire(False):
             return False
-        connection = call.answer_to.connection
-        if connection is not self._latest:
-            self._note(connection)
+        try:
+            if not self._keep_call(call.task_id, answer):
+                return False
+            connection = call.answer_to.connection
+            if connection is not self._latest:
+                self._note(connection)
+            if not is_written:
+                self.collected.append((call, answer))
+        finally:
+            lock.release()
         return True
 
     def keep_of_frame(self, connection: Any, frame_id: bytes, index: int, plain: bytes) -> bool:
         """As keep, the usual answer of the call at this index of a frame. frame_id: its first task's id."""
-        if not self._board.keep_of_frame(frame_id, index + 1, plain):
+        lock = self._board_lock
+        if not lock.acquire(False):
             return False
-        if connection is not self._latest:
-            self._note(connection)
+        try:
+            if not self._board.keep_of_frame(frame_id, index + 1, plain):
+                return False
+            if connection is not self._latest:
+                self._note(connection)
+        finally:
+            lock.release()
         return True
 
     def keep_item(self, sender: ItemSource, item: bytes) -> bool:
         """As keep, of the item that a generator's sender has collected last, and not sent. item: a part of an
         answer with this item (task_wire.py)."""
-        number = sender.num_made
-        if sender is self._latest and number == self._next_item:
-            is_kept = self._board.keep_more(item)
-        else:
-            part = Reply(first_item=number).SerializeToString() + item
-            is_kept = self._board.keep_call(sender.task_id, part)
-            if is_kept:
-                self._note(sender)
+        number, is_kept = sender.num_made, False
+        if self._board_lock.acquire(False):
+            try:
+                if sender is self._latest and number == self._next_item:
+                    is_kept = self._board.keep_more(item)
+                else:
+                    part = Reply(first_item=number).SerializeToString() + item
+                    is_kept = self._board.keep_call(sender.task_id, part)
+                    if is_kept:
+                        self._note(sender)
+            finally:
+                self._board_lock.release()
         self._next_item = number + 1 if is_kept else 0
         return is_kept
 
@@ -96,9 +134,16 @@ class KeptAnswers:
 
     def flushed(self) -> None:
         """What was written has left, as far as callers took it. To be called while there are some."""
-        for each in self._ways:
-            if each.has_unsent:
+        if not self._board_lock.acquire(False):
+            return
+        try:
+            if self.collected:
                 return
-        self._board.forget_kept()
-        self._ways.clear()
-        self._latest, self.has_some = None, False
+            for each in self._ways:
+                if each.has_unsent:
+                    return
+            self._board.forget_kept()
+            self._ways.clear()
+            self._latest, self.has_some = None, False
+        finally:
+            self._board_lock.release()

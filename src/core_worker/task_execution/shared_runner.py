@@ -40,7 +40,7 @@ class CallEnds(Protocol):
 
     def not_begun(self, call: Call) -> None: ...
 
-    def check_time(self) -> None: ...
+    def out_of_time(self) -> None: ...
 
     def fell_through(self, call: Call, task: TaskContext, error: BaseException) -> None: ...
 
@@ -134,7 +134,7 @@ class SharedRunner:
                 enter(task)
                 number = first_number and first_number + index
                 if may_begin is None and is_time_over():
-                    self._ends.check_time()
+                    self._ends.out_of_time()
                 if may_begin is None or may_begin(number, name):
                     plain = run_one(calls, index, task, target)
                 else:

@@ -85,6 +85,7 @@ class TaskReplies:
         self._num_unflushed = 0
         self._unflushed_max = env.config.unflushed_answers_max
         self._alone_us = env.config.answered_alone_us
+        env.reactor.serve_queues((kept.collected,), self._write_collected)
         # Answers that wait until owners have acknowledged references, and who waits for all of these.
         self._num_unsettled = 0
         self._await_owners: list[Waiter] = []
@@ -143,19 +144,33 @@ class TaskReplies:
         if is_normal:
             self._board.rest()
         answer = usual_answer(task.run_us, plain)
-        lock = self._env.lock
+        kept, lock = self._kept, self._env.lock
+        is_concurrent, is_collected = call.is_followed is not None, False
+        if is_concurrent:
+            # Without the lock, if possible: kept_answers.py.
+            if any(self._dropped.queues):
+                with lock:
+                    self._dropped.drain()
+            # Collected before the look: whichever call then follows finds it, and sends it along.
+            is_collected = kept.keep(call, answer, is_written=False)
+            if self._shares_send(call, task) and is_collected:
+                self._env.reactor.flush_soon()
+                return
         lock.acquire()  # `with` takes twice as long
         try:
             if any(self._dropped.queues):
                 self._dropped.drain()
-            if not is_normal and self._shares_send(call, task) and self._kept.keep(call, answer):
+            if not (is_normal or is_concurrent) and self._shares_send(call, task) and kept.keep(call, answer):
                 call.answer_to.reply_bytes(answer, rings=False)
                 self._env.reactor.flush_soon()
                 return
-            call.answer_to.send_bytes(answer)
+            if kept.collected:
+                self._write_collected()
+            if not is_collected:
+                call.answer_to.send_bytes(answer)
             self._env.reactor.flush()
-            if self._kept.has_some:
-                self._kept.flushed()
+            if kept.has_some:
+                kept.flushed()
         finally:
             lock.release()
         if call.answer_to.connection.has_unsent:
@@ -354,13 +369,27 @@ class TaskReplies:
             if self._shares_send(call, task) and may_wait and self._kept.keep(call, bytes_of(reply)):
                 reactor.flush_soon()
                 return True
-            reactor.flush()
-            if self._kept.has_some:
-                self._kept.flushed()
+            self.flush()
             return False
 
+    def flush(self) -> None:
+        """All answers that are written or collected leave now. Lock held."""
+        self._write_collected()
+        self._env.reactor.flush()
+        if self._kept.has_some:
+            self._kept.flushed()
+
+    def _write_collected(self) -> None:
+        collected = self._kept.collected
+        while collected:
+            call, answer = collected.popleft()
+            try:
+                call.answer_to.reply_bytes(answer, rings=False)
+            except BaseException as error:
+                self.answer_anyhow(call, error)
+
     def _shares_send(self, call: Call, task: TaskContext) -> bool:
-        """Whether its answer may wait for those that follow. Lock held.
+        """Whether its answer may wait for those that follow. Lock held, but for a call of a concurrent actor.
 
         A normal task's goes out before the next task starts, so that its owner knows which task a crash
         struck. Answers of an actor's short calls may share a send; the leader does not let it wait for the

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import contextvars
 import threading
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
@@ -62,6 +63,17 @@ def test_a_call_that_is_cancelled_before_its_turn_never_runs_and_the_next_gets_t
     assert [worker.log.next() for _ in range(4)] == ["1", "end of 1", "3", "end of 3"]
     worker.close()
     assert not worker.running.calls
+
+
+def test_a_call_that_waited_sees_nothing_that_the_one_before_it_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    variable: contextvars.ContextVar[str] = contextvars.ContextVar("variable", default="unset")
+    worker = Group(monkeypatch)
+    worker.start("1")
+    worker.do(lambda: variable.set("of another call"))
+    last = worker.do(variable.get)
+    worker.let_go("1")
+    assert last.value == "unset"
+    worker.close()
 
 
 def test_a_call_that_is_cancelled_just_before_its_turn_gives_the_turn_on(
