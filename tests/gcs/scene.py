@@ -154,11 +154,11 @@ class FakeNode(raylet_rpc.RayletServiceServicer):
             common_pb2.WorkerInfo(worker_id=worker_id, node_id=self.node_id, death_cause=cause)
         )
 
-    async def crash(self, worker: FakeWorker) -> None:
-        """The worker dies of a signal, and the GCS is told."""
+    async def crash(self, worker: FakeWorker, cause: common_pb2.DeathCause | None = None) -> None:
+        """The worker dies, of a signal unless a cause is given, and the GCS is told."""
         worker.process.kill("it crashed")
-        cause = common_pb2.DeathCause(kind=common_pb2.DeathCause.WORKER_DIED, message="signal 11", signal=11)
-        await self.report_death(worker.worker_id, cause)
+        crash = common_pb2.DeathCause(kind=common_pb2.DeathCause.WORKER_DIED, message="signal 11", signal=11)
+        await self.report_death(worker.worker_id, cause or crash)
 
     async def grant_new_worker(
         self, request: raylet_pb2.RequestWorkerLeaseRequest

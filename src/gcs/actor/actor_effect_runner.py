@@ -70,7 +70,7 @@ class ActorEffectRunner:
         def place() -> None:
             actor = self._actors.get(effect.actor_id)
             if actor is not None and actor.is_waiting_for_place and actor.num_restarts == effect.incarnation:
-                self._scheduler.place(effect.actor_id, effect.incarnation, effect.previous_deaths)
+                self._scheduler.place(effect)
 
         self._writes.after_commit(place)
 

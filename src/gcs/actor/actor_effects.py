@@ -32,6 +32,8 @@ class Place:
     """num_restarts at the time of this effect."""
     previous_deaths: int
     """Workers in a row that died during creation: what to back off by."""
+    pause_s: float = 0.0
+    """Not sooner than after this."""
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,8 @@ are to happen: RowChanged first, and what others can see of the rest only when t
 
 - A worker's death starts the actor again while num_restarts is below max_restarts (-1: always). It does not
   where the actor was asked to end (`ending`) or ended on purpose. A death before the constructor returned
-  counts the same.
+  counts the same. Where its node ran short of memory it pauses first: until then the raylet can see whether
+  that was enough, and kill another. Else it would kill the same one, the newest, while its restarts last.
 - A waiting actor that is ended is DEAD at once: no worker has to agree. A living one that is ended by force
   is DEAD as soon, and its worker is killed afterwards.
 - A living one that is ended without force (no handle is left) first finishes the calls that it has queued.
@@ -367,7 +368,7 @@ class ActorManager:
             pending_reason="",
             creations_failed=actor.creations_failed + (actor.state is not ActorLife.ALIVE),
         )
-        return [RowChanged(actor), StopPlacing(actor.actor_id), self._place(actor)]
+        return [RowChanged(actor), StopPlacing(actor.actor_id), self._place(actor, death.pause_s)]
 
     def _bury(self, actor: Actor, death: Death, now_s: float) -> list[Effect]:
         ended = [] if death.kind is DeathKind.CREATION_FAILED else self._end_worker(actor, death)
@@ -407,8 +408,8 @@ class ActorManager:
         moves = not force and actor.leaves and actor.ending is None
         return [EndActorWorker(actor.actor_id, actor.node_id, actor.worker_id, force, death, moves)]
 
-    def _place(self, actor: Actor) -> Place:
-        return Place(actor.actor_id, actor.num_restarts, actor.creations_failed)
+    def _place(self, actor: Actor, pause_s: float = 0.0) -> Place:
+        return Place(actor.actor_id, actor.num_restarts, actor.creations_failed, pause_s)
 
     def _move(self, actor: Actor, event: ActorEvent, **changes: object) -> Actor:
         """The one place where a state changes. Raises IllegalActorTransition and changes nothing."""

@@ -73,7 +73,15 @@ def death_to_proto(death: Death) -> common_pb2.DeathCause:
 def death_from_proto(cause: common_pb2.DeathCause) -> Death:
     error = cause.error.SerializeToString() if cause.HasField("error") else b""
     kind = DeathKind(cause.kind)
-    return Death(kind, cause.message, cause.exit_code, cause.signal, error, cause.is_preempted)
+    return Death(
+        kind,
+        cause.message,
+        cause.exit_code,
+        cause.signal,
+        error,
+        cause.is_preempted,
+        cause.oom_retries.pause_s,
+    )
 
 
 def write_fields(actor: Actor, info: common_pb2.ActorInfo) -> None:

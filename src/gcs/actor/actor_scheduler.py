@@ -20,7 +20,7 @@ from ray_mono.common.backoff import Backoff, pause_after_s
 from ray_mono.common.ids import ActorID, NodeID, WorkerID
 from ray_mono.common.scheduling.argument_nodes import node_with_most
 from ray_mono.common.scheduling.resources import ResourceSet
-from ray_mono.gcs.actor.actor_effects import Effect
+from ray_mono.gcs.actor.actor_effects import Effect, Place
 from ray_mono.gcs.actor.actor_manager import ActorManager
 from ray_mono.gcs.actor.actor_placement import Demand, choose_node, explain, moved_to
 from ray_mono.gcs.actor.actor_rows import demand_of, strategy_of
@@ -82,12 +82,14 @@ class ActorScheduler:
 
     # ---- what the manager's effects ask for
 
-    def place(self, actor_id: ActorID, incarnation: int, previous_deaths: int) -> None:
+    def place(self, effect: Place) -> None:
+        actor_id = effect.actor_id
         self.stop(actor_id)
         delay_s = pause_after_s(
-            previous_deaths - 1, self._config.restart_backoff_s, self._config.restart_backoff_max_s
+            effect.previous_deaths - 1, self._config.restart_backoff_s, self._config.restart_backoff_max_s
         )
-        self._spawn(actor_id, self._place(actor_id, incarnation, delay_s))
+        delay_s = max(delay_s, effect.pause_s)
+        self._spawn(actor_id, self._place(actor_id, effect.incarnation, delay_s))
 
     def go_on_creating(self, actor_id: ActorID, incarnation: int) -> None:
         """On the worker that an earlier GCS leased."""

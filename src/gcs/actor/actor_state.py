@@ -87,6 +87,8 @@ class Death:
     """For CREATION_FAILED: the serialized SerializedObject of the exception."""
     is_preempted: bool = False
     """Its node was drained, since its provider takes it away."""
+    pause_s: float = 0.0
+    """For OUT_OF_MEMORY: what it ran does not run again sooner."""
 
 
 @dataclass(frozen=True)

@@ -209,6 +209,32 @@ def test_a_constructor_that_always_kills_its_worker_is_backed_off_and_given_up()
     play(script)
 
 
+@pytest.mark.parametrize("is_created", [True, False])
+def test_an_actor_killed_for_its_nodes_memory_pauses_before_it_starts_again(is_created: bool) -> None:
+    """Else the raylet, which kills the newest, finds nobody but it, until its restarts are gone."""
+    cause = common_pb2.DeathCause(
+        kind=common_pb2.DeathCause.OUT_OF_MEMORY, oom_retries=common_pb2.OomRetries(pause_s=3.0)
+    )
+
+    async def script(scene: GcsScene) -> None:
+        gcs = await scene.start_gcs()
+        node = await scene.add_node({"CPU": 4})
+        if not is_created:
+            scene.push = never
+        await gcs.RegisterActor(registration(max_restarts=1))
+        while not scene.pushed:
+            await asyncio.sleep(0.01)
+        if is_created:
+            await until_state(gcs, ALIVE)
+        scene.push = create_actor
+        killed_s = scene.world.clock.time_s()
+        await node.crash(node.workers[scene.pushed[0].intended_worker_id], cause)
+        await until_state(gcs, ALIVE, num_restarts=1)
+        assert scene.world.clock.time_s() - killed_s >= 3.0
+
+    play(script)
+
+
 def test_a_worker_whose_death_nobody_reports_is_noticed_by_its_connection() -> None:
     async def script(scene: GcsScene) -> None:
         gcs = await scene.start_gcs()
