@@ -73,6 +73,12 @@ def add_common_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def refuse_settings(parser: argparse.ArgumentParser, error: Exception) -> NoReturn:
+    """Ends the process with what is wrong. How its command line is written helps nobody there: most settings
+    come from whoever started the node."""
+    parser.exit(2, f"{parser.prog}: error: {error}\n")
+
+
 def setup_logging(level: str, service_name: str) -> None:
     """Sends the process's log to standard error, one line per message, with time, level, service and process
     id.

@@ -25,7 +25,7 @@ from ray_mono.common import process
 from ray_mono.common.background import BackgroundTasks
 from ray_mono.common.ids import ClusterID
 from ray_mono.common.our_bug import known
-from ray_mono.common.service import Service, add_common_arguments, run_service
+from ray_mono.common.service import Service, add_common_arguments, refuse_settings, run_service
 from ray_mono.common.version import VERSION
 from ray_mono.common.world import Clock, SystemClock, system_rng
 from ray_mono.gcs.adoption import CLUSTER_ID_KEY, Adoption
@@ -240,7 +240,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         parsed.table_storage = open_storage(parsed, parsed.gcs_config)
         parsed.secret = find_secret(None, parsed.session_dir)
     except (ValueError, StorageError, SecretFileError, SecretNotFoundError) as error:
-        parser.error(str(error))
+        refuse_settings(parser, error)
     return parsed
 
 

@@ -19,7 +19,13 @@ import sys
 from dataclasses import fields
 
 from ray_mono.common.ids import NodeID
-from ray_mono.common.service import Service, add_common_arguments, run_service, setup_logging
+from ray_mono.common.service import (
+    Service,
+    add_common_arguments,
+    refuse_settings,
+    run_service,
+    setup_logging,
+)
 from ray_mono.common.store_messages import ExternalStorageError, is_uri
 from ray_mono.common.world import SystemClock, system_rng
 from ray_mono.object_manager.component import ObjectManager
@@ -172,7 +178,7 @@ def main() -> int:
         )
         config = make_config(arguments.capacity_bytes, arguments.config)
     except ValueError as error:
-        parser.error(str(error))
+        refuse_settings(parser, error)
     store_file = arguments.store_file or f"/dev/shm/ray_mono_{node_id.hex()[:8]}_{os.getpid()}"
     try:
         secret = "" if arguments.store_only else find_secret(None, arguments.session_dir)

@@ -14,9 +14,9 @@ from typing import Any
 from ray_mono.common import process
 from ray_mono.common.ids import NodeID
 from ray_mono.common.scheduling.resources import ResourceSet
-from ray_mono.common.service import add_common_arguments
+from ray_mono.common.service import add_common_arguments, refuse_settings
 from ray_mono.common.world import system_rng
-from ray_mono.raylet.config import RayletConfig
+from ray_mono.raylet.config import RayletConfig, complaint_about
 from ray_mono.rpc.auth import SecretFileError, SecretNotFoundError, find_secret
 
 TEMPLATE_MODULE = "ray_mono.core_worker.process.worker_template"
@@ -39,8 +39,18 @@ SETTINGS = (
     "worker_register_timeout_s",
 )
 """Of RayletConfig; those that --config takes."""
-VARIABLE_PREFIX = "RAY_MONO_"
-"""Before one of these it is an environment variable, as RAY_ makes it one of Ray's. --config wins."""
+RAYS = frozenset(
+    {
+        "max_lineage_bytes",
+        "memory_monitor_refresh_ms",
+        "memory_usage_threshold",
+        "task_oom_retries",
+        "task_oom_retry_delay_base_ms",
+    }
+)
+"""Of these, those that Ray knows by the same name."""
+VARIABLE_PREFIX, RAYS_PREFIX = "RAY_MONO_", "RAY_"
+"""Before one of these it is an environment variable. The first wins over the second, --config over both."""
 
 
 @dataclass(frozen=True)
@@ -166,7 +176,7 @@ def parse_arguments(arguments: list[str] | None = None) -> Arguments:
             parsed.template_fd,
         )
     except (ValueError, SecretFileError, SecretNotFoundError) as error:
-        parser.error(str(error))
+        refuse_settings(parser, error)
 
 
 def make_config(parsed: argparse.Namespace) -> RayletConfig:
@@ -206,9 +216,10 @@ def settings_of(config_json: str, environ: Mapping[str, str]) -> dict[str, Any]:
     """What --config and the environment say of SETTINGS. Raises ValueError naming what is wrong."""
     given: dict[str, tuple[str, Any]] = {}
     for name in SETTINGS:
-        variable = VARIABLE_PREFIX + name
-        if text := environ.get(variable):
-            given[name] = variable, text if isinstance(getattr(RayletConfig, name), str) else _number(text)
+        for prefix in (RAYS_PREFIX,) * (name in RAYS) + (VARIABLE_PREFIX,):
+            if text := environ.get(prefix + name):
+                is_text = isinstance(getattr(RayletConfig, name), str)
+                given[name] = prefix + name, text if is_text else _number(text)
     overrides = _json_object(config_json, "--config")
     if unknown := sorted(overrides.keys() - set(SETTINGS)):
         raise ValueError(f"--config has no {unknown[0]!r}; it takes {', '.join(SETTINGS)}")
@@ -219,6 +230,8 @@ def settings_of(config_json: str, environ: Mapping[str, str]) -> dict[str, Any]:
         if isinstance(value, bool) or not isinstance(value, accepted):
             wanted = {int: "a whole number", float: "a number", str: "a text"}[kind]
             raise ValueError(f"{where} must be {wanted}, got {value!r}")
+        if complaint := complaint_about(name, value):
+            raise ValueError(f"{where} {complaint}, got {value!r}")
     return {name: value for name, (_, value) in given.items()}
 
 

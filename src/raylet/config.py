@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from ray_mono.common.scheduling.resources import CPU, SCALE, ResourceSet
 
 _NOT_NEGATIVE = (
-    "gcs_reconnect_timeout_s",
     "idle_worker_timeout_s",
     "max_lineage_bytes",
     "memory_monitor_refresh_ms",
@@ -115,19 +115,9 @@ class RayletConfig:
         if self.maximum_startup_concurrency < 0:
             given = self.maximum_startup_concurrency
             raise ValueError(f"maximum_startup_concurrency takes 1 or more (0: max(4, CPUs)), got {given}")
-        if not self.gcs_reconnect_timeout_s > 0:
-            raise ValueError(f"gcs_reconnect_timeout_s must be above 0, got {self.gcs_reconnect_timeout_s}")
-        for name in _NOT_NEGATIVE:
-            if not getattr(self, name) >= 0:
-                raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
-        if not 0 < self.memory_usage_threshold <= 1:
-            raise ValueError(
-                f"memory_usage_threshold must be above 0 and at most 1, got {self.memory_usage_threshold}"
-            )
-        if self.task_oom_retries < -1:
-            raise ValueError(
-                f"task_oom_retries takes 0 or more (-1: any number), got {self.task_oom_retries}"
-            )
+        for name in (*_NOT_NEGATIVE, "gcs_reconnect_timeout_s", "memory_usage_threshold", "task_oom_retries"):
+            if complaint := complaint_about(name, getattr(self, name)):
+                raise ValueError(f"{name} {complaint}, got {getattr(self, name)}")
 
     @property
     def num_cpus(self) -> int:
@@ -141,3 +131,14 @@ class RayletConfig:
     @property
     def prestart(self) -> int:
         return self.num_cpus if self.num_prestart_workers < 0 else self.num_prestart_workers
+
+
+def complaint_about(name: str, value: Any) -> str:
+    """What is wrong with this value of one of the settings; empty where nothing is."""
+    if name == "memory_usage_threshold":
+        return "" if 0 < value <= 1 else "must be above 0 and at most 1"
+    if name == "task_oom_retries":
+        return "" if value >= -1 else "takes 0 or more (-1: any number)"
+    if name == "gcs_reconnect_timeout_s":
+        return "" if value > 0 else "must be above 0"
+    return "must not be negative" if name in _NOT_NEGATIVE and not value >= 0 else ""

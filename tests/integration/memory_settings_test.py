@@ -1,5 +1,5 @@
-"""The monitor of a node's memory is set by the environment of whoever starts the node, under Ray's names for
-Ray's programs."""
+"""The monitor of a node's memory is set by the environment of whoever starts the node, also under Ray's
+names. Who starts it hears what cannot be."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
+import ray_mono
 from tests.integration.scripts import Script
 
 PROGRAM = """
@@ -31,7 +32,7 @@ OURS = "import ray_mono as ray"
 RAYS = "import ray_mono.compat\n    ray_mono.compat.install()\n    import ray"
 
 
-@pytest.mark.parametrize(("ray", "prefix"), [(OURS, "RAY_MONO_"), (RAYS, "RAY_")])
+@pytest.mark.parametrize(("ray", "prefix"), [(OURS, "RAY_MONO_"), (OURS, "RAY_"), (RAYS, "RAY_")])
 def test_a_threshold_in_the_environment_counts_and_the_driver_is_told(
     start: Callable[..., Script], monkeypatch: pytest.MonkeyPatch, ray: str, prefix: str
 ) -> None:
@@ -44,3 +45,19 @@ def test_a_threshold_in_the_environment_counts_and_the_driver_is_told(
     for told in (error, warning):
         assert "which ran task endless and used" in told, output
     assert "RAY_MONO_memory_monitor_refresh_ms=0" in warning
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "complaint"),
+    [
+        ("RAY_memory_usage_threshold", "95", "must be a number, above 0 and at most 1; got 95"),
+        ("RAY_MONO_idle_worker_timeout_s", "soon", "must be a number, got 'soon'"),
+    ],
+)
+def test_a_value_that_cannot_be_is_named_and_nothing_else(
+    monkeypatch: pytest.MonkeyPatch, variable: str, value: str, complaint: str
+) -> None:
+    monkeypatch.setenv(variable, value)
+    with pytest.raises((ValueError, RuntimeError), match=f"{variable} {complaint}") as caught:
+        ray_mono.init(address="local", num_cpus=1)
+    assert "usage:" not in str(caught.value)

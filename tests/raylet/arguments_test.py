@@ -22,7 +22,10 @@ RESOURCES = ResourceSet.from_units({"CPU": 1})
         ("{}", {"RAY_MONO_memory_usage_threshold": "1"}, {"memory_usage_threshold": 1}),
         ("{}", {"RAY_MONO_task_oom_retries": "-1"}, {"task_oom_retries": -1}),
         ("{}", {"RAY_MONO_memory_root": "7"}, {"memory_root": "7"}),
-        ("{}", {"RAY_MONO_memory_usage_threshold": "", "RAY_memory_usage_threshold": "0.1"}, {}),
+        ("{}", {"RAY_memory_usage_threshold": "0.1"}, {"memory_usage_threshold": 0.1}),
+        ("{}", {"RAY_MONO_task_oom_retries": "", "RAY_task_oom_retries": "1"}, {"task_oom_retries": 1}),
+        ("{}", {"RAY_MONO_task_oom_retries": "2", "RAY_task_oom_retries": "1"}, {"task_oom_retries": 2}),
+        ("{}", {"RAY_memory_root": "/none", "RAY_idle_worker_timeout_s": "1"}, {}),  # Ray has no such
         ('{"task_oom_retries": 3}', {"RAY_MONO_task_oom_retries": "5"}, {"task_oom_retries": 3}),
     ],
 )
@@ -49,6 +52,13 @@ def test_settings_may_stand_in_both_and_config_wins(
             {"RAY_MONO_memory_monitor_refresh_ms": "soon"},
             "refresh_ms must be a whole number, got 'soon'",
         ),
+        (
+            "{}",
+            {"RAY_memory_usage_threshold": "95"},
+            "^RAY_memory_usage_threshold must be above 0 and at most 1, got 95",
+        ),
+        ("{}", {"RAY_MONO_task_oom_retries": "-2"}, "^RAY_MONO_task_oom_retries takes 0 or more"),
+        ('{"max_lineage_bytes": -1}', {}, "^--config: max_lineage_bytes must not be negative, got -1"),
     ],
 )
 def test_what_is_none_is_refused_with_its_name(config: str, environ: dict[str, str], complaint: str) -> None:

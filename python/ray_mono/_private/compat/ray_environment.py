@@ -9,8 +9,6 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 
-from ray_mono._private.node import ray_settings
-
 _same: Callable[[str], str] = str
 
 # Ray's name -> ours, and how its value becomes ours.
@@ -33,19 +31,13 @@ VARIABLES: dict[str, tuple[str, Callable[[str], str]]] = {
     "RAY_REDIS_ADDRESS": ("RAY_MONO_REDIS_ADDRESS", _same),
     "RAY_REDIS_PASSWORD": ("RAY_MONO_REDIS_PASSWORD", _same),
     "RAY_RUNTIME_ENV_HOOK": ("RAY_MONO_RUNTIME_ENV_HOOK", _same),
-    # A driver's and a worker's own; the others of Ray's settings are below.
+    # A driver's and a worker's own. Who starts a node reads Ray's settings by their own names
+    # (_private/node/ray_settings.py).
     "RAY_max_lineage_bytes": ("RAY_MONO_MAX_LINEAGE_BYTES", _same),
     "RAY_WARN_BLOCKING_GET_INSIDE_ASYNC": ("RAY_MONO_WARN_BLOCKING_GET_INSIDE_ASYNC", _same),
     # Ray makes a directory of its own in it, ours is the base of the sessions itself.
     "RAY_TMPDIR": ("RAY_MONO_TMPDIR", lambda directory: os.path.join(directory, "ray_mono")),
 }
-VARIABLES.update(
-    {
-        f"RAY_{name}": (ray_settings.VARIABLE_PREFIX + name, _same)
-        for name in ray_settings.FLAT
-        if f"RAY_{name}" not in VARIABLES
-    }
-)
 # What this module wrote. So a later change of Ray's variable is told from a setting of ours by the user.
 _written: dict[str, str] = {}
 

@@ -2,20 +2,22 @@
 
 A cluster's settings stand under its services ("gcs", "object_manager", "raylet"), each with the service's own
 names and units. Ray has one list of names. `normalized` puts Ray's where they belong. Those of spilling stay
-as they are (spilling.py). The environment of whoever starts a node may have them as RAY_MONO_<name>;
-`_system_config` wins. The head's count for all nodes that were told nothing else.
+as they are (spilling.py). The environment of whoever starts a node may have them as RAY_MONO_<name>, or, as
+for Ray, as RAY_<name>: a program that is moved here brings them along. The first of these wins over the
+second, and `_system_config` over both. The head's count for all nodes that were told nothing else.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from ray_mono._private.node import spilling
 
 SERVICES = ("gcs", "object_manager", "raylet")
-VARIABLE_PREFIX = "RAY_MONO_"
+VARIABLE_PREFIXES = ("RAY_MONO_", "RAY_")
 
 # Ray's name, whose setting it is, its name there, and what one of Ray's units is in ours.
 _SETTINGS: dict[str, tuple[str, str, float]] = {
@@ -37,6 +39,20 @@ _SETTINGS: dict[str, tuple[str, str, float]] = {
     "task_oom_retry_delay_base_ms": ("raylet", "task_oom_retry_delay_base_ms", 1),
     "worker_register_timeout_seconds": ("raylet", "worker_register_timeout_s", 1),
 }
+# Those that count something. The others take parts of it as well.
+_WHOLE = frozenset(
+    {
+        "health_check_failure_threshold",
+        "max_lineage_bytes",
+        "maximum_gcs_dead_node_cached_count",
+        "maximum_gcs_dead_worker_cached_count",
+        "maximum_gcs_destroyed_actor_cached_count",
+        "memory_monitor_refresh_ms",
+        "task_events_max_num_task_in_gcs",
+        "task_oom_retries",
+        "task_oom_retry_delay_base_ms",
+    }
+)
 # What is always so here, and why; other values are refused.
 _FIXED: dict[str, tuple[Any, str]] = {
     "health_check_initial_delay_ms": (0, "a node is checked from its start on"),
@@ -101,24 +117,25 @@ def merged(cluster: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]
 
 
 def _from(environ: Mapping[str, str]) -> dict[str, Any]:
-    """What the raylet reads by itself (raylet/arguments.py) is left to it: each node has its own."""
+    """What the raylet reads by itself (raylet/arguments.py) is left to it, since each node has its own. But
+    who starts the node hears what is wrong with it."""
     found: dict[str, Any] = {}
     for name in FLAT:
-        variable = VARIABLE_PREFIX + name
-        text = environ.get(variable)
-        if not text or _SETTINGS.get(name, ("", ""))[:2] == ("raylet", name):
+        variable = next((each for prefix in VARIABLE_PREFIXES if environ.get(each := prefix + name)), None)
+        if variable is None:
             continue
-        value: Any = text
+        value: Any = environ[variable]
         if name not in spilling.TEXTS:
-            try:
-                value = json.loads(text.lower())
-            except ValueError:
-                raise ValueError(f"{variable} must be a number, true or false, got {text!r}") from None
+            with contextlib.suppress(ValueError):
+                value = json.loads(value.lower())
             if name == spilling.IS_ON and value in (0, 1):
                 value = bool(value)
         if name not in spilling.SETTINGS:
             _check_value(variable, name, value)
-        found[name] = value
+        elif isinstance(value, str) and name not in spilling.TEXTS:
+            raise ValueError(f"{variable} must be a number, true or false, got {value!r}")
+        if _SETTINGS.get(name, ("", ""))[:2] != ("raylet", name):
+            found[name] = value
     return found
 
 
@@ -127,7 +144,20 @@ def _check_value(where: str, name: str, value: Any) -> None:
         fixed, why = _FIXED[name]
         if value != fixed:
             raise ValueError(f"{where} can only be {fixed!r} here, since {why}; got {value!r}")
-    elif isinstance(value, bool) or not isinstance(value, int | float):
-        raise ValueError(f"{where} must be a number, got {value!r}")
-    elif value < 0 and (name, value) != ("task_oom_retries", -1):
-        raise ValueError(f"{where} must not be negative, got {value!r}")
+        return
+    accepted, is_accepted = _accepted(name)
+    kinds = int if name in _WHOLE else int | float
+    if isinstance(value, bool) or not isinstance(value, kinds) or not is_accepted(value):
+        what = "a whole number" if name in _WHOLE else "a number"
+        raise ValueError(f"{where} must be {what}, {accepted}; got {value!r}")
+
+
+def _accepted(name: str) -> tuple[str, Callable[[float], bool]]:
+    """In words, and as a test."""
+    if name == "memory_usage_threshold":
+        return "above 0 and at most 1", lambda value: 0 < value <= 1
+    if name == "task_oom_retries":
+        return "0 or more (-1: without end)", lambda value: value >= -1
+    if _SETTINGS.get(name, ("",))[0] == "gcs" or name == "gcs_rpc_server_reconnect_timeout_s":
+        return "above 0", lambda value: value > 0
+    return "0 or more", lambda value: value >= 0

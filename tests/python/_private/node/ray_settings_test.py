@@ -85,9 +85,12 @@ def test_the_environment_has_them_too_and_loses() -> None:
         "RAY_MONO_object_spilling_directory": "/a",
         "RAY_MONO_memory_usage_threshold": "0.5",  # the raylet of each node reads it
         "RAY_MONO_nonsense": "1",
+        # As they are called where a program for Ray comes from.
+        "RAY_health_check_timeout_ms": "3000",
+        "RAY_health_check_failure_threshold": "7",
     }
     assert ray_settings.normalized({"health_check_period_ms": 500}, environ) == {
-        "gcs": {"health_check_period_s": 0.5, "health_check_timeout_s": 2.0},
+        "gcs": {"health_check_period_s": 0.5, "health_check_timeout_s": 2.0, "health_check_failures_max": 7},
         "automatic_object_spilling_enabled": False,
         "object_spilling_directory": "/a",
     }
@@ -110,9 +113,13 @@ def test_a_node_that_joins_has_the_clusters_where_it_was_told_nothing() -> None:
     ("given", "message"),
     [
         ({"scheduler_spread_threshold": 0.5}, "no setting 'scheduler_spread_threshold'; accepted are gcs"),
-        ({"health_check_period_ms": "1"}, r"\['health_check_period_ms'\] must be a number, got '1'"),
-        ({"health_check_period_ms": True}, "must be a number, got True"),
-        ({"health_check_timeout_ms": -1}, "must not be negative, got -1"),
+        ({"health_check_period_ms": "1"}, r"\['health_check_period_ms'\] must be a number, above 0; got '1'"),
+        ({"health_check_period_ms": True}, "must be a number, above 0; got True"),
+        ({"health_check_period_ms": 0}, "must be a number, above 0; got 0"),
+        ({"idle_worker_killing_time_threshold_ms": -1}, "must be a number, 0 or more; got -1"),
+        ({"memory_usage_threshold": 95}, "must be a number, above 0 and at most 1; got 95"),
+        ({"memory_usage_threshold": float("nan")}, "above 0 and at most 1; got nan"),
+        ({"task_oom_retries": 1.5}, r"must be a whole number, 0 or more \(-1: without end\); got 1.5"),
         ({"lineage_pinning_enabled": False}, "can only be True here, since what makes lost objects again"),
         ({"health_check_initial_delay_ms": 5000}, "can only be 0 here, since a node is checked from its"),
         ({"health_check_period_ms": 1, "gcs": {"health_check_period_s": 1}}, "are one setting: give one"),
@@ -126,13 +133,23 @@ def test_what_cannot_be_is_refused_by_its_name(given: dict[str, Any], message: s
 @pytest.mark.parametrize(
     ("variable", "text", "message"),
     [
-        ("health_check_period_ms", "soon", "RAY_MONO_health_check_period_ms must be a number, true or false"),
-        ("lineage_pinning_enabled", "false", "RAY_MONO_lineage_pinning_enabled can only be True here"),
-        ("object_spilling_directory", "memory://a", "that is the memory of one process"),
+        ("RAY_MONO_health_check_period_ms", "soon", "must be a number, above 0; got 'soon'"),
+        ("RAY_health_check_period_ms", "0", "must be a number, above 0; got 0"),
+        ("RAY_MONO_lineage_pinning_enabled", "false", "can only be True here"),
+        ("RAY_min_memory_free_bytes", "1", "can only be -1 here, since memory_usage_threshold alone"),
+        ("RAY_MONO_min_spilling_size", "much", "must be a number, true or false, got 'much'"),
+        # The raylet reads these, but its own complaint would come late.
+        ("RAY_memory_usage_threshold", "95", "must be a number, above 0 and at most 1; got 95"),
+        ("RAY_MONO_memory_monitor_refresh_ms", "0.5", "must be a whole number, 0 or more; got 0.5"),
     ],
 )
 def test_what_cannot_be_in_the_environment_is_refused_by_its_name(
     variable: str, text: str, message: str
 ) -> None:
-    with pytest.raises(ValueError, match=message):
-        ray_settings.normalized({}, {f"RAY_MONO_{variable}": text})
+    with pytest.raises(ValueError, match=f"^{variable} {message}"):
+        ray_settings.normalized({}, {variable: text})
+
+
+def test_a_directory_that_cannot_be_is_refused() -> None:
+    with pytest.raises(ValueError, match="that is the memory of one process"):
+        ray_settings.normalized({}, {"RAY_MONO_object_spilling_directory": "memory://a"})
