@@ -4,6 +4,9 @@ what it likes, and says so.
     usage ──► MemoryMonitor: is it time? ──► choose(): whom ──► LocalProcesses.kill ──► the usual report of a
     every memory_monitor_refresh_ms                                                      death, OUT_OF_MEMORY
 
+Idle workers that use much are asked to end before anybody is killed: that loses nothing. One that owns what
+others need refuses.
+
 Ray's monitor counts how long a worker has had its lease. A lease serves many tasks here, so what counts is
 how long its task runs: the worker's board names it, and each look sees whether it is still the same.
 """
@@ -21,7 +24,7 @@ from ray_mono.protobuf import common_pb2
 from ray_mono.raylet.clients import ClientProcess, Clients
 from ray_mono.raylet.config import RayletConfig
 from ray_mono.raylet.effect_runner import EffectRunner
-from ray_mono.raylet.effects import WarnJob
+from ray_mono.raylet.effects import EndMode, WarnJob
 from ray_mono.raylet.local_processes import LocalProcesses
 from ray_mono.raylet.memory.killing_policy import RunningWorker, Victim, choose
 from ray_mono.raylet.memory.memory_monitor import MemoryMonitor
@@ -33,10 +36,13 @@ from ray_mono.raylet.scheduling.leases import WorkerLease
 from ray_mono.raylet.worker.worker_pool import WorkerPool
 from ray_mono.raylet.worker.worker_states import WorkerState
 
+IDLE_BYTES_MIN = 100 << 20
+"""An idle worker that uses less is left alone: the next one in its place would use as much."""
 JOBS_MAX = 1000
 """Jobs whose killed workers are counted. Beyond that the one that was counted first is forgotten."""
 
 _RUN = (WorkerState.LEASED, WorkerState.ACTOR)
+_REST = (WorkerState.IDLE, WorkerState.ENDING)
 
 logger = logging.getLogger(__name__)
 
@@ -71,6 +77,8 @@ class MemoryGuard:
         self._killed: dict[bytes, int] = {}
         # By worker that was killed and may not be gone yet: what it had started.
         self._orphans: dict[bytes, list[ProcessMemory]] = {}
+        # Workers that were asked to end, and have not worked since.
+        self._asked: set[bytes] = set()
         # As it was read last.
         self._usage: MemoryUsage | None = None
         self._log = LimitedLog(logger, clock.time_s, lines_max=1)
@@ -87,8 +95,11 @@ class MemoryGuard:
             usage = self._usage = self._memory.usage()
             self._note_what_began()
             self._end_orphans()
+            self._asked &= {worker.worker_id for worker in self._pool if worker.state in _REST}
             if self._monitor.is_due(usage, self._memory.has_memory, self._clock.time_s()):
                 processes = self._memory.processes(usage)
+                if self._ask_idle(processes):
+                    return  # the next look sees what that has brought
                 victim = choose(self._running(processes))
                 if victim is not None:
                     self._kill(victim, usage, processes)
@@ -145,6 +156,22 @@ class MemoryGuard:
             )
 
     # ---- the end of one
+
+    def _ask_idle(self, processes: Processes) -> bool:
+        """Asks those to end that use much. Whether there were some that had not been asked before."""
+        idle = [worker for worker in self._pool if worker.state is WorkerState.IDLE]
+        big = [
+            worker
+            for worker in idle
+            if worker.worker_id not in self._asked
+            and (client := self._clients.get(worker.worker_id)) is not None
+            and processes.used_by(client.pid) >= IDLE_BYTES_MIN
+        ]
+        for worker in big:
+            self._asked.add(worker.worker_id)
+            reason = "it was idle, and its node ran short of memory"
+            self._effects.run(self._pool.end(worker, EndMode.ASK, reason, self._clock.time_s()))
+        return bool(big)
 
     def _kill(self, victim: Victim, usage: MemoryUsage, processes: Processes) -> None:
         config, worker = self._config, victim.worker

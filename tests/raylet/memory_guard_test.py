@@ -9,7 +9,7 @@ import pytest
 
 from ray_mono.common.scheduling.resources import ResourceSet
 from ray_mono.protobuf import common_pb2
-from ray_mono.raylet.effects import WarnJob
+from ray_mono.raylet.effects import EndMode, WarnJob
 from ray_mono.raylet.memory.memory_usage import MemoryUsage
 from ray_mono.raylet.memory.process_memory import Processes, ProcessMemory
 from ray_mono.raylet.memory_guard import MemoryGuard
@@ -301,6 +301,45 @@ def test_what_a_killed_worker_had_started_goes_with_it_and_counts_as_its_own() -
     node.look(used=9.6)
     node.look(used=9.6)
     assert node.killed == ["new", "old"]
+
+
+def test_idle_workers_that_use_much_are_asked_to_end_once_before_anybody_is_killed() -> None:
+    node = Node()
+    node.runs("was here")
+    node.runs("f")
+    idle = node.scene.granted["was here"].worker_id
+    node.scene.give_back("was here")
+    node.look(used=9.0)
+    assert node.scene.ended == []
+    node.look(used=9.6)
+    assert [(end.worker_id, end.mode) for end in node.scene.ended] == [(idle, EndMode.ASK)]
+    # It owns what others need.
+    node.scene.do(lambda now_s: node.scene.manager.worker_refused_to_end(idle, now_s))
+    node.look(used=9.6)
+    assert node.killed == ["f"]
+    assert [end.mode for end in node.scene.ended] == [EndMode.ASK, EndMode.KILL]
+
+
+def test_an_idle_worker_that_has_worked_since_it_refused_is_asked_again() -> None:
+    node = Node()
+    node.runs("was here")
+    idle = node.scene.granted["was here"].worker_id
+    for _ in range(2):
+        node.scene.give_back("was here")
+        node.look(used=9.6)
+        node.scene.do(lambda now_s: node.scene.manager.worker_refused_to_end(idle, now_s))
+        node.scene.ask("was here")
+        node.look(used=9.0)
+    assert [end.mode for end in node.scene.ended] == [EndMode.ASK, EndMode.ASK]
+
+
+def test_an_idle_worker_that_uses_little_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ray_mono.raylet.memory_guard.IDLE_BYTES_MIN", GIB + 1)
+    node = Node()
+    node.runs("was here")
+    node.scene.give_back("was here")
+    node.look(used=9.6)
+    assert node.scene.ended == []
 
 
 def test_its_state_says_what_is_used_and_how_many_were_killed() -> None:

@@ -10,7 +10,8 @@
   gone the node has not enough memory for it. (Of an actor the GCS decides, by its restarts.)
 - One that is between two tasks just now counts in its group. It is not killed: it has next to nothing.
 
-Nothing but workers with a task or an actor is ever named: no driver, no service, no idle worker.
+Nothing but workers with a task or an actor is ever named: no driver, no service, no idle worker (which is
+asked to end, memory_guard.py).
 """
 
 from __future__ import annotations
