@@ -15,6 +15,7 @@ import threading
 from collections.abc import Callable
 from typing import Protocol
 
+from ray_mono.common.threads import start
 from ray_mono.object_manager.transfer_wire import WireError
 
 _SLICE_BYTES = 256 << 10
@@ -43,7 +44,8 @@ class BulkReceive(asyncio.Future[None]):
         arrived: Callable[[int], None],
     ) -> None:
         """timeout_s: how long no byte may come (up to twice that passes before it is noticed). arrived(count)
-        is called in the thread: so many bytes more are there."""
+        is called in the thread: so many bytes more are there. Raises OSError where no thread may be made: the
+        socket is as before then."""
         super().__init__(loop=asyncio.get_running_loop())
         self.received_bytes = 0
         self._sock = sock
@@ -56,7 +58,11 @@ class BulkReceive(asyncio.Future[None]):
         seconds, microseconds = divmod(max(1, int(timeout_s * 1e6)), 1_000_000)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, _TIMEVAL.pack(seconds, microseconds))
         sock.setblocking(True)
-        threading.Thread(target=self._run, name="receive", daemon=True).start()
+        try:
+            start(threading.Thread(target=self._run, name="receive", daemon=True))
+        except OSError:
+            sock.setblocking(False)
+            raise
 
     def cancel(self, msg: object = None) -> bool:
         if not self.done():

@@ -16,8 +16,8 @@ import logging
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import TypeVar
 
+from ray_mono.common.threads import run_in_pool
 from ray_mono.object_manager.checksums import BLOCK_BYTES, are_right, checksums
 from ray_mono.object_manager.config import ObjectManagerConfig
 from ray_mono.object_manager.external_storage import ExternalStorage
@@ -37,8 +37,6 @@ _PAUSES_S = (0.1, 5.0)
 _PADDING = memoryview(bytes(ALIGNMENT))
 
 logger = logging.getLogger(__name__)
-
-_Result = TypeVar("_Result")
 
 
 class FileSpillDisk:
@@ -77,13 +75,13 @@ class FileSpillDisk:
         return self._place(file).path(file.number)
 
     async def write(self, extents: Sequence[Extent], contents: Sequence[memoryview]) -> None:
-        await _run(self._writers, lambda: self._write(extents, contents))
+        await run_in_pool(self._writers, lambda: self._write(extents, contents))
 
     async def read(self, extent: Extent, start: int, target: memoryview, prepare: Prepare) -> None:
         num_parts = max(1, min(self._config.max_io_workers, len(target) // _READ_BYTES_MIN))
         part_bytes = -(-len(target) // (num_parts * BLOCK_BYTES)) * BLOCK_BYTES
         reads = [
-            _run(self._readers, self._reading(extent, start, target, prepare, first, part_bytes))
+            run_in_pool(self._readers, self._reading(extent, start, target, prepare, first, part_bytes))
             for first in range(0, max(1, len(target)), max(1, part_bytes))
         ]
         done = await asyncio.gather(*reads, return_exceptions=True)
@@ -92,18 +90,18 @@ class FileSpillDisk:
                 raise failure
 
     async def check(self, extent: Extent) -> None:
-        await _run(self._readers, lambda: self._check(extent))
+        await run_in_pool(self._readers, lambda: self._check(extent))
 
     async def copy(self, sources: Sequence[Extent], targets: Sequence[Extent]) -> None:
-        await _run(self._writers, lambda: self._copy(sources, targets))
+        await run_in_pool(self._writers, lambda: self._copy(sources, targets))
 
     async def make(self, file: SpillFile, size_bytes: int) -> None:
-        await _run(self._makers, lambda: self._place(file).make(file.number, size_bytes))
+        await run_in_pool(self._makers, lambda: self._place(file).make(file.number, size_bytes))
         self._stamps[file] = None
 
     async def made(self, file: SpillFile) -> None:
         place = self._place(file)
-        found = await _run(self._makers, lambda: place.flush(file.number))
+        found = await run_in_pool(self._makers, lambda: place.flush(file.number))
         if file in self._stamps:
             self._stamps[file] = found
 
@@ -113,7 +111,7 @@ class FileSpillDisk:
     async def remove(self, file: SpillFile) -> None:
         self._checksums.pop(file, None)
         self._stamps.pop(file, None)
-        await _run(self._writers, lambda: self._place(file).remove(file.number))
+        await run_in_pool(self._writers, lambda: self._place(file).remove(file.number))
 
     def close(self) -> None:
         self._closed.set()
@@ -234,10 +232,6 @@ class FileSpillDisk:
     def _go_on(self) -> None:
         if self._closed.is_set():
             raise ends()
-
-
-async def _run(pool: ThreadPoolExecutor, job: Callable[[], _Result]) -> _Result:
-    return await asyncio.get_running_loop().run_in_executor(pool, job)
 
 
 def _slices(parts: Iterable[memoryview]) -> Iterator[list[memoryview]]:

@@ -8,6 +8,7 @@ have died unnoticed, so a request that fails on one before its answer began is s
 from __future__ import annotations
 
 import asyncio
+import errno
 import functools
 import socket
 from collections.abc import Awaitable, Callable, Sequence
@@ -29,7 +30,7 @@ from ray_mono.object_manager.transfer_wire import (
 )
 from ray_mono.protobuf import object_manager_pb2
 from ray_mono.rpc.auth import ClientHandshake
-from ray_mono.rpc.framed_handshake import shaken
+from ray_mono.rpc.framed_handshake import found_addresses, shaken
 from ray_mono.rpc.sockets import speaks_first, tune_tcp, why_not
 
 T = TypeVar("T")
@@ -123,19 +124,25 @@ class TcpTransferStreams:
     async def _receive(self, sock: socket.socket, memory: memoryview, landing: Landing) -> None:
         timeout_s = self._config.idle_transfer_timeout_s
         start = landing.at
-        if len(memory) < _IN_THREAD_BYTES_MIN:
 
-            def progress(count: int) -> None:
-                landing.arrived(count)
-                self.received_bytes += count
-
-            await receive_into(sock, memory, timeout_s, progress)
-            return
+        def progress(count: int) -> None:
+            landing.arrived(count)
+            self.received_bytes += count
 
         def prepare(at: int, count: int) -> None:
             landing.prepare(start + at, count)
 
-        reception = BulkReceive(sock, memory, timeout_s, prepare, landing.arrived_in_thread)
+        if len(memory) < _IN_THREAD_BYTES_MIN:
+            await receive_into(sock, memory, timeout_s, progress)
+            return
+        try:
+            reception = BulkReceive(sock, memory, timeout_s, prepare, landing.arrived_in_thread)
+        except OSError as error:
+            if error.errno != errno.EAGAIN:
+                raise
+            # There is no thread for it: the loop is slower, and enough.
+            await receive_into(sock, memory, timeout_s, progress)
+            return
         try:
             await reception
         finally:
@@ -209,7 +216,7 @@ class TcpTransferStreams:
         loop = asyncio.get_running_loop()
 
         async def shake() -> socket.socket:
-            found = await loop.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)
+            found = await found_addresses(address.host, address.port)
             family, kind, protocol, _, target = found[0]
             sock = socket.socket(family, kind | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC, protocol)
             try:

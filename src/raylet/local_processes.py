@@ -18,7 +18,7 @@ from ray_mono.raylet.head_lease import HeadLease
 from ray_mono.raylet.scheduling.lease_manager import LeaseManager
 from ray_mono.raylet.store_client import StoreClient
 from ray_mono.raylet.worker.death_reports import DeathReports
-from ray_mono.raylet.worker.deaths import remove_socket
+from ray_mono.raylet.worker.deaths import remove_socket, why_not_started
 from ray_mono.raylet.worker.last_words import LastWords, answers_on, said_of
 from ray_mono.raylet.worker.launcher import WorkerExit
 from ray_mono.raylet.worker.worker_pool import WorkerPool
@@ -140,7 +140,8 @@ class LocalProcesses:
             self._tasks.spawn(self._deaths.hear_out(process), f"hear out {worker.worker_id.hex()[:8]}")
         else:
             now_s = self._clock.time_s()
-            self._effects.run(self._leases.worker_died(worker.worker_id, exit_.message, now_s))
+            why = why_not_started(exit_, worker.worker_id, self._config)
+            self._effects.run(self._leases.worker_died(worker.worker_id, why, now_s))
 
     def _connection_ended(self, process: ClientProcess, reason: str) -> None:
         if self._clients.get(process.worker_id) is process and not self._is_closed:

@@ -20,7 +20,7 @@ from ray_mono.rpc import sockets
 from ray_mono.rpc.auth import PeerRefusedError, check_peer_uid
 from ray_mono.rpc.framed_channel import FramedChannel
 from ray_mono.rpc.framed_connection import FramedConnection
-from ray_mono.rpc.framed_handshake import ClientDoor, shaken
+from ray_mono.rpc.framed_handshake import ClientDoor, found_addresses, shaken
 from ray_mono.rpc.framed_server import ServerConnection
 from ray_mono.rpc.grpc_splice import GrpcSplice
 from ray_mono.rpc.sockets import TcpAddress, UnixAddress
@@ -110,7 +110,7 @@ class FramedTransport:
 async def _connected(address: TcpAddress) -> socket.socket:
     """A connection to the first of the host's addresses that answers. Raises OSError, of the last."""
     loop = asyncio.get_running_loop()
-    found = await loop.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)
+    found = await found_addresses(address.host, address.port)
     for number, (family, kind, protocol, _, target) in enumerate(found):
         sock = socket.socket(family, kind | socket.SOCK_NONBLOCK, protocol)
         try:

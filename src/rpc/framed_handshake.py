@@ -5,9 +5,11 @@ in its place when the handshake is done, and when another is begun. The side tha
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
-from typing import TypeVar, cast
+import socket
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, TypeVar, cast
 
+from ray_mono.common.threads import no_thread
 from ray_mono.rpc import auth
 from ray_mono.rpc.auth import ClientHandshake, HandshakeState
 from ray_mono.rpc.framed_connection import FramedConnection
@@ -15,6 +17,19 @@ from ray_mono.rpc.sockets import TcpAddress
 from ray_mono.rpc.surface import RpcError, StatusCode
 
 T = TypeVar("T")
+
+
+async def found_addresses(host: str, port: int) -> Sequence[tuple[int, int, int, str, Any]]:
+    """As getaddrinfo has them: family, kind, protocol, name, address. What is a number
+    already asks nobody, and needs no thread. Raises OSError."""
+    try:
+        return socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST)
+    except socket.gaierror:
+        pass
+    try:
+        return await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    except RuntimeError as error:
+        raise no_thread(error) from error
 
 
 async def shaken(shake: Callable[[], Awaitable[T]]) -> T:

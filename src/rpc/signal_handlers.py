@@ -112,8 +112,10 @@ class Deferred(DecidingHandler):
 
     def _again(self, signum: int, frame: FrameType | None) -> None:
         # Not by a timer of ours, whose table may be half changed, nor by a thread of threading's, which may
-        # hold its locks.
-        _thread.start_new_thread(self._send_again, (signum,))
+        # hold its locks. Where no thread may be made the handler waits for the user's code, or the
+        # next signal.
+        with contextlib.suppress(RuntimeError):
+            _thread.start_new_thread(self._send_again, (signum,))
 
     def _send_again(self, signum: int) -> None:
         time.sleep(AGAIN_S)

@@ -185,3 +185,4 @@ def test_where_no_process_can_be_made_actors_wait_and_the_driver_is_told(
     output = run(FEW_PROCESSES, tmp_path, str(pids_group))
     assert "waiting: 0" not in output and "the end" in output
     assert "Workers do not start, so tasks and actors wait" in output
+    assert "the pids limit of the container" in output and "The head" not in output

@@ -12,6 +12,7 @@ import pytest
 
 from ray_mono.object_manager.bulk_receive import BulkReceive
 from ray_mono.object_manager.transfer_wire import WireError
+from tests.no_threads import no_threads
 
 MIB = 1 << 20
 DATA = random.Random(1).randbytes(2 * MIB + 77)
@@ -113,5 +114,14 @@ def test_after_a_cancel_not_a_byte_is_written() -> None:
         with pytest.raises(asyncio.CancelledError):
             await task
         assert receptions[0].cancelled() and memory == bytes(len(DATA))
+
+    run(scene)
+
+
+def test_where_no_thread_may_be_made_the_socket_is_as_before() -> None:
+    async def scene(here: socket.socket, there: socket.socket) -> None:
+        with no_threads(), pytest.raises(OSError, match="can't start new thread"):
+            BulkReceive(here, memoryview(bytearray(9)), TIMEOUT_S, unprepared, unheard)
+        assert not here.getblocking()
 
     run(scene)

@@ -156,6 +156,19 @@ def test_a_process_that_exits_before_it_registers_leaves_a_failed_start(tmp_path
     assert node.scene.pool.start_trouble == "worker pid 7 exited with code 1" and node.freed == []
 
 
+def test_a_failed_start_says_what_the_worker_wrote_last_and_what_helps(tmp_path: Path) -> None:
+    node = Node(tmp_path)
+    node.scene.ask("a")
+    worker = node.started()
+    (tmp_path / "logs").mkdir()
+    log = tmp_path / "logs" / f"worker-{worker.worker_id.hex()}-7.err"
+    log.write_text("Traceback (most recent call last):\nRuntimeError: can't start new thread\n")
+    node.processes.exited(WorkerExit(worker.startup_token, 7, 1, 0, "worker pid 7 exited with code 1"))
+    trouble = node.scene.pool.start_trouble
+    assert "exited with code 1 and wrote last: RuntimeError: can't start new thread; no more" in trouble
+    assert "'ulimit -u' or the pids limit" in trouble
+
+
 def test_a_registered_process_that_exits_is_heard_out_before_its_connection_ends(tmp_path: Path) -> None:
     node = Node(tmp_path)
     node.scene.ask("a")

@@ -17,6 +17,7 @@ from ray_mono.protobuf.gcs_rpc import gcs_service_handlers
 from ray_mono.rpc import auth, framed, framing, strangers, unix_door
 from ray_mono.rpc.framed import FramedTransport
 from ray_mono.rpc.surface import StatusCode
+from tests.no_threads import no_threads
 from tests.rpc.flooded_port import send_away
 from tests.rpc.passed_on import passed_on
 from tests.rpc.quiet import WAIT_S, run_quietly
@@ -191,5 +192,20 @@ def test_a_server_that_never_answers_is_unavailable_in_time() -> None:
             address = f"127.0.0.1:{silent.getsockname()[1]}"
             error = await error_of(FramedTransport(SECRET).connect(address, 0.05))
             assert error.code is StatusCode.UNAVAILABLE and address in error.message
+
+    run_quietly(scene())
+
+
+def test_where_no_thread_may_be_made_an_address_is_reached_and_a_name_is_unavailable() -> None:
+    async def scene() -> None:
+        transport = FramedTransport(SECRET)
+        listener = await transport.serve("127.0.0.1:0", {})
+        by_name = listener.address.replace("127.0.0.1", "localhost")
+        with no_threads():
+            channel = await transport.connect(listener.address, WAIT_S)
+            channel.close()
+            error = await error_of(transport.connect(by_name, WAIT_S))
+        assert error.code is StatusCode.UNAVAILABLE and "temporarily unavailable" in error.message
+        await listener.close()
 
     run_quietly(scene())

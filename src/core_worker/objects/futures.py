@@ -16,6 +16,7 @@ from functools import partial
 from typing import Any
 
 from ray_mono.common import raw_error
+from ray_mono.common.threads import start
 from ray_mono.core_worker.environment import Environment
 from ray_mono.core_worker.object_ref import ObjectRef, SessionEnded
 from ray_mono.core_worker.objects.future_resolver import FutureResolver
@@ -44,7 +45,7 @@ class ObjectFutures:
         self._open: set[concurrent.futures.Future[Any]] = set()
 
     def of(self, ref: ObjectRef[Any]) -> concurrent.futures.Future[Any]:
-        """A future that gets the value, or the error, of `ref`."""
+        """A future that gets the value, or the error, of `ref`. Raises OSError where no thread is left."""
         future: concurrent.futures.Future[Any] = concurrent.futures.Future()
         with self._env.lock:
             if self._env.reactor.is_closed:
@@ -53,19 +54,21 @@ class ObjectFutures:
             entry = self._memory_store.get(ref._id)
             is_here = entry is not None and entry.data is not None
             if not is_here:
-                self._open.add(future)
                 self._complete_later(future, ref)
         if is_here:
             self._read(future, ref)
         return future
 
     def _complete_later(self, future: concurrent.futures.Future[Any], ref: ObjectRef[Any]) -> None:
-        """Completes the future when the value is here, or cannot be brought here. Lock held."""
+        """Completes the future when the value is here, or cannot be brought here. Raises OSError where there
+        can be no thread that does. Lock held."""
         if self._ready is None:
-            self._ready = queue.SimpleQueue()
-            threading.Thread(
-                target=self._complete, args=(self._ready,), name="ray_mono-futures", daemon=True
-            ).start()
+            ready: queue.SimpleQueue[tuple[Any, ObjectRef[Any]] | None] = queue.SimpleQueue()
+            start(
+                threading.Thread(target=self._complete, args=(ready,), name="ray_mono-futures", daemon=True)
+            )
+            self._ready = ready
+        self._open.add(future)
         complete = partial(self._ready.put, (future, ref))
         object_id = ref._id
 

@@ -19,6 +19,7 @@ import threading
 from ray_mono.common import ids, raw_error
 from ray_mono.common.exceptions import ActorDiedError, RayTaskError, TaskCancelledError
 from ray_mono.common.output import write_text
+from ray_mono.common.threads import start
 from ray_mono.core_worker.values import serialization
 
 SILENCED_BY = "RAY_MONO_IGNORE_UNHANDLED_ERRORS"
@@ -45,14 +46,9 @@ class UnhandledErrors:
         if data is None or task_id == self._last_task_id or os.environ.get(SILENCED_BY):
             return
         self._last_task_id = task_id
-        if self._queue.qsize() >= WAITING_MAX:
+        if self._queue.qsize() >= WAITING_MAX or not self._has_thread():
             self._num_left_out += 1
             return
-        if self._thread is None:
-            self._thread = threading.Thread(
-                target=self._print_all, name="ray_mono-unhandled-errors", daemon=True
-            )
-            self._thread.start()
         self._queue.put(data)
 
     def close(self) -> None:
@@ -60,6 +56,16 @@ class UnhandledErrors:
         if self._thread is not None:
             self._queue.put(None)
             self._thread.join(CLOSE_TIMEOUT_S)
+
+    def _has_thread(self) -> bool:
+        if self._thread is None:
+            thread = threading.Thread(target=self._print_all, name="ray_mono-unhandled-errors", daemon=True)
+            try:
+                start(thread)
+            except OSError:
+                return False
+            self._thread = thread
+        return True
 
     def _print_all(self) -> None:
         while (data := self._queue.get()) is not None:

@@ -20,6 +20,7 @@ import logging
 import threading
 import time
 
+from ray_mono.common.threads import start
 from ray_mono.core_worker.task_execution.call_thread import CallThread
 
 logger = logging.getLogger(__name__)
@@ -52,10 +53,15 @@ def _collect() -> None:
 def _join_threads() -> None:
     # The pools of concurrent.futures tell their threads to end, and wait for them. That happens on a thread
     # of its own, since the main thread waits for a limited time only.
+    threads = threading.enumerate()
     joiner = threading.Thread(target=_end_pools, name="end-of-pools", daemon=True)
-    joiner.start()
+    try:
+        start(joiner)
+        threads.insert(0, joiner)
+    except OSError:  # there can be no thread
+        _end_pools()
     deadline_s = time.monotonic() + THREADS_TIMEOUT_S
-    for thread in [joiner, *threading.enumerate()]:
+    for thread in threads:
         is_users = not (thread.daemon or thread is threading.main_thread() or isinstance(thread, CallThread))
         if thread is joiner or is_users:
             thread.join(max(0.0, deadline_s - time.monotonic()))

@@ -25,6 +25,7 @@ again each AGAIN_S, until it strikes user code, or a wait of ours.
 from __future__ import annotations
 
 import _thread
+import contextlib
 import functools
 import logging
 import os
@@ -108,8 +109,10 @@ class SafeExit:
             self.strike()
             raise SystemExit(self._status)
         if is_first:
-            # Not by threading: the interrupted code may hold its locks right now.
-            _thread.start_new_thread(self._insist, ())
+            # Not by threading: the interrupted code may hold its locks right now. Where no thread may be made
+            # the end waits for the next signal, or is a SIGKILL.
+            with contextlib.suppress(RuntimeError):
+                _thread.start_new_thread(self._insist, ())
 
     def begin(self) -> None:
         """Called at the first signal."""

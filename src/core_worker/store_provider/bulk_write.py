@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from ray_mono.common.mapped_file import MappedFile
+from ray_mono.common.threads import start
 
 # Up to this a copy takes less time than to hand over the interpreter's lock.
 _PLAIN_BYTES_MAX = 512 << 10
@@ -59,23 +60,23 @@ def _copy(target: MappedFile, offset: int, array: np.ndarray, stopped: threading
 def _copy_in_parts(target: MappedFile, offset: int, array: np.ndarray, threads: int) -> None:
     stopped = threading.Event()
     part = -(-len(array) // threads)
-    helpers = [
-        threading.Thread(
-            target=_copy, args=(target, offset + start, array[start : start + part], stopped), daemon=True
-        )
-        for start in range(part, len(array), part)
-    ]
-    started: list[threading.Thread] = []
+    helpers: list[threading.Thread] = []
     try:
-        for helper in helpers:
-            helper.start()
-            started.append(helper)
+        for first in range(part, len(array), part):
+            work = (target, offset + first, array[first : first + part], stopped)
+            helper = threading.Thread(target=_copy, args=work, daemon=True)
+            try:
+                start(helper)
+            except OSError:
+                _copy(*work)
+            else:
+                helpers.append(helper)
         _copy(target, offset, array[:part], stopped)
     except BaseException:
         stopped.set()
         raise
     finally:
-        _join(started)
+        _join(helpers)
 
 
 def _join(threads: list[threading.Thread]) -> None:

@@ -14,6 +14,7 @@ delays an eviction by idle_pin_s at most. An object out of scope is released at 
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import mmap
 import os
@@ -29,6 +30,7 @@ from ray_mono.common.exceptions import RaySystemError
 from ray_mono.common.mapped_file import MappedFile
 from ray_mono.common.object_errors import no_room_error
 from ray_mono.common.private_files import UntrustedPathError, open_file
+from ray_mono.common.threads import start
 from ray_mono.core_worker.environment import Environment
 from ray_mono.core_worker.store_provider import bulk_write
 from ray_mono.core_worker.values.serialization import Serialized
@@ -209,13 +211,14 @@ class PlasmaStoreProvider:
 
     def _on_pressure(self, pressure: Any) -> None:
         """The store is full. References in cycles of garbage here may be what fills it, so this collects
-        garbage: on a thread of its own, since finalizers run user code. What people are told is not for it.
-        """
+        garbage: on a thread of its own, since finalizers run user code. Where there can be none the store
+        waits for others. What people are told is not for it."""
         if pressure.message:
             return
         if self._collector is None or not self._collector.is_alive():
             self._collector = threading.Thread(target=gc.collect, name="ray_mono-gc", daemon=True)
-            self._collector.start()
+            with contextlib.suppress(OSError):
+                start(self._collector)
 
     # ---- reading
 

@@ -26,6 +26,7 @@ from ray_mono.common.exceptions import TaskCancelledError
 from ray_mono.common.output import utf8
 from ray_mono.common.raw_error import is_a
 from ray_mono.common.scheduling.resources import ResourceSet
+from ray_mono.common.threads import start
 from ray_mono.core_worker.context import TaskContext, WorkerContext
 from ray_mono.core_worker.environment import Environment
 from ray_mono.core_worker.task_errors import ActorExit, cancelled_error, describe_error, users_traceback
@@ -191,7 +192,11 @@ class ActorRuntime:
         else:
             pool = self._pools[group]
             call.followed_if(pool.has_waiting)
-            pool.submit(self._run_threaded, call, task, prepared)
+            try:
+                pool.submit(self._run_threaded, call, task, prepared)
+            except OSError as error:
+                self._parts.running.call_over(task)
+                self.answer_error(call, task, error)
 
     def _run_threaded(self, call: Call, task: TaskContext, prepared: list[Any]) -> None:
         if self._parts.is_time_over():
@@ -263,7 +268,8 @@ def method_of(instance: Any, name: str, body: dict[str, Any]) -> Any:
 
 class ThreadGroup:
     """A concurrency group of a threaded actor. Calls start in order on at most `limit` threads, which are
-    made when they are needed. The end of the actor does not wait for the calls that they run."""
+    made when they are needed; where there can be no more, calls wait for one. The end of the actor does not
+    wait for the calls that they run."""
 
     def __init__(self, name: str, limit: int) -> None:
         self._name = f"actor-{name or 'calls'}"
@@ -271,22 +277,39 @@ class ThreadGroup:
         self._num_threads = 0
         # An item for each thread that waits for a call: a deque's steps are one each, a semaphore's many.
         self._idle: deque[None] = deque()
+        # An item for each call that waits for a thread, though there are fewer than `limit`.
+        self._late: deque[None] = deque()
         self._calls: queue.SimpleQueue[tuple[Callable[..., None], tuple[Any, ...]]] = queue.SimpleQueue()
 
     def submit(self, function: Callable[..., None], *args: Any) -> None:
-        """Called on the main thread only."""
-        self._calls.put((function, args))
+        """Called on the main thread only. Raises OSError where no thread may be made, and there is none."""
         if self._idle:
             self._idle.pop()
         elif self._num_threads < self._limit:
+            self._add_thread()
+        self._calls.put((function, args))
+
+    def _add_thread(self) -> None:
+        try:
+            start(CallThread(self._run, f"{self._name}-{self._num_threads + 1}"))
+        except OSError:
+            if not self._num_threads:
+                raise
+            self._late.append(None)
+        else:
             self._num_threads += 1
-            CallThread(self._run, f"{self._name}-{self._num_threads}").start()
 
     def _run(self) -> None:
         while True:
             function, args = self._calls.get()
             function(*args)
             del function, args
+            try:
+                if self._late:
+                    self._late.pop()
+                    continue
+            except IndexError:
+                pass  # another thread was faster
             self._idle.append(None)
 
     def has_waiting(self) -> bool:

@@ -18,6 +18,7 @@ from ray_mono.protobuf import common_pb2
 from ray_mono.raylet.clients import ClientProcess
 from ray_mono.raylet.config import RayletConfig
 from ray_mono.raylet.worker.launcher import WorkerExit
+from ray_mono.raylet.worker.room_for_workers import why_and_what_helps
 
 ENDS_MAX = 1000
 """Ends that nobody has asked for yet and that are remembered; each is asked for within seconds or never."""
@@ -112,7 +113,7 @@ def death_cause(
     elif signum == signal.SIGKILL and not is_ordered:
         message += _whose_kill(oom_kills)
     if not client.is_driver:
-        log = f"{config.session_dir}/logs/worker-{client.worker_id.hex()}-{client.pid}"
+        log = _log_of(client.worker_id, client.pid, config)
         message += f"; node {config.host}, output in {log}.out and .err"
         if not (is_ordered or end_reason):
             message += last_lines(log)
@@ -128,9 +129,28 @@ def death_cause(
     return cause
 
 
+def why_not_started(exit_: WorkerExit, worker_id: bytes, config: RayletConfig) -> str:
+    """Of a worker that ended before it registered, or was never made: how, what it wrote last, and what
+    helps."""
+    lines = _last_written(_log_of(worker_id, exit_.pid, config))
+    if not lines:
+        return why_and_what_helps(exit_.message)
+    last = lines[0] if lines[0].startswith(FATAL) else lines[-1]
+    return why_and_what_helps(f"{exit_.message} and wrote last: {last.strip()}")
+
+
 def last_lines(log: str) -> str:
     """What a process wrote last, on lines of their own, to go behind a sentence; empty where that is nothing.
     log: the path of its files, without the suffix."""
+    lines = _last_written(log)
+    return "\nIt wrote last:\n" + "\n".join(f"    {line}" for line in lines) if lines else ""
+
+
+def _log_of(worker_id: bytes, pid: int, config: RayletConfig) -> str:
+    return f"{config.session_dir}/logs/worker-{worker_id.hex()}-{pid}"
+
+
+def _last_written(log: str) -> list[str]:
     for suffix in (".err", ".out"):
         try:
             with open(log + suffix, "rb") as file:
@@ -144,8 +164,8 @@ def last_lines(log: str) -> str:
         # Python writes the innermost frame first.
         lines = lines[:LAST_LINES_MAX] if fatal >= 0 else lines[-LAST_LINES_MAX:]
         if lines:
-            return "\nIt wrote last:\n" + "\n".join(f"    {line}" for line in lines)
-    return ""
+            return lines
+    return []
 
 
 def _is_ours(client: ClientProcess, exit_: WorkerExit | None) -> bool:

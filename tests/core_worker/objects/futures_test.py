@@ -16,6 +16,7 @@ from ray_mono.common.exceptions import OwnerDiedError, RaySystemError
 from ray_mono.core_worker.object_ref import ObjectRef, SessionEnded
 from ray_mono.protobuf import object_manager_pb2
 from tests.core_worker.scene import ELSEWHERE, Scene, failure, in_store, status_in_stores, value
+from tests.no_threads import no_threads
 
 WAIT_S = 30.0
 LARGE = b"l" * 28
@@ -189,3 +190,12 @@ def test_a_coroutine_that_outlives_the_session_is_cancelled_and_who_asks_for_it_
         assert not complaints
 
     asyncio.run(scene())
+
+
+def test_where_no_thread_may_be_made_a_future_is_an_error_and_the_next_one_is_none(scene: Scene) -> None:
+    ref = scene.submit()
+    with no_threads(), pytest.raises(OSError, match="can't start new thread"):
+        ref.future()
+    future = ref.future()
+    arrive(scene, ref, "late")
+    assert future.result(WAIT_S) == "late"

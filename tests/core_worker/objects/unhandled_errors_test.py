@@ -12,6 +12,7 @@ from ray_mono.core_worker.objects import unhandled_errors
 from ray_mono.core_worker.objects.unhandled_errors import SILENCED_BY, UnhandledErrors
 from ray_mono.core_worker.values import serialization
 from tests.core_worker.scene import Scene, failure, in_store
+from tests.no_threads import no_threads
 
 
 def task_error(text: str, cause: BaseException | None = None) -> RayTaskError:
@@ -170,3 +171,20 @@ def test_what_has_no_value_is_no_error(capfd: pytest.CaptureFixture[str]) -> Non
     errors.note(b"a" * 28, None)
     errors.close()
     assert capfd.readouterr().err == ""
+
+
+def test_one_for_which_there_is_no_thread_is_counted_with_the_next(forgotten: Forgotten) -> None:
+    with no_threads():
+        forgotten.fail(task_error("the first"))
+        forgotten.scene.turn()
+    forgotten.fail(task_error("the second"))
+    printed = forgotten.printed()
+    assert "the first" not in printed and "the second" in printed
+    assert "1 more errors that nobody asked for are not shown" in printed
+
+
+def test_an_end_without_a_thread_is_an_end(forgotten: Forgotten, caplog: pytest.LogCaptureFixture) -> None:
+    with no_threads():
+        forgotten.fail(task_error("its traceback"))
+        assert forgotten.printed() == ""
+    assert not caplog.records

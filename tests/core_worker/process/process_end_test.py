@@ -14,6 +14,7 @@ import pytest
 
 from ray_mono.core_worker.process import process_end
 from ray_mono.core_worker.task_execution.call_thread import CallThread
+from tests.no_threads import no_threads
 
 WAIT_S = 30.0
 
@@ -203,3 +204,14 @@ def test_what_is_left_in_a_pool_of_the_users_runs(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(threading, "_threading_atexits", [pool.shutdown])
     process_end.run()
     assert ran == [0, 1, 2]
+
+
+def test_where_no_thread_may_be_made_pools_end_and_handlers_run(
+    monkeypatch: pytest.MonkeyPatch, only_ours: list[Any]
+) -> None:
+    steps: list[str] = []
+    monkeypatch.setattr(threading, "_threading_atexits", [lambda: steps.append("pool")])
+    only_ours.append(lambda: steps.append("handler"))
+    with no_threads():
+        process_end.run()
+    assert steps == ["pool", "handler"]

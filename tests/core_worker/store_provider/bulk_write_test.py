@@ -12,6 +12,7 @@ import pytest
 
 from ray_mono.common.mapped_file import MappedFile
 from ray_mono.core_worker.store_provider import bulk_write
+from tests.no_threads import no_threads
 
 MIB = 1 << 20
 SIZE_BYTES = 40 * MIB
@@ -73,3 +74,13 @@ def test_an_interrupt_is_raised_when_nobody_writes_any_more(monkeypatch: pytest.
             bulk_write.write(target, 0, bytes(32 * MIB))
         assert target.helper is not None and not target.helper.is_alive()
         target.close()
+
+
+def test_where_no_thread_may_be_made_all_bytes_arrive(
+    target: MappedFile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bulk_write.os, "sched_getaffinity", lambda pid: {0, 1, 2})
+    data = random.Random(1).randbytes(33 * MIB)
+    with no_threads():
+        bulk_write.write(target, 64, data)
+    assert target.view[64 : 64 + len(data)] == data

@@ -15,6 +15,7 @@ from ray_mono.core_worker.task_errors import ActorExit
 from ray_mono.core_worker.task_execution.before_blocking import VARIABLE
 from tests.core_worker.task_execution.concurrent_actor import Concurrent
 from tests.core_worker.worker_scene import CODE, WAIT_S, Code, Worker
+from tests.no_threads import no_threads
 
 
 class Threaded(Concurrent):
@@ -65,6 +66,29 @@ def test_a_thread_that_is_free_takes_the_next_call(monkeypatch: pytest.MonkeyPat
         names.add(call.value)
     # One that has answered may not be free yet.
     assert len(names) <= 2
+
+
+def test_where_no_thread_may_be_made_calls_fail_or_wait_for_one_that_there_is(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    worker = Threaded(monkeypatch, limit=3)
+    with no_threads():
+        (refused,) = worker.start("0")
+    assert isinstance(refused.value.cause, OSError) and "can't start new thread" in str(refused.value)
+    (first,) = worker.start("1")
+    assert worker.next() == "1"
+    with no_threads():
+        late = worker.start("2", "3")
+    for name in "123":
+        worker.go[name].set()
+    assert [call.value for call in (first, *late)] == ["actor-calls-1"] * 3
+    assert (worker.next(), worker.next()) == ("2", "3")
+    # As many as may run beside each other do so again.
+    calls = worker.start("4", "5", "6")
+    assert {worker.next(), worker.next(), worker.next()} == {"4", "5", "6"}
+    for name in "456":
+        worker.go[name].set()
+    assert len({call.value for call in calls}) == 3
 
 
 def test_each_group_has_threads_of_its_own_by_method_and_by_call(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -361,7 +361,13 @@ class Reaper:
         parent_pid = os.getpid()
         # A signal that reaches the child too early must not run our handlers: they would take it for ours.
         with all_signals_blocked():
-            pid = os.fork()
+            try:
+                pid = os.fork()
+            except OSError:
+                # It is tried again and again, maybe for long.
+                os.close(ready_reader)
+                os.close(ready_writer)
+                raise
             if pid == 0:
                 handled = (*HANDLED_SIGNALS, *IGNORED_SIGNALS)
                 try:

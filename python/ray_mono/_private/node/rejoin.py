@@ -30,7 +30,11 @@ def rejoin(record: str, command: Sequence[str], for_s: float = REJOIN_FOR_S) -> 
     give_up_s = time.monotonic() + for_s
     try:
         while True:
-            status = subprocess.run(command, stdin=subprocess.DEVNULL, check=False).returncode
+            try:
+                status = subprocess.run(command, stdin=subprocess.DEVNULL, check=False).returncode
+            except OSError as error:  # out of processes or descriptors
+                print(f"the node was not started again: {error}", file=sys.stderr, flush=True)
+                status = 1
             if status == 0 or time.monotonic() >= give_up_s:
                 return status
             time.sleep(pauses.next_s())

@@ -360,6 +360,25 @@ def test_a_service_that_ends_again_and_again_ends_the_node_with_the_reason(
     reaper.shutdown()
 
 
+def test_where_no_process_can_be_made_a_service_waits_and_nothing_is_left_open(
+    session_base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code = "import os\nfrom unittest import mock\nfrom ray_mono._private.node import reaper\n"
+    code += "def forks(fork=os.fork):\n    yield fork()\n    yield from [BlockingIOError(11, 'no')] * 3\n"
+    code += "    yield fork()\n"
+    code += "os.fork, reaper.NOT_STARTED_PAUSE_S = mock.Mock(side_effect=forks()), 0.01\nreaper.main()"
+    monkeypatch.setattr(reaper_client, "module_command", lambda module: [INTERPRETER, "-c", code])
+    reaper = launch(session_base)
+    reaper.start(spec("head", stand_in.SERVE, session_base, after_exit=START_AGAIN))
+    pid = reaper.wait_ready("head", READY_TIMEOUT_S)["pid"]
+    open_files = Path(f"/proc/{reaper.identity.pid}/fd")
+    num_open = len(list(open_files.iterdir()))
+    os.kill(pid, signal.SIGKILL)
+    pid_of_next(reaper, "head", pid)
+    assert len(list(open_files.iterdir())) == num_open
+    reaper.shutdown()
+
+
 def test_a_service_that_never_was_ready_is_its_starters_to_see_to(session_base: Path) -> None:
     reaper = launch(session_base)
     reaper.start(spec("head", stand_in.FAIL, session_base, after_exit=START_AGAIN))

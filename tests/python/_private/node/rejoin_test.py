@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import pytest
 
 from ray_mono._private.node.rejoin import rejoin
 
@@ -27,3 +32,12 @@ def test_a_cluster_that_stays_away_is_not_waited_for(tmp_path: Path) -> None:
     runs = tmp_path / "runs"
     assert rejoin(str(tmp_path / "record"), [sys.executable, "-c", PROGRAM, str(runs), "9"], for_s=0.0) == 1
     assert runs.read_text() == "x"
+
+
+def test_where_no_process_can_be_made_it_is_tried_again(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    outcomes: list[Any] = [BlockingIOError(11, "no process"), subprocess.CompletedProcess([], 0)]
+    with mock.patch.object(subprocess, "run", side_effect=outcomes):
+        assert rejoin(str(tmp_path / "record"), ["start"]) == 0
+    assert "the node was not started again: [Errno 11] no process" in capfd.readouterr().err
