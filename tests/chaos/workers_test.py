@@ -217,3 +217,13 @@ def test_queued_calls_wait_for_the_next_process_in_their_order(start: Start, tmp
             later == earlier + 1 or later == 1 for earlier, later in zip(values, values[1:], strict=False)
         )
     assert len(lines_of(log)) == 4
+
+
+def test_calls_behind_one_that_ends_each_process_outlive_it(start: Start, tmp_path: Path) -> None:
+    start()
+    actor = Counter.options(max_restarts=-1, max_task_retries=1).remote(str(tmp_path / "log"))
+    get(actor.next.remote())
+    deadly, *behind = [actor.die.remote("SIGKILL"), *(actor.next.remote() for _ in range(5))]
+    with pytest.raises(ActorUnavailableError):
+        get(deadly)
+    assert get(behind) == [1, 2, 3, 4, 5]

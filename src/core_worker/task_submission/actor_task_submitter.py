@@ -14,8 +14,11 @@ new ones do, for the next process.
 A call that was sent when the connection broke is answered when the GCS has said what became of the actor, and
 the raylet what the process had answered when it died (last_answers.py):
 ActorDiedError with the cause, or ActorUnavailableError if it lives on; with max_task_retries it is sent
-again. A call that could be sent while the actor is RESTARTING is ActorUnavailableError as well, as in Ray:
-only actors with max_task_retries, and calls with retries of their own, wait for it. Calls always wait for the
+again. That costs a retry, unless it did not begin: of an actor that runs one call after another only the
+first without an answer did.
+
+A call that could be sent while the actor is RESTARTING is ActorUnavailableError as well, as in Ray: only
+actors with max_task_retries, and calls with retries of their own, wait for it. Calls always wait for the
 first creation, also if that takes several processes.
 """
 
@@ -390,6 +393,7 @@ class ActorTaskSubmitter:
                     self._on_reply(actor, worker, task, answer, None)
                 if reply.plain:
                     self._tasks.complete_all_usual(*actor.answered_in_frame(reply))
+                actor.is_heard_out()
             if not actor.is_dead:
                 self._heard(actor, info)
 
@@ -479,8 +483,9 @@ class ActorTaskSubmitter:
         ActorUnavailableError."""
         again = []
         for task in actor.take_sent():
-            if task.retries_left:
-                self._tasks.next_attempt(task, f"its actor is unavailable: {why}")
+            if task.retries_left and not self._tasks.is_cancelled(task):
+                if not task.came_back:
+                    self._tasks.next_attempt(task, f"its actor is unavailable: {why}")
                 again.append(task)
             else:
                 self._tasks.fail_unless_cancelled(task, ActorUnavailableError(why, actor.actor_id))

@@ -24,6 +24,7 @@ import enum
 from bisect import bisect_left
 from collections import deque
 from collections.abc import Sequence
+from itertools import islice
 from typing import Any
 from weakref import WeakValueDictionary
 
@@ -403,6 +404,14 @@ class CalledActor:
         self.lost_frames.clear()
         self._excess.clear()
         self._excess_bytes, self._excess_bytes_max = 0, self._config.excess_bytes_max
+
+    def is_heard_out(self) -> None:
+        """All is here that its last process had answered, which is gone. Of calls that ran one after another
+        only the first that is left had begun."""
+        if not (self.rules.is_concurrent or self.rules.is_unordered):
+            for task in islice(self.in_flight.values(), 1, None):
+                if not task.came_back:  # it may be said twice
+                    task.not_started()
 
     def take_sent(self) -> list[PendingTask]:
         """What was sent and is not answered; in order."""

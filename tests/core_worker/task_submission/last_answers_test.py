@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from ray_mono.common.exceptions import ActorDiedError
+from ray_mono.common.exceptions import ActorDiedError, ActorUnavailableError, TaskCancelledError
+from ray_mono.core_worker.options import CallRules
 from ray_mono.protobuf import common_pb2, gcs_pb2, raylet_pb2
+from ray_mono.rpc.surface import RpcError, StatusCode
 from tests.core_worker.called_actor import Call, CalledActor, call_ids, is_pending, running_actor, sent
 from tests.core_worker.scene import ELSEWHERE, value
 from tests.core_worker.task_submission.tasks import id_of
@@ -77,3 +79,55 @@ def test_of_a_process_elsewhere_the_raylet_there_is_asked(is_alive: bool) -> Non
         assert world.outcome(call) == "kept"
     else:
         assert isinstance(world.outcome(call), ActorDiedError)
+
+
+def dies_again(world: CalledActor) -> None:
+    world.end_line(world.lines[-1])
+    world.die(will_restart=True)
+    world.tell()
+    world.starts()
+
+
+def test_calls_that_wait_behind_one_that_ends_the_process_again_and_again_pay_no_retry() -> None:
+    world = running_actor()
+    deadly, *behind = [world.submit(max_retries=1) for _ in range(3)]
+    dies_again(world)
+    assert sent(world, world.lines[-1]) == call_ids(deadly, *behind)
+    dies_again(world)
+    assert isinstance(world.outcome(deadly), ActorUnavailableError)
+    assert sent(world, world.lines[-1]) == call_ids(*behind)
+    dies_again(world)
+    assert sent(world, world.lines[-1]) == call_ids(*behind)
+    world.run_all()
+    assert [world.outcome(call) for call in behind] == ["2, run 1", "3, run 1"]
+
+
+@pytest.mark.parametrize("rules", [CallRules(is_concurrent=True), CallRules(is_unordered=True)])
+def test_where_any_of_them_may_have_begun_each_pays_one(rules: CallRules) -> None:
+    world = running_actor(rules)
+    calls = [world.submit(max_retries=1) for _ in range(2)]
+    dies_again(world)
+    dies_again(world)
+    assert all(isinstance(world.outcome(call), ActorUnavailableError) for call in calls)
+
+
+def test_where_the_raylet_does_not_say_what_was_answered_each_pays_one() -> None:
+    world = running_actor()
+    del world.scene.wire.replies["LastAnswers"]
+    calls = [world.submit(max_retries=1) for _ in range(2)]
+    for _ in range(2):
+        world.end_line(world.lines[-1])
+        world.die(will_restart=True)
+        world.tell(waits=False)
+        world.scene.wire.last("LastAnswers").fail(RpcError(StatusCode.UNAVAILABLE, "gone"))
+        world.starts()
+    assert all(isinstance(world.outcome(call), ActorUnavailableError) for call in calls)
+
+
+def test_a_call_that_was_cancelled_is_not_made_again() -> None:
+    world = running_actor()
+    first, cancelled, last = [world.submit(max_retries=1) for _ in range(3)]
+    world.cancel(cancelled)
+    dies_again(world)
+    assert isinstance(world.outcome(cancelled), TaskCancelledError)
+    assert sent(world, world.lines[-1]) == call_ids(first, last)
