@@ -178,7 +178,7 @@ class Cluster:
         for worker in self.workers.of_node(node_id):
             self._bury_worker(common_pb2.WorkerInfo(worker_id=worker.worker_id, death_cause=worker_cause))
         for job_id in self.jobs.of_node(node_id):
-            self.finish_job(job_id)
+            self.finish_job(job_id, worker_cause.message)
         self._run(self.actors.node_died(node_id, death_from_proto(worker_cause), now_s))
 
     def _await_end(self, row: common_pb2.NodeInfo) -> None:
@@ -215,8 +215,9 @@ class Cluster:
         self._write_job(row)
         return JobID(row.job_id)
 
-    def finish_job(self, job_id: JobID) -> None:
-        """Ends a job and those of its actors that end with it. Nothing happens where it is not running."""
+    def finish_job(self, job_id: JobID, why_lost: str = "") -> None:
+        """Ends a job and those of its actors that end with it. Nothing happens where it is not running.
+        why_lost: where its driver may live."""
         now_s = self._clock.wall_s()
         row = self.jobs.finish(job_id, now_s)
         if row is None:
@@ -224,7 +225,7 @@ class Cluster:
         logger.info("job %s finished", job_id.hex())
         self._write_job(row)
         self._warnings.job_finished(job_id)
-        self._run(self.actors.job_finished(job_id, now_s))
+        self._run(self.actors.job_finished(job_id, now_s, why_lost))
         self._end_jobs_without_actors([job_id])
 
     def _end_jobs_without_actors(self, job_ids: Iterable[JobID]) -> None:

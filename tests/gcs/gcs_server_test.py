@@ -254,7 +254,9 @@ def test_a_node_takes_its_workers_drivers_and_jobs_with_it() -> None:
         assert death.kind == common_pb2.DeathCause.NODE_DIED
         [job] = (await gcs.GetAllJobs(EMPTY)).jobs
         assert job.is_finished
-        await until_state(gcs, common_pb2.DEAD)
+        # The driver itself may live, and read this.
+        why = (await until_state(gcs, common_pb2.DEAD)).death_cause.message
+        assert f"the driver of its job 01000000 is lost (its node {node.node_id.hex()} died: " in why
 
     play(script)
 

@@ -255,11 +255,12 @@ class ActorManager:
                 effects += self._lose_worker(actor, death, now_s)
         return effects
 
-    def job_finished(self, job_id: JobID, now_s: float) -> list[Effect]:
-        """Ends the job's actors, but for the detached ones and those below them."""
-        death = Death(
-            DeathKind.JOB_FINISHED, f"the driver of its job {job_id.hex()} has ended, and it was not detached"
-        )
+    def job_finished(self, job_id: JobID, now_s: float, why_lost: str = "") -> list[Effect]:
+        """Ends the job's actors, but for the detached ones and those below them. why_lost: where the driver
+        did not end, as far as is known."""
+        end = f"is lost ({why_lost})" if why_lost else "has ended"
+        message = f"the driver of its job {job_id.hex()} {end}, and it was not detached"
+        death = Death(DeathKind.JOB_FINISHED, message)
         effects: list[Effect] = []
         for actor in self._living():
             if actor.registration.job_id == job_id and actor.registration.ends_with_job:
