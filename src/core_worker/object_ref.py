@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import inspect
 import threading
 from collections.abc import Callable, Generator
 from typing import Any, Generic, Protocol, TypeVar
@@ -216,3 +217,9 @@ def _arrived(object_id: bytes, owner_address: bytes) -> ObjectRef[Any]:
             "a reference was unpickled in a process that has no core worker: call ray_mono.init() first"
         )
     return _find_home().reference_arrived(object_id, owner_address)
+
+
+def is_awaited(value: Any) -> bool:
+    """Whether a call of an async actor waits for what its method returned: a coroutine, or the like. A
+    reference is what it returned."""
+    return inspect.isawaitable(value) and not isinstance(value, ObjectRef)

@@ -175,3 +175,20 @@ def test_more_calls_than_a_caller_would_send_to_a_plain_actor_wait_for_each_othe
 
     actor = ray.remote(Barrier).options(num_cpus=0, max_concurrency=2000).remote()
     get([actor.arrive.remote() for _ in range(count)])
+
+
+def test_a_reference_that_a_method_returns_is_its_value_and_a_coroutine_is_not() -> None:
+    class Refers:
+        async def coroutine(self) -> int:
+            return 5
+
+        def refers(self) -> Any:
+            return ray.put(5)
+
+        def hands_on(self) -> Any:
+            return self.coroutine()
+
+    actor = ray.remote(Refers).options(num_cpus=0).remote()
+    refs = [actor.refers.remote(), actor.__ray_call__.remote(lambda self: self.refers())]
+    assert get(get(refs)) == [5, 5]
+    assert get(actor.hands_on.remote()) == 5

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
-import inspect
 import itertools
 import logging
 import queue
@@ -29,6 +28,7 @@ from ray_mono.common.scheduling.resources import ResourceSet
 from ray_mono.common.threads import start
 from ray_mono.core_worker.context import TaskContext, WorkerContext
 from ray_mono.core_worker.environment import Environment
+from ray_mono.core_worker.object_ref import is_awaited
 from ray_mono.core_worker.task_errors import ActorExit, cancelled_error, describe_error, users_traceback
 from ray_mono.core_worker.task_execution.async_group import AsyncGroup, AsyncParts, construct, on_thread
 from ray_mono.core_worker.task_execution.call import Call, KnownSpec
@@ -159,7 +159,7 @@ class ActorRuntime:
 
     async def _call_on_thread(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         value = await on_thread(lambda: function(self.instance, *args, **kwargs))
-        return await value if inspect.isawaitable(value) else value
+        return await value if is_awaited(value) else value
 
     def _terminate(self) -> None:
         """In a threaded actor it waits for earlier calls, as the next method does."""
@@ -283,17 +283,18 @@ class ThreadGroup:
 
     def submit(self, function: Callable[..., None], *args: Any) -> None:
         """Called on the main thread only. Raises OSError where no thread may be made, and there is none."""
+        self._calls.put((function, args))
         if self._idle:
             self._idle.pop()
         elif self._num_threads < self._limit:
             self._add_thread()
-        self._calls.put((function, args))
 
     def _add_thread(self) -> None:
         try:
             start(CallThread(self._run, f"{self._name}-{self._num_threads + 1}"))
         except OSError:
             if not self._num_threads:
+                self._calls.get()  # the call that nobody takes
                 raise
             self._late.append(None)
         else:

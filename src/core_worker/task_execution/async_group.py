@@ -28,6 +28,7 @@ from typing import Any
 from ray_mono.common.exceptions import TaskCancelledError
 from ray_mono.core_worker.context import TaskContext, WorkerContext
 from ray_mono.core_worker.environment import Environment
+from ray_mono.core_worker.object_ref import is_awaited
 from ray_mono.core_worker.task_errors import ActorExit, users_traceback
 from ray_mono.core_worker.task_execution.call import Call
 from ray_mono.core_worker.task_execution.call_thread import CallThread
@@ -265,7 +266,7 @@ class AsyncGroup:
             try:
                 try:
                     value = target(*args, **kwargs)
-                    if type(value) is CoroutineType or inspect.isawaitable(value):
+                    if type(value) is CoroutineType or is_awaited(value):
                         value = await value
                     if type(value) is AsyncGeneratorType:
                         value = await parts.generators.run_async(call, task, value)

@@ -14,7 +14,7 @@ from typing import Any
 from ray_mono._private.local_mode.local_call import LocalCall, describe
 from ray_mono.common.exceptions import ActorDiedError, ActorUnavailableError, TaskCancelledError
 from ray_mono.common.raw_error import exit_code_of
-from ray_mono.core_worker.object_ref import ObjectRef
+from ray_mono.core_worker.object_ref import ObjectRef, is_awaited
 from ray_mono.core_worker.options import ActorOptions
 from ray_mono.core_worker.task_errors import ActorExit, TaskFailed
 from ray_mono.core_worker.task_execution.actor_runtime import body_of, method_of
@@ -192,7 +192,7 @@ class LocalActor:
 
 async def _call(method: Any, args: list[Any], kwargs: dict[str, Any]) -> Any:
     result = method(*args, **kwargs)
-    return await result if inspect.isawaitable(result) else result
+    return await result if is_awaited(result) else result
 
 
 async def _next_of(generator: AsyncIterator[Any], end: object) -> Any:
