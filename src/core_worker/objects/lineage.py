@@ -26,10 +26,11 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Generic, Protocol, TypeVar
 
 from ray_mono.common.exceptions import (
-    ObjectLostError,
     ObjectReconstructionFailedError,
     ObjectReconstructionFailedLineageEvictedError,
     ObjectReconstructionFailedMaxAttemptsExceededError,
+    RayError,
+    StreamingGeneratorReplayInconsistentError,
 )
 from ray_mono.common.ids import TaskID, stands_for_actor
 from ray_mono.common.our_bug import check
@@ -57,10 +58,18 @@ class WhyNot(enum.Enum):
     )
     CANCELLED = ("OBJECT_UNRECONSTRUCTABLE_TASK_CANCELLED", "its task was cancelled")
     NOT_MADE_AGAIN = (None, "its task ran again, and did not make it")
+    FEWER_ITEMS = (None, "its generator ran again, and yielded fewer values than before")
 
-    def error(self, object_id: bytes) -> ObjectLostError:
+    def error(self, object_id: bytes) -> RayError:
         """For whoever wants the object."""
         reason, sentence = self.value
+        if self is WhyNot.FEWER_ITEMS:
+            task_id, index = object_id[:_TASK_ID_BYTES], object_id[_TASK_ID_BYTES:]
+            number = int.from_bytes(index, "little") - 1
+            return StreamingGeneratorReplayInconsistentError(
+                f"value {number} of the generator task {task_id.hex()} was lost, and {sentence}. Where its values"
+                " differ from run to run, lost ones cannot be made again"
+            )
         kind = _KINDS.get(self, ObjectReconstructionFailedError)
         return kind(object_id.hex(), reason, sentence)
 

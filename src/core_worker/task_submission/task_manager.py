@@ -100,17 +100,22 @@ class TaskManager(PendingTasks):
         later = [each for each, attempt in awaited.items() if attempt > task.attempt]
         return any(map(self._memory_store.is_pending, later))
 
-    def _settle_awaited(self, task: PendingTask, error: tuple[bytes, bytes] | None) -> None:
-        """The task has ended. Lost objects that it did not make are `error`, as (metadata, data)."""
+    def _settle_awaited(self, task: PendingTask, error: tuple[bytes, bytes] | None) -> WhyNot | None:
+        """The task has ended. Lost objects that it did not make are `error`, as (metadata, data); None: there
+        was none. Then it returns why another run would not make them; None where all are made."""
+        why_not = None
         for object_id in self._awaited.pop(task.task_id, ()):
             if self._memory_store.is_pending(object_id):
-                if error is None:
-                    made = serialization.serialize_error(WhyNot.NOT_MADE_AGAIN.error(object_id))
-                    error = made.metadata, made.to_bytes()
-                self._memory_store.put_inline(object_id, *error)
+                if error is not None:
+                    self._memory_store.put_inline(object_id, *error)
+                else:
+                    is_item = task.template.on_part is not None
+                    why_not = WhyNot.FEWER_ITEMS if is_item else WhyNot.NOT_MADE_AGAIN
+                    self._recovery.fail(object_id, why_not)
             entry = self._memory_store.get(object_id)
             if entry is None or entry.locations is None:
                 self._recovery.value_ended(object_id)
+        return why_not
 
     # ---- ends
 
@@ -141,10 +146,13 @@ class TaskManager(PendingTasks):
         if reply.borrowed:
             self.note_borrows(reply, executor)
         error = reply.returns[0].value if reply.is_application_error and reply.returns else None
-        self._settle_awaited(task, None if error is None else (error.metadata, error.data))
+        why_not = self._settle_awaited(task, None if error is None else (error.metadata, error.data))
         task.finished()
         self._pending.pop(task.first_return_id, None)
-        if self._lineage.finished(task, self.is_cancelled(task)):
+        if why_not is not None:
+            self._lineage.failed(task.task_id, why_not)
+            self._let_go(task)
+        elif self._lineage.finished(task, self.is_cancelled(task)):
             self._cancelled.discard(task.task_id)
         else:
             self._let_go(task)

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from ray_mono.common.exceptions import (
+    StreamingGeneratorReplayInconsistentError,
     TaskCancelledError,
 )
 from ray_mono.core_worker.object_ref import ObjectRef
@@ -144,16 +145,21 @@ def test_the_items_of_a_generator_are_made_again_by_all_of_it(is_dropped: bool) 
     assert kept(generator.scene) == (0, 0) and generator.references == 0
 
 
-def test_an_item_that_the_second_run_does_not_make_is_told_as_that() -> None:
+def test_an_item_that_the_second_run_does_not_make_is_told_as_that_and_there_is_no_third_run() -> None:
     generator = Generator()
-    generator.push.part(part(1, None, None))
+    generator.push.part(part(1, None, None, None))
     generator.push.answer(END)
     taken = list(generator.made)
     asked = lose_item(generator, 2)
     generator.push.part(part(1, None))
     generator.push.answer(END)
-    assert "ran again, and did not make it" in str(error_of(asked))
+    error = error_of(asked)
+    assert isinstance(error, StreamingGeneratorReplayInconsistentError)
+    assert "value 2 of" in str(error) and "yielded fewer values" in str(error)
     assert places(generator.scene, taken[0]) == [ELSEWHERE]
+    also_lost = error_of(lose_item(generator, 3))
+    assert isinstance(also_lost, StreamingGeneratorReplayInconsistentError) and "value 3 of" in str(also_lost)
+    assert generator_attempts(generator) == [0, 1]
 
 
 def test_an_item_that_is_lost_while_its_generator_runs_is_made_by_another_attempt() -> None:
