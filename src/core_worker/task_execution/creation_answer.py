@@ -1,5 +1,6 @@
 """The answer to the creation of this worker's actor. The GCS that asked for it may be gone before it is
-there, and the next GCS asks once more. The constructor runs once all the same, and the last is answered.
+there, and the next GCS asks once more. The constructor runs once all the same, and all who asked are
+answered: what a GCS asked that is gone may come after what the next one asks.
 
 A GCS that has lost the actor with its store is told what it was: this process has the whole request.
 """
@@ -13,16 +14,16 @@ from ray_mono.rpc.reactor_server import ServerCall
 
 
 class CreationAnswer:
-    """A ServerCall of whoever asked last. Lock held."""
+    """A ServerCall of all who asked and whose connections live. Lock held."""
 
     def __init__(self, task_id: bytes, request: core_worker_pb2.PushTaskRequest, call: ServerCall) -> None:
         self.task_id = task_id
         self._request = request
-        self._call = call
+        self._calls = [call]
         self._payload: bytes | None = None
 
     def asked_again(self, call: ServerCall) -> None:
-        self._call = call
+        self._calls = [*(each for each in self._calls if not each.connection.is_closed), call]
         if self._payload is not None:
             call.reply_bytes(self._payload)
 
@@ -60,15 +61,18 @@ class CreationAnswer:
 
     @property
     def connection(self) -> Any:
-        return self._call.connection
+        living = (call for call in self._calls if not call.connection.is_closed)
+        return next(living, self._calls[-1]).connection
 
     def reply(self, message: Any, rings: bool = True) -> None:
         self.reply_bytes(message.SerializeToString(), rings)
 
     def reply_bytes(self, payload: bytes, rings: bool = True) -> None:
         self._payload = payload
-        self._call.reply_bytes(payload, rings)
+        for call in self._calls:
+            call.reply_bytes(payload, rings)
 
     def send_bytes(self, payload: bytes) -> None:
         self._payload = payload
-        self._call.send_bytes(payload)
+        for call in self._calls:
+            call.send_bytes(payload)

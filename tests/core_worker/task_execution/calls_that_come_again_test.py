@@ -96,7 +96,7 @@ class Constructed:
         self.does.pop()()
 
 
-def test_a_creation_that_is_asked_for_again_runs_once_and_who_asked_last_is_answered(
+def test_a_creation_that_is_asked_for_again_runs_once_and_whoever_asked_is_answered_in_whatever_order(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     worker = Worker(monkeypatch)
@@ -111,8 +111,23 @@ def test_a_creation_that_is_asked_for_again_runs_once_and_who_asked_last_is_answ
     first = worker.actor(Constructed)
     later = worker.ask(worker.function(Constructed), name=TASK_ID, connection=Connection())
     assert worker.run() and ran == [1]
-    assert first.replies == [] and [again[0].value, later.value] == [None, None]
+    assert [first.value, again[0].value, later.value] == [None, None, None]
     assert again[0].answer.pid == later.answer.pid
+
+
+def test_a_creation_is_answered_to_the_head_that_lives_though_what_one_asked_that_is_gone_comes_later(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    worker = Worker(monkeypatch)
+    gone = Connection()
+
+    def construct() -> None:
+        worker.ask(worker.function(Constructed), name=TASK_ID, connection=gone)
+        gone.close()
+
+    Constructed.does = [construct]
+    living = worker.actor(Constructed)
+    assert living.value is None and len(living.replies) == 1
 
 
 def test_a_creation_that_failed_has_failed_for_who_asks_again(monkeypatch: pytest.MonkeyPatch) -> None:
