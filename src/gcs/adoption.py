@@ -22,6 +22,8 @@ new id. Raylets, workers and drivers see by that id that it knows nothing of the
 - A head that ends before it has heard all leaves half of it in the store, and who told it would not tell the
   next. So the store says that the hearing is not over: the next head drops what is told, draws a new id once
   more, and adopts nodes of either earlier one.
+- So may heads do whose stores are all lost: a node may have told one of them, and another node none. So each
+  node says all heads that it knew, and whoever knew one of those that are adopted is adopted.
 - The numbers of new jobs begin above all that any node has heard of. So a node of an earlier head is not
   adopted once a job has begun without it: its jobs and the new ones could have the same numbers. Its actors
   are unwanted.
@@ -32,7 +34,7 @@ from __future__ import annotations
 import asyncio
 import enum
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from ray_mono.common.ids import ActorID, JobID, NodeID, WorkerID
 from ray_mono.common.our_bug import check
@@ -110,7 +112,7 @@ class Adoption:
             self._heard.set()
             return
         if CLUSTER_ID_KEY in meta and self._earlier:
-            self._adopts(meta.pop(CLUSTER_ID_KEY))
+            self._adopts([meta.pop(CLUSTER_ID_KEY)])
             for table in TOLD_AGAIN:
                 for key in tables[table]:
                     self._writes.delete(table, key)
@@ -118,9 +120,10 @@ class Adoption:
         self._writes.put(Table.META, HEARING_KEY, b"1")
         self._environment.tasks.spawn(self._await_first_node(), "await the first node")
 
-    def _adopts(self, cluster_id: bytes) -> None:
-        self._earlier.add(cluster_id)
-        self._writes.put(Table.META, EARLIER_CLUSTER_KEY + cluster_id, b"1")
+    def _adopts(self, cluster_ids: Sequence[bytes]) -> None:
+        for cluster_id in cluster_ids:
+            self._earlier.add(cluster_id)
+            self._writes.put(Table.META, EARLIER_CLUSTER_KEY + cluster_id, b"1")
 
     async def heard(self) -> None:
         """Returns when whoever could know of what this head does not know has told."""
@@ -148,16 +151,21 @@ class Adoption:
 
         Raises ValueError naming what is malformed.
         """
+        known = list(request.known_cluster_ids)
+        if known[:1] == [self._own_cluster_id()]:
+            known = []  # what it knew before that was told
         if self._state is AdoptionState.EMPTY:
-            if request.known_cluster_id in (b"", self._own_cluster_id()):
+            if not known:
                 self._heard.set()
             else:
-                self._adopts(request.known_cluster_id)
+                self._adopts(known)
                 self._move(AdoptionState.HEARING)
                 self._heard.clear()
                 self._environment.tasks.spawn(self._hear(), "hear what was known")
+        elif self._state is AdoptionState.HEARING and not self._earlier.isdisjoint(known):
+            self._adopts(known)
         node_id = NodeID(request.node.node_id)
-        if request.known_cluster_id in self._earlier:
+        if known and known[0] in self._earlier:
             self._node_tells(node_id, request)
         if node_id not in self._hearing:
             return False

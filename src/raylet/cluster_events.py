@@ -46,7 +46,9 @@ class ClusterEvents:
         self._end = end
         self._last_job_number = 0
 
-    def registration(self, node: common_pb2.NodeInfo, known_cluster_id: bytes) -> gcs_pb2.RegisterNodeRequest:
+    def registration(
+        self, node: common_pb2.NodeInfo, known_cluster_ids: Sequence[bytes]
+    ) -> gcs_pb2.RegisterNodeRequest:
         leases = self._leases.actor_leases()
         if (drain := self._drain()) is not None:
             node.drain.CopyFrom(drain)
@@ -55,7 +57,7 @@ class ClusterEvents:
             actor_leases=[
                 gcs_pb2.ActorLease(lease_id=lease.lease_id, worker_id=lease.worker_id) for lease in leases
             ],
-            known_cluster_id=known_cluster_id,
+            known_cluster_ids=known_cluster_ids,
             workers=[client.info(self._node_id) for client in self._clients],
             other_nodes=[
                 common_pb2.NodeInfo(

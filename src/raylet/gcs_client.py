@@ -26,6 +26,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Protocol
 
@@ -44,6 +45,7 @@ RETRY_FIRST_S = 0.02
 RETRY_MAX_S = 0.2
 """Pauses between attempts to reach the GCS, doubled from the first to this. One that its reaper starts again
 listens within that."""
+KNOWN_CLUSTERS_MAX = 16
 CALL_TIMEOUT_S = 30.0
 """One call, whose answer waits for the GCS's storage. A GCS that takes longer is as good as gone, unless it
 answers what needs no storage."""
@@ -66,7 +68,7 @@ class GcsEvents(Protocol):
     """What the raylet hears from the GCS, and what it tells when it registers."""
 
     def registration(
-        self, node: common_pb2.NodeInfo, known_cluster_id: bytes
+        self, node: common_pb2.NodeInfo, known_cluster_ids: Sequence[bytes]
     ) -> gcs_pb2.RegisterNodeRequest: ...
 
     def found(self, head: common_pb2.HeadPlace) -> None:
@@ -122,6 +124,9 @@ class GcsClient:
         # The highest number of a head that answered, and its cluster: numbers of others say nothing.
         self._cluster_id = b""
         self._head_number = 0
+        # That one and those before it, the latest first. Heads that lose their stores may follow each other
+        # so quickly that some nodes know the one and some the other: by these they are one cluster.
+        self._known_cluster_ids: deque[bytes] = deque(maxlen=KNOWN_CLUSTERS_MAX)
 
     async def until_registered(self, after_head_number: int = 0) -> common_pb2.HeadPlace:
         """Waits until the node is registered at a head with a number above this one. `run` bounds the wait
@@ -257,13 +262,15 @@ class GcsClient:
     async def _register(self, stub: gcs_rpc.GcsServiceAsyncStub, node: common_pb2.NodeInfo) -> None:
         self._outbox.registers()
         asked_s = self._lease.now_s()
-        request = self._events.registration(node, self._cluster_id)
+        request = self._events.registration(node, list(self._known_cluster_ids))
         reply = await stub.RegisterNode(request, timeout_s=CALL_TIMEOUT_S)
         if reply.cluster_id == self._cluster_id and reply.head_number < self._head_number:
             raise RpcError(
                 StatusCode.UNAVAILABLE,
                 f"it is head {reply.head_number}, and head {self._head_number} took over",
             )
+        if reply.cluster_id != self._cluster_id:
+            self._known_cluster_ids.appendleft(reply.cluster_id)
         self._cluster_id, self._head_number = reply.cluster_id, reply.head_number
         self._lease.confirmed(asked_s)
         self._events.disowned(reply.unwanted_lease_ids)

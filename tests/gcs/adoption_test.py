@@ -12,6 +12,7 @@ import pytest
 from ray_mono.protobuf import common_pb2, gcs_pb2, raylet_pb2
 from ray_mono.rpc.surface import RpcError, StatusCode
 from tests.gcs.lost_head import (
+    BEFORE,
     EMPTY,
     GRACE_S,
     Lost,
@@ -343,7 +344,9 @@ def test_a_node_that_registers_again_at_a_new_head_tells_nothing_of_an_earlier_o
     async def script(scene: GcsScene) -> None:
         gcs = await scene.start_gcs()
         node = await scene.add_node({"CPU": 1})
-        known = gcs_pb2.RegisterNodeRequest(known_cluster_id=(await gcs.GetClusterInfo(EMPTY)).cluster_id)
+        known = gcs_pb2.RegisterNodeRequest(
+            known_cluster_ids=[(await gcs.GetClusterInfo(EMPTY)).cluster_id, BEFORE]
+        )
         worker_id = b"w" * 28
         assert await node.process.spawn(node.join({b"lease": worker_id}, known)) == [b"lease"]
 

@@ -71,3 +71,38 @@ def test_a_late_node_is_adopted_by_the_head_after_the_one_that_heard_the_others(
         assert (await until_state(it.gcs, common_pb2.ALIVE)).address == it.info.address
 
     play(script)
+
+
+BETWEEN = b"a cluster between"
+
+
+@pytest.mark.parametrize("comes_first", [(BETWEEN, BEFORE), (BEFORE,)])
+def test_nodes_that_knew_different_heads_before_are_adopted_where_one_of_them_knew_both(
+    comes_first: tuple[bytes, ...],
+) -> None:
+    """Two heads lost their stores, and only some nodes had found the second."""
+
+    async def script(scene: GcsScene) -> None:
+        it = Lost(scene)
+        await it.play()
+        told = told_by_node(others=(it.node,), known_cluster_ids=comes_first)
+        await scene.add_node({"CPU": 1}, told=told)
+        await it.all_tell(*((BEFORE,) if len(comes_first) == 2 else (BETWEEN, BEFORE)))
+        info = await until_state(it.gcs, common_pb2.ALIVE)
+        assert info.address == it.info.address and info.num_restarts == 0
+
+    play(script)
+
+
+def test_a_node_of_a_head_between_is_not_adopted_once_a_job_may_have_begun() -> None:
+    """Its jobs and the new ones could have the same numbers."""
+
+    async def script(scene: GcsScene) -> None:
+        it = Lost(scene)
+        await it.play()
+        await scene.add_node({"CPU": 1}, told=told_by_node())
+        await asyncio.sleep(GRACE_S + 1)
+        unwanted = await it.node_joins(worker_row(it.worker), known_cluster_ids=(BETWEEN, BEFORE))
+        assert unwanted == [it.node.leases[0].lease_id]
+
+    play(script)

@@ -38,10 +38,10 @@ def told_by_node(
     *workers: common_pb2.WorkerInfo,
     others: tuple[FakeNode, ...] = (),
     last_job: int = 1,
-    known_cluster_id: bytes = BEFORE,
+    known_cluster_ids: tuple[bytes, ...] = (BEFORE,),
 ) -> gcs_pb2.RegisterNodeRequest:
     return gcs_pb2.RegisterNodeRequest(
-        known_cluster_id=known_cluster_id,
+        known_cluster_ids=known_cluster_ids,
         workers=workers,
         other_nodes=[
             common_pb2.NodeInfo(
@@ -124,16 +124,16 @@ class Lost:
         self,
         *workers: common_pb2.WorkerInfo,
         others: tuple[FakeNode, ...] = (),
-        known_cluster_id: bytes = BEFORE,
+        known_cluster_ids: tuple[bytes, ...] = (BEFORE,),
     ) -> list[bytes]:
         lease = {self.node.leases[0].lease_id: self.worker.worker_id}
-        told = told_by_node(*workers, others=others, known_cluster_id=known_cluster_id)
+        told = told_by_node(*workers, others=others, known_cluster_ids=known_cluster_ids)
         return await self.node.process.spawn(self.node.join(lease, told))
 
-    async def all_tell(self, known_cluster_id: bytes = BEFORE) -> None:
+    async def all_tell(self, *known_cluster_ids: bytes) -> None:
         """The node, its driver, which owns the actor, and the actor's worker."""
         rows = owner_row(self.node), worker_row(self.worker)
-        await self.node_joins(*rows, known_cluster_id=known_cluster_id)
+        await self.node_joins(*rows, known_cluster_ids=known_cluster_ids or (BEFORE,))
         await tell(self.gcs, self.worker.worker_id, self.row(), job=job_row(None))
         await tell(self.gcs, OWNER.binary(), job=job_row(self.node))
 

@@ -123,7 +123,7 @@ def test_actors_leases_are_named_when_the_node_registers_and_end_where_nobody_wa
     node = Node()
     node.scene.ask("actor", for_actor=True)
     worker_id = node.scene.granted["actor"].worker_id
-    [named] = node.events.registration(common_pb2.NodeInfo(node_id=HERE), b"").actor_leases
+    [named] = node.events.registration(common_pb2.NodeInfo(node_id=HERE), []).actor_leases
     assert (named.lease_id, named.worker_id) == (b"actor", worker_id)
     node.events.disowned([b"actor", b"unknown"])
     assert [end.worker_id for end in node.scene.ended] == [worker_id]
@@ -137,10 +137,10 @@ def test_a_registration_names_what_a_head_without_its_store_cannot_know() -> Non
     node.events.node_changed(there())
     for number in (3, 2):
         node.events.job_changed(common_pb2.JobInfo(job_id=JobID.from_int(number).binary()))
-    told = node.events.registration(common_pb2.NodeInfo(node_id=HERE), b"before")
-    assert (told.node.node_id, told.known_cluster_id, told.last_job_number) == (HERE, b"before", 3)
+    told = node.events.registration(common_pb2.NodeInfo(node_id=HERE), [b"before"])
+    assert (told.node.node_id, told.known_cluster_ids, told.last_job_number) == (HERE, [b"before"], 3)
     assert [each.worker_id for each in told.workers] == [b"w"]
     [other] = told.other_nodes
     assert (other.node_id, other.host, other.total) == (THERE, "there", units(CPU=4).to_proto())
     node.events.node_changed(there(common_pb2.NODE_DEAD))
-    assert not node.events.registration(common_pb2.NodeInfo(), b"before").other_nodes
+    assert not node.events.registration(common_pb2.NodeInfo(), [b"before"]).other_nodes

@@ -98,7 +98,7 @@ class Heard:
 
     def __init__(self) -> None:
         self.leases = [b"lease"]
-        self.known: list[bytes] = []
+        self.known: list[list[bytes]] = []
         """The clusters that the node knew when it registered."""
         self.disowned_leases: list[bytes] = []
         self.finished: list[bytes] = []
@@ -107,8 +107,10 @@ class Heard:
     def found(self, head: common_pb2.HeadPlace) -> None:
         self.news.append("found")
 
-    def registration(self, node: common_pb2.NodeInfo, known_cluster_id: bytes) -> gcs_pb2.RegisterNodeRequest:
-        self.known.append(known_cluster_id)
+    def registration(
+        self, node: common_pb2.NodeInfo, known_cluster_ids: Sequence[bytes]
+    ) -> gcs_pb2.RegisterNodeRequest:
+        self.known.append(list(known_cluster_ids))
         leases = [gcs_pb2.ActorLease(lease_id=lease_id) for lease_id in self.leases]
         return gcs_pb2.RegisterNodeRequest(node=node, actor_leases=leases)
 
@@ -342,6 +344,7 @@ def test_a_head_of_a_lower_number_is_not_listened_to_unless_it_is_of_another_clu
             ((b"another", 2), True),
         ):
             await meet(scene, head, is_right)
+        assert scene.heard.known[-1] == [b"another", b"cluster"]
 
     async def meet(scene: Scene, head: tuple[bytes, int], is_right: bool) -> None:
         scene.kill_gcs()

@@ -1,0 +1,19 @@
+"""Seeds that the explorer found to fail, and what was wrong. Each fault has a scene of its own as well: what
+happens in a seed changes with the messages of the services."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.simulation.explore import draw
+from tests.simulation.scenario import run_scenario
+
+FOUND = {
+    2000399: "two heads lost their stores: a node that had missed the second was not adopted",
+    2000498: "what a head asked that was gone came late, and the next one had no answer of a constructor",
+}
+
+
+@pytest.mark.parametrize("seed", FOUND)
+def test_what_was_found_is_mended(seed: int) -> None:
+    run_scenario(seed, draw(seed, num_tasks=120))
