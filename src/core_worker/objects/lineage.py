@@ -67,8 +67,8 @@ class WhyNot(enum.Enum):
             task_id, index = object_id[:_TASK_ID_BYTES], object_id[_TASK_ID_BYTES:]
             number = int.from_bytes(index, "little") - 1
             return StreamingGeneratorReplayInconsistentError(
-                f"value {number} of the generator task {task_id.hex()} was lost, and {sentence}. Where its values"
-                " differ from run to run, lost ones cannot be made again"
+                f"value {number} of the generator task {task_id.hex()} was lost, and {sentence}. Where its"
+                " values differ from run to run, lost ones cannot be made again"
             )
         kind = _KINDS.get(self, ObjectReconstructionFailedError)
         return kind(object_id.hex(), reason, sentence)
