@@ -146,6 +146,8 @@ def add(one, other):
     return one + other
 
 assert ray.get(add.remote(1, 2), timeout=60) == 3
+threaded = Actor.options(max_concurrency=4).remote()
+assert ray.get(threaded.call.remote(), timeout=60) == "called"
 with open(f"{group}/pids.current") as file:
     number = int(file.read()) + 20
 with open(f"{group}/pids.max", "w") as file:
@@ -156,6 +158,10 @@ ready, waiting = ray.wait(calls, num_returns=20, timeout=8)
 print("waiting:", len(waiting))
 assert ray.get(ready, timeout=60) == ["called"] * len(ready)
 assert ray.get([add.remote(number, 1) for number in range(100)], timeout=60) == list(range(1, 101))
+# What would be faster with more threads does without.
+large = os.urandom(64 << 20)
+assert ray.get(ray.put(large), timeout=60) == large
+assert ray.get([threaded.call.remote() for _ in range(8)], timeout=60) == ["called"] * 8
 with open(f"{group}/pids.max", "w") as file:
     file.write("max")
 assert ray.get(calls, timeout=60) == ["called"] * 20
