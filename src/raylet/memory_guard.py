@@ -38,6 +38,10 @@ from ray_mono.raylet.worker.worker_states import WorkerState
 
 IDLE_BYTES_MIN = 100 << 20
 """An idle worker that uses less is left alone: the next one in its place would use as much."""
+IDLE_ASK_AGAIN_S = 5.0
+"""One that has refused may own nothing any more after this."""
+IDLE_END_S = 1.0
+"""How long those that were asked may take to end before somebody is killed all the same."""
 JOBS_MAX = 1000
 """Jobs whose killed workers are counted. Beyond that the one that was counted first is forgotten."""
 
@@ -77,8 +81,8 @@ class MemoryGuard:
         self._killed: dict[bytes, int] = {}
         # By worker that was killed and may not be gone yet: what it had started.
         self._orphans: dict[bytes, list[ProcessMemory]] = {}
-        # Workers that were asked to end, and have not worked since.
-        self._asked: set[bytes] = set()
+        # By worker that was asked to end a while ago, and has not worked since: when it was.
+        self._asked: dict[bytes, float] = {}
         # As it was read last.
         self._usage: MemoryUsage | None = None
         self._log = LimitedLog(logger, clock.time_s, lines_max=1)
@@ -95,11 +99,11 @@ class MemoryGuard:
             usage = self._usage = self._memory.usage()
             self._note_what_began()
             self._end_orphans()
-            self._asked &= {worker.worker_id for worker in self._pool if worker.state in _REST}
+            self._forget_asked()
             if self._monitor.is_due(usage, self._memory.has_memory, self._clock.time_s()):
                 processes = self._memory.processes(usage)
                 if self._ask_idle(processes):
-                    return  # the next look sees what that has brought
+                    return  # later looks see what that has brought
                 victim = choose(self._running(processes))
                 if victim is not None:
                     self._kill(victim, usage, processes)
@@ -158,20 +162,33 @@ class MemoryGuard:
     # ---- the end of one
 
     def _ask_idle(self, processes: Processes) -> bool:
-        """Asks those to end that use much. Whether there were some that had not been asked before."""
-        idle = [worker for worker in self._pool if worker.state is WorkerState.IDLE]
-        big = [
-            worker
-            for worker in idle
-            if worker.worker_id not in self._asked
-            and (client := self._clients.get(worker.worker_id)) is not None
-            and processes.used_by(client.pid) >= IDLE_BYTES_MIN
-        ]
-        for worker in big:
-            self._asked.add(worker.worker_id)
-            reason = "it was idle, and its node ran short of memory"
-            self._effects.run(self._pool.end(worker, EndMode.ASK, reason, self._clock.time_s()))
-        return bool(big)
+        """Asks those to end that use much, each once. Whether one is about to end."""
+        now_s = self._clock.time_s()
+        for worker in [each for each in self._pool if each.state is WorkerState.IDLE]:
+            client = self._clients.get(worker.worker_id)
+            if client is None or worker.worker_id in self._asked:
+                continue
+            if processes.used_by(client.pid) >= IDLE_BYTES_MIN:
+                self._asked[worker.worker_id] = now_s
+                reason = "it was idle, and its node ran short of memory"
+                self._effects.run(self._pool.end(worker, EndMode.ASK, reason, now_s))
+        return any(
+            now_s - asked_s < IDLE_END_S and self._is_in(worker_id, WorkerState.ENDING)
+            for worker_id, asked_s in self._asked.items()
+        )
+
+    def _forget_asked(self) -> None:
+        """Those that have worked since, or were asked long ago."""
+        since_s = self._clock.time_s() - IDLE_ASK_AGAIN_S
+        self._asked = {
+            worker_id: asked_s
+            for worker_id, asked_s in self._asked.items()
+            if asked_s > since_s and self._is_in(worker_id, *_REST)
+        }
+
+    def _is_in(self, worker_id: bytes, *states: WorkerState) -> bool:
+        worker = self._pool.get(worker_id)
+        return worker is not None and worker.state in states
 
     def _kill(self, victim: Victim, usage: MemoryUsage, processes: Processes) -> None:
         config, worker = self._config, victim.worker

@@ -158,6 +158,19 @@ def test_a_program_that_a_task_runs_counts_as_its_own_and_ends_with_it(runs: Pat
     process_ends(int((runs / "program").read_text()))
 
 
+def test_an_idle_worker_that_kept_much_goes_and_no_task_fails_for_it(runs: Path) -> None:
+    @ray.remote
+    def leave_behind() -> int:
+        os.held = take(HOG_BYTES)  # type: ignore[attr-defined]
+        return os.getpid()
+
+    pid = get(leave_behind.remote())
+    # It cannot run on that worker.
+    elsewhere = hog.options(max_retries=0, runtime_env={"env_vars": {"ELSEWHERE": "1"}})
+    assert get(elsewhere.remote(runs, "elsewhere", HOG_BYTES)) == "elsewhere had 65"
+    process_ends(pid)
+
+
 def test_a_task_without_retries_fails_the_first_time(runs: Path) -> None:
     with pytest.raises(OutOfMemoryError):
         get(hog.options(max_retries=0).remote(runs, "once", GREEDY_BYTES))

@@ -320,6 +320,18 @@ def test_idle_workers_that_use_much_are_asked_to_end_once_before_anybody_is_kill
     assert [end.mode for end in node.scene.ended] == [EndMode.ASK, EndMode.KILL]
 
 
+def test_those_that_were_asked_have_some_time_to_end() -> None:
+    node = Node()
+    node.runs("was here")
+    node.runs("f")
+    node.scene.give_back("was here")
+    for _ in range(4):
+        node.look(used=9.6)
+    assert node.killed == []
+    node.look(used=9.6)
+    assert node.killed == ["f"]
+
+
 def test_an_idle_worker_that_has_worked_since_it_refused_is_asked_again() -> None:
     node = Node()
     node.runs("was here")
@@ -330,6 +342,17 @@ def test_an_idle_worker_that_has_worked_since_it_refused_is_asked_again() -> Non
         node.scene.do(lambda now_s: node.scene.manager.worker_refused_to_end(idle, now_s))
         node.scene.ask("was here")
         node.look(used=9.0)
+    assert [end.mode for end in node.scene.ended] == [EndMode.ASK, EndMode.ASK]
+
+
+def test_an_idle_worker_that_has_refused_is_asked_again_after_a_while() -> None:
+    node = Node()
+    node.runs("was here")
+    idle = node.scene.granted["was here"].worker_id
+    node.scene.give_back("was here")
+    for after_s in (0.25, 0.25, 5.0, 0.25):
+        node.look(used=9.6, after_s=after_s)
+        node.scene.do(lambda now_s: node.scene.manager.worker_refused_to_end(idle, now_s))
     assert [end.mode for end in node.scene.ended] == [EndMode.ASK, EndMode.ASK]
 
 
