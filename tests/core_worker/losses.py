@@ -20,9 +20,12 @@ THIRD = b"3" * 28
 Found = object_manager_pb2.ObjectFound
 
 
-def report(scene: Scene, object_id: bytes, *node_ids: bytes) -> Served:
-    """A borrower asks where the object is, and says that these nodes did not give it."""
-    request = core_worker_pb2.GetObjectStatusRequest(object_id=object_id, lost_node_ids=node_ids)
+def report(scene: Scene, object_id: bytes, *node_ids: bytes, gives_up: bool = False) -> Served:
+    """A borrower asks where the object is, and says that these nodes did not give it. gives_up: however often
+    they were asked."""
+    request = core_worker_pb2.GetObjectStatusRequest(
+        object_id=object_id, lost_node_ids=node_ids, gives_up=gives_up
+    )
     return scene.ask("GetObjectStatus", request)
 
 

@@ -59,11 +59,13 @@ class FutureResolver:
 
     # ---- as a borrower
 
-    def ask_owner(self, object_id: bytes, lost_node_ids: Sequence[bytes] = ()) -> None:
+    def ask_owner(
+        self, object_id: bytes, lost_node_ids: Sequence[bytes] = (), gives_up: bool = False
+    ) -> None:
         """Sees to it that the value of a borrowed object, or where it lies, will be in the memory store.
         Nothing has to be done for an object of ours.
 
-        lost_node_ids: nodes that the owner named before, and that did not give it."""
+        lost_node_ids: nodes that the owner named before, and that did not give it. gives_up: as in `lost`."""
         row = self._references.get(object_id)
         if row is None or row.owner is None:
             return
@@ -72,25 +74,31 @@ class FutureResolver:
         if object_id in self._asked:
             return
         self._asked.add(object_id)
-        request = core_worker_pb2.GetObjectStatusRequest(object_id=object_id, lost_node_ids=lost_node_ids)
+        request = core_worker_pb2.GetObjectStatusRequest(
+            object_id=object_id, lost_node_ids=lost_node_ids, gives_up=gives_up
+        )
         self._peers.insist(
             common_pb2.Address.FromString(row.owner),
             lambda owner, answered: owner.GetObjectStatus.start(request, answered),
             partial(self._on_status, object_id),
         )
 
-    def lost(self, object_id: bytes, node_ids: Sequence[bytes]) -> None:
+    def lost(self, object_id: bytes, node_ids: Sequence[bytes], gives_up: bool = False) -> None:
         """None of these nodes gave the object, as its owner had said. Its owner finds or makes it again, or
-        says that it cannot."""
+        says that it cannot. gives_up: they were asked often. Then the owner says why it cannot be made, also
+        if one of them lives. Raises that, if this process is the owner."""
         row = self._references.get(object_id)
         if row is None:
             return
         if row.owner is None:
-            self._recovery.lost(object_id, node_ids)
+            if not gives_up:
+                self._recovery.lost(object_id, node_ids)
+            elif (error := self._recovery.given_up(object_id, node_ids)) is not None:
+                raise error
             return
         self._memory_store.forget(object_id)
         self._asked.discard(object_id)
-        self.ask_owner(object_id, node_ids)
+        self.ask_owner(object_id, node_ids, gives_up)
 
     def _on_status(self, object_id: bytes, reply: Any, error: RpcError | None) -> None:
         row = self._references.get(object_id)
@@ -138,7 +146,15 @@ class FutureResolver:
 
     def GetObjectStatus(self, request: Any, call: ServerCall) -> None:
         object_id = request.object_id
-        if request.lost_node_ids:
+        if request.gives_up:
+            error = self._recovery.given_up(object_id, request.lost_node_ids)
+            if error is not None:
+                told = serialization.serialize_error(error)
+                call.reply(
+                    Status(value=common_pb2.SerializedObject(metadata=told.metadata, data=told.to_bytes()))
+                )
+                return
+        elif request.lost_node_ids:
             self._recovery.lost(object_id, request.lost_node_ids)
         if self._memory_store.when_ready(object_id, lambda: self._answer_status(object_id, call)):
             self._answer_status(object_id, call)

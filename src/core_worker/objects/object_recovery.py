@@ -8,7 +8,8 @@ another node, made again by their tasks, or told as lost. Ray's ObjectRecoveryMa
                            MADE AGAIN                 its task may run again
                            known, as an error         it may not, and the nodes that had it are dead
                            known, where it was        it may not, and one of these nodes lives: a moment
-                                                      later whoever wants it tries again
+                                                      later whoever wants it tries again, and after some
+                                                      times is told why it cannot be made
     MADE AGAIN         ──its task was answered, or failed──► known
 
 LOOKED FOR and MADE AGAIN are pending for the memory store. So whoever waits for the object waits on, and asks
@@ -31,6 +32,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Protocol
 
+from ray_mono.common.exceptions import ObjectLostError
 from ray_mono.core_worker.environment import Environment
 from ray_mono.core_worker.objects.lineage import Lineage, WhyNot
 from ray_mono.core_worker.reference_counting.reference_counter import ReferenceCounter
@@ -108,6 +110,17 @@ class ObjectRecovery:
             self._decide([object_id])
         elif not self._question:
             self._ask_for_dead_nodes()
+
+    def given_up(self, object_id: bytes, node_ids: Iterable[bytes]) -> ObjectLostError | None:
+        """The same of somebody who has asked these nodes often: why it cannot be made again. Others may yet
+        get it. None where it can be made, or may lie elsewhere."""
+        entry = self._memory_store.get(object_id)
+        if entry is not None and entry.locations and set(entry.locations) <= set(node_ids):
+            why_not = self._remaker().why_not(object_id)
+            if why_not is not None:
+                return why_not.error(object_id)
+        self.lost(object_id, node_ids)
+        return None
 
     def found(self, object_id: bytes, node_id: bytes) -> None:
         """A node has a copy of an object that was not known to lie in stores."""

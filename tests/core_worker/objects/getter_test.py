@@ -12,15 +12,18 @@ import pytest
 from ray_mono.common.exceptions import (
     GetTimeoutError,
     ObjectLostError,
+    ObjectReconstructionFailedError,
     ObjectStoreFullError,
     OwnerDiedError,
     RaySystemError,
     RayTaskError,
 )
 from ray_mono.core_worker.object_ref import ObjectRef
+from ray_mono.core_worker.objects.lineage import WhyNot
 from ray_mono.core_worker.objects.store_reads import NoRoomHere
 from ray_mono.core_worker.options import CallRules
-from ray_mono.protobuf import common_pb2, object_manager_pb2
+from ray_mono.core_worker.values import serialization
+from ray_mono.protobuf import common_pb2, core_worker_pb2, object_manager_pb2
 from ray_mono.rpc.surface import RpcError, StatusCode
 from tests.core_worker.scene import (
     ELSEWHERE,
@@ -311,12 +314,18 @@ def test_what_no_store_has_is_asked_of_its_owner_again(scene: Scene) -> None:
     assert scene.core.get([ref], None) == ["made again"]
 
 
-def test_what_its_owner_cannot_find_after_all_attempts_is_lost(tmp_path: Path) -> None:
+def test_what_no_node_gives_after_all_attempts_is_lost_as_its_owner_says(tmp_path: Path) -> None:
     scene = Scene(store_file=tmp_path / "store", fetch_attempts_max=3)
     ref = large(scene, LARGE, ELSEWHERE)
     scene.wire.replies["Get"] = lambda request: GetReply(objects=[Found(object_id=LARGE, state=Found.LOST)])
-    scene.wire.replies["GetObjectStatus"] = lambda request: status_in_stores(ELSEWHERE)
-    with pytest.raises(ObjectLostError):
+    why = serialization.serialize_error(WhyNot.PUT.error(LARGE))
+    told = core_worker_pb2.GetObjectStatusReply(
+        value=common_pb2.SerializedObject(metadata=why.metadata, data=why.to_bytes())
+    )
+    scene.wire.replies["GetObjectStatus"] = lambda request: (
+        told if request.gives_up else status_in_stores(ELSEWHERE)
+    )
+    with pytest.raises(ObjectReconstructionFailedError, match="put"):
         scene.core.get([ref], None)
     assert len(scene.wire.all("Get")) == 3
 
