@@ -104,6 +104,7 @@ class Journal:
     _dead_workers: dict[bytes, None] = field(default_factory=dict)
     _have_waited: dict[bytes, None] = field(default_factory=dict)
     _gone_jobs: dict[bytes, None] = field(default_factory=dict)
+    _ends_read: dict[bytes, None] = field(default_factory=dict)
     # task or call -> the task that submitted it; what was cancelled -> whether its children were, too.
     _parents: dict[bytes, bytes] = field(default_factory=dict)
     _cancelled: dict[bytes, bool] = field(default_factory=dict)
@@ -355,6 +356,15 @@ class Journal:
             if task_id.endswith(job_id) and not story.outcome:
                 story.outcome = DRIVER_DIED
 
+    def end_read(self, job_id: bytes) -> None:
+        """Somebody reads that this job is over: its driver's node has ended, and soon the driver does."""
+        self._ends_read[job_id] = None
+
+    def check_ended(self, job_id: bytes) -> None:
+        """A while later."""
+        if job_id not in self._gone_jobs:
+            raise CheckFailed(f"job {job_id.hex()} is said to be over, and its driver lives")
+
     def _owner_died(self, worker_id: bytes) -> None:
         """The same of what a task had submitted, when its worker dies."""
         for task_id in self._of_owner.pop(worker_id, []):
@@ -370,6 +380,8 @@ class Journal:
             raise CheckFailed(f"{len(self.leases)} leases were never ended: {_list(list(self.leases))}")
         if self.running:
             raise CheckFailed(f"workers still run tasks: {_list(list(self.running))}")
+        for job_id in self._ends_read:
+            self.check_ended(job_id)
         self.actors.check_everything_ended()
 
     def check_no_retries(self) -> None:

@@ -11,6 +11,9 @@ from tests.simulation.scenario import run_scenario
 FOUND = {
     2000399: "two heads lost their stores: a node that had missed the second was not adopted",
     2000498: "what a head asked that was gone came late, and the next one had no answer of a constructor",
+    2000949: "a worker heard that its job was over, whose driver's node had ended, before its own end",
+    2001132: "a driver heard so, a moment before its end",
+    2001223: "a copy on disk was unreadable: that its actor call has no retries was not said",
 }
 
 

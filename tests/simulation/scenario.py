@@ -42,7 +42,7 @@ from tests.simulation.memory import MemoryFault
 from tests.simulation.network import NetworkKnobs
 from tests.simulation.object_programs import ObjectScript, play_in_driver
 from tests.simulation.scripts import TaskScript
-from tests.simulation.site import Site
+from tests.simulation.site import DIES_WITH_NODE_S, Site
 from tests.simulation.spill_disk import UNREADABLE_IS_LOGGED
 from tests.simulation.storage import CommitStep, DiskKnobs
 from tests.simulation.task_programs import MapScript, play_map, run_task
@@ -57,8 +57,6 @@ SETTLE_S = 120.0
 """Virtual seconds after the drivers left for the last leases to end: those of a driver whose host fell silent
 end when the host is declared dead, or with TCP's keepalive.
 """
-DIES_WITH_NODE_S = 1.0
-"""Virtual seconds after its node's end in which a driver ends."""
 OBJECTS_SETTLE_S = 300.0
 """Virtual seconds for the last objects of a driver to go when its programs have let go of all: tasks whose
 results nobody wants run on, other drivers' work may keep theirs waiting, and borrowers on a silent host end

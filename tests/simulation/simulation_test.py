@@ -18,7 +18,10 @@ from ray_mono.common.scheduling.resources import ResourceSet
 from ray_mono.gcs.actor.actor_effects import Effect
 from ray_mono.gcs.actor.actor_manager import ActorManager
 from ray_mono.gcs.actor.actor_state import ActorRegistration
+from ray_mono.raylet.effects import Effect as RayletEffect
+from ray_mono.raylet.effects import Rejected, RejectionKind
 from ray_mono.raylet.scheduling.lease_manager import LeaseManager
+from ray_mono.raylet.scheduling.leases import LeaseRequest
 from ray_mono.raylet.scheduling.ledger import ResourceLedger
 from ray_mono.raylet.worker.binding import Binding
 from ray_mono.raylet.worker.worker_pool import WorkerPool
@@ -146,6 +149,24 @@ def test_a_lost_return_of_a_worker_is_found(monkeypatch: pytest.MonkeyPatch) -> 
     with pytest.raises(SimulationError) as raised:
         run_with_bug(two_nodes(50))
     assert "seed 0" in "".join(raised.value.__notes__)
+
+
+def test_a_job_that_is_called_over_and_whose_driver_lives_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    honest = LeaseManager.request
+    count = 0
+
+    def request(manager: LeaseManager, wanted: LeaseRequest, now_s: float) -> list[RayletEffect]:
+        nonlocal count
+        count += 1
+        if count == 3:
+            return [
+                Rejected(wanted.lease_id, RejectionKind.JOB_FINISHED, f"job {wanted.job_id.hex()} is over")
+            ]
+        return honest(manager, wanted, now_s)
+
+    monkeypatch.setattr(LeaseManager, "request", request)
+    with pytest.raises(SimulationError, match="job 01000000 is said to be over, and its driver lives"):
+        run_with_bug(two_nodes(1000))
 
 
 def test_messages_that_are_slow_and_connections_that_break_cost_no_task() -> None:

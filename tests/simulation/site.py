@@ -7,6 +7,7 @@ Everything that it submits, gets and runs is told to the judges.
 from __future__ import annotations
 
 import contextlib
+import contextvars
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -24,6 +25,7 @@ from ray_mono.common.exceptions import (
     RaySystemError,
     RayTaskError,
     TaskCancelledError,
+    TaskUnschedulableError,
     WorkerCrashedError,
 )
 from ray_mono.common.ray_error import RpcError as UsersRpcError
@@ -53,6 +55,9 @@ FAULTS = (
     WorkerCrashedError,
 )
 """Errors that something's going wrong is a reason for."""
+JOB_IS_OVER = " is over"
+DIES_WITH_NODE_S = 1.0
+"""Virtual seconds after its node's end in which a driver ends."""
 
 
 def site() -> Site:
@@ -254,8 +259,21 @@ class Site:
             self.journal.crash_read(task_id, error)
         if isinstance(error, ObjectStoreFullError | OutOfDiskError | Expected):
             return
+        if isinstance(error, TaskUnschedulableError) and str(error).endswith(JOB_IS_OVER):
+            self._expect_end()
+            return
         if self.journal.is_harmless or not isinstance(error, FAULTS):
             raise CheckFailed(f"{self.process.name} reads {type(error).__name__}: {error}") from error
+
+    def _expect_end(self) -> None:
+        """Of this job's driver."""
+        world, journal, job_id = self.world, self.journal, self.job_id
+        journal.end_read(job_id)
+
+        def check() -> None:
+            world.judge(journal.check_ended, job_id)
+
+        world.loop.call_later(DIES_WITH_NODE_S, check, context=contextvars.Context())
 
     def judge(self, judgement: Callable[..., Any], *args: Any) -> Any:
         """Nothing of what a process does that is dead counts."""
