@@ -13,6 +13,7 @@ FOUND = {
     2000498: "what a head asked that was gone came late, and the next one had no answer of a constructor",
     2000949: "a worker heard that its job was over, whose driver's node had ended, before its own end",
     2001132: "a driver heard so, a moment before its end",
+    2002028: "that an item's actor was dead was not said, but that its call ran again",
     2001223: "a copy on disk was unreadable: that its actor call has no retries was not said",
 }
 

@@ -83,22 +83,24 @@ class FutureResolver:
             partial(self._on_status, object_id),
         )
 
-    def lost(self, object_id: bytes, node_ids: Sequence[bytes], gives_up: bool = False) -> None:
+    def lost(
+        self, object_id: bytes, node_ids: Sequence[bytes], gives_up: bool = False
+    ) -> tuple[bytes, bytes] | None:
         """None of these nodes gave the object, as its owner had said. Its owner finds or makes it again, or
         says that it cannot. gives_up: they were asked often. Then the owner says why it cannot be made, also
-        if one of them lives. Raises that, if this process is the owner."""
+        if one of them lives. Returned is that error, as metadata and data, if this process is the owner."""
         row = self._references.get(object_id)
         if row is None:
-            return
+            return None
         if row.owner is None:
-            if not gives_up:
-                self._recovery.lost(object_id, node_ids)
-            elif (error := self._recovery.given_up(object_id, node_ids)) is not None:
-                raise error
-            return
+            if gives_up:
+                return self._recovery.given_up(object_id, node_ids)
+            self._recovery.lost(object_id, node_ids)
+            return None
         self._memory_store.forget(object_id)
         self._asked.discard(object_id)
         self.ask_owner(object_id, node_ids, gives_up)
+        return None
 
     def _on_status(self, object_id: bytes, reply: Any, error: RpcError | None) -> None:
         row = self._references.get(object_id)
@@ -149,10 +151,8 @@ class FutureResolver:
         if request.gives_up:
             error = self._recovery.given_up(object_id, request.lost_node_ids)
             if error is not None:
-                told = serialization.serialize_error(error)
-                call.reply(
-                    Status(value=common_pb2.SerializedObject(metadata=told.metadata, data=told.to_bytes()))
-                )
+                metadata, data = error
+                call.reply(Status(value=common_pb2.SerializedObject(metadata=metadata, data=data)))
                 return
         elif request.lost_node_ids:
             self._recovery.lost(object_id, request.lost_node_ids)

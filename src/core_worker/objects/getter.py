@@ -336,13 +336,15 @@ class Getter:
         return self._stores.fetch(wanted, timeout_ms, self._blocked.wait, may_go_elsewhere, priority)
 
     def _tell_lost(self, missing: dict[bytes, list[bytes]], tries: dict[tuple[bytes, ...], int]) -> None:
-        with self._env.lock:
-            for object_id, node_ids in missing.items():
-                if not node_ids:
-                    continue
+        for object_id, node_ids in missing.items():
+            if not node_ids:
+                continue
+            with self._env.lock:
                 place = (object_id, *node_ids)
                 tries[place] = tries.get(place, 0) + 1
                 gives_up = tries[place] >= self._env.config.fetch_attempts_max
                 if gives_up:
                     del tries[place]
-                self._resolver.lost(object_id, node_ids, gives_up)
+                error = self._resolver.lost(object_id, node_ids, gives_up)
+            if error is not None:
+                self.read(object_id, *error)

@@ -23,7 +23,7 @@ from __future__ import annotations
 import enum
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from typing import Generic, Protocol, TypeVar
+from typing import Generic, NamedTuple, Protocol, TypeVar
 
 from ray_mono.common.exceptions import (
     ObjectReconstructionFailedError,
@@ -36,6 +36,7 @@ from ray_mono.common.ids import TaskID, stands_for_actor
 from ray_mono.common.our_bug import check
 from ray_mono.core_worker.reference_counting.reference_counter import ReferenceCounter
 from ray_mono.core_worker.store_provider.memory_store import MemoryStore
+from ray_mono.core_worker.values import serialization
 
 _TASK_ID_BYTES = TaskID.SIZE
 
@@ -73,6 +74,24 @@ class WhyNot(enum.Enum):
         kind = _KINDS.get(self, ObjectReconstructionFailedError)
         return kind(object_id.hex(), reason, sentence)
 
+    def serialized(self, object_id: bytes) -> tuple[bytes, bytes]:
+        """That error: metadata and data."""
+        error = serialization.serialize_error(self.error(object_id))
+        return error.metadata, error.to_bytes()
+
+
+class Failure(NamedTuple):
+    """The error with which a task has failed that had retries left: its actor is dead, say."""
+
+    metadata: bytes
+    data: bytes
+
+    def serialized(self, object_id: bytes) -> tuple[bytes, bytes]:
+        return self.metadata, self.data
+
+
+Reason = WhyNot | Failure
+"""Why an object is not made again."""
 
 _KINDS = {
     WhyNot.MAX_ATTEMPTS: ObjectReconstructionFailedMaxAttemptsExceededError,
@@ -114,7 +133,7 @@ class Record(Generic[Task]):
         self.task_id = task_id
         self.task: Task | None = None
         """It has finished, and can run again, or does so."""
-        self.why_not: WhyNot | None = None
+        self.why_not: Reason | None = None
         """It will not run again."""
         self.stored: set[bytes] = set()
         """Its objects that lie, or lay, in stores, and are referenced."""
@@ -223,7 +242,7 @@ class Lineage(Generic[Task]):
             self._evict()
         return True
 
-    def failed(self, task_id: bytes, why_not: WhyNot) -> None:
+    def failed(self, task_id: bytes, why_not: Reason) -> None:
         """The task will not run again."""
         record = self._records.get(task_id)
         if record is not None:

@@ -32,13 +32,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Protocol
 
-from ray_mono.common.exceptions import ObjectLostError
 from ray_mono.core_worker.environment import Environment
-from ray_mono.core_worker.objects.lineage import Lineage, WhyNot
+from ray_mono.core_worker.objects.lineage import Lineage, Reason
 from ray_mono.core_worker.reference_counting.reference_counter import ReferenceCounter
 from ray_mono.core_worker.store_provider.memory_store import Entry, MemoryStore
 from ray_mono.core_worker.store_provider.plasma_store_provider import PlasmaStoreProvider
-from ray_mono.core_worker.values import serialization
 from ray_mono.protobuf import common_pb2
 from ray_mono.rpc.surface import RpcError
 
@@ -46,7 +44,7 @@ from ray_mono.rpc.surface import RpcError
 class Remaker(Protocol):
     """Has tasks run again: task_submission/reconstruction.py."""
 
-    def why_not(self, object_id: bytes) -> WhyNot | None:
+    def why_not(self, object_id: bytes) -> Reason | None:
         """Why no task makes this object again; None where one can."""
         ...
 
@@ -111,14 +109,14 @@ class ObjectRecovery:
         elif not self._question:
             self._ask_for_dead_nodes()
 
-    def given_up(self, object_id: bytes, node_ids: Iterable[bytes]) -> ObjectLostError | None:
-        """The same of somebody who has asked these nodes often: why it cannot be made again. Others may yet
-        get it. None where it can be made, or may lie elsewhere."""
+    def given_up(self, object_id: bytes, node_ids: Iterable[bytes]) -> tuple[bytes, bytes] | None:
+        """The same of somebody who has asked these nodes often: why it cannot be made again, as an error's
+        metadata and data. Others may yet get it. None where it can be made, or may lie elsewhere."""
         entry = self._memory_store.get(object_id)
         if entry is not None and entry.locations and set(entry.locations) <= set(node_ids):
             why_not = self._remaker().why_not(object_id)
             if why_not is not None:
-                return why_not.error(object_id)
+                return why_not.serialized(object_id)
         self.lost(object_id, node_ids)
         return None
 
@@ -147,10 +145,9 @@ class ObjectRecovery:
             self._plasma.free(object_id, list(locations))
         self._lineage.not_stored(object_id)
 
-    def fail(self, object_id: bytes, why_not: WhyNot) -> None:
+    def fail(self, object_id: bytes, why_not: Reason) -> None:
         """It is lost for good, which is its value from now on."""
-        error = serialization.serialize_error(why_not.error(object_id))
-        self._memory_store.put_inline(object_id, error.metadata, error.to_bytes())
+        self._memory_store.put_inline(object_id, *why_not.serialized(object_id))
 
     # ---- which nodes are dead
 

@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 from ray_mono.common import ids
 from ray_mono.core_worker.environment import Environment
 from ray_mono.core_worker.objects.generator_streams import GeneratorStreams
-from ray_mono.core_worker.objects.lineage import Lineage, WhyNot, why_no_retry
+from ray_mono.core_worker.objects.lineage import Lineage, Reason, WhyNot, why_no_retry
 from ray_mono.core_worker.reference_counting.reference_counter import ReferenceCounter
 from ray_mono.core_worker.task_submission.dependency_resolver import DependencyResolver
 from ray_mono.core_worker.task_submission.pending_task import PendingTask
@@ -51,7 +51,7 @@ class Reconstruction:
         self._dependencies = dependencies
         self._prepared: list[PendingTask] = []
 
-    def why_not(self, object_id: bytes) -> WhyNot | None:
+    def why_not(self, object_id: bytes) -> Reason | None:
         """See Remaker."""
         task_id = object_id[:_TASK_ID_BYTES]
         if int.from_bytes(object_id[_TASK_ID_BYTES:], "little") > ids.PUT_INDEX_BASE:

@@ -21,7 +21,7 @@ from ray_mono.common import raw_error
 from ray_mono.common.exceptions import TaskCancelledError
 from ray_mono.common.our_bug import known
 from ray_mono.core_worker.objects.generator_streams import GeneratorStreams
-from ray_mono.core_worker.objects.lineage import Lineage, WhyNot
+from ray_mono.core_worker.objects.lineage import Failure, Lineage, Reason, WhyNot
 from ray_mono.core_worker.objects.object_recovery import ObjectRecovery
 from ray_mono.core_worker.objects.unhandled_errors import UnhandledErrors
 from ray_mono.core_worker.reference_counting.borrowing import Borrowing
@@ -279,13 +279,13 @@ class TaskManager(PendingTasks):
         self._settle_awaited(task, (metadata, data))
         task.failed()
         if self._pending.pop(task.first_return_id, None) is not None:
-            self._lineage.failed(task.task_id, self._why_not_again(task))
+            self._lineage.failed(task.task_id, self._why_not_again(task, Failure(metadata, data)))
             self._let_go(task)
 
-    def _why_not_again(self, task: PendingTask) -> WhyNot:
+    def _why_not_again(self, task: PendingTask, failure: Failure) -> Reason:
         if self.is_cancelled(task):
             return WhyNot.CANCELLED
-        return WhyNot.NOT_MADE_AGAIN if task.retries_left else WhyNot.MAX_ATTEMPTS
+        return failure if task.retries_left else WhyNot.MAX_ATTEMPTS
 
     def hand_over(self, task: PendingTask) -> None:
         """An actor's creation is the GCS's from now on. What it holds stays counted."""

@@ -10,10 +10,11 @@ import pytest
 from ray_mono.common.exceptions import (
     StreamingGeneratorReplayInconsistentError,
     TaskCancelledError,
+    TaskUnschedulableError,
 )
 from ray_mono.core_worker.object_ref import ObjectRef
 from ray_mono.core_worker.values import serialization
-from ray_mono.protobuf import common_pb2, core_worker_pb2
+from ray_mono.protobuf import common_pb2, core_worker_pb2, raylet_pb2
 from tests.core_worker.called_generator import END, Generator, part
 from tests.core_worker.losses import (
     THIRD,
@@ -32,6 +33,7 @@ from tests.core_worker.scene import (
     Served,
     in_store,
     nodes,
+    rejection,
 )
 
 
@@ -70,6 +72,18 @@ def test_of_several_returns_those_that_are_there_stay(scene: Scene) -> None:
     scene.finish(refs[0], returns(refs, THIRD))
     assert places(scene, refs[0]) == [THIRD] and places(scene, refs[2]) == [ELSEWHERE, NODE_ID, THIRD]
     assert scene.core.get([refs[1]], None) == ["small"] and attempts(scene, refs[0]) == [0, 1]
+
+
+def test_what_a_task_made_that_cannot_run_again_is_lost_for_the_reason_of_that(scene: Scene) -> None:
+    refs = several(scene)
+    scene.finish(refs[0], returns(refs, ELSEWHERE))
+    scene.pass_time(1.0)  # the lease goes back
+    asked = lose(scene, refs[0])
+    for said in scene.wire.open("RequestWorkerLease"):
+        said.answer(rejection(raylet_pb2.Rejection.INFEASIBLE, "no node has that"))
+    scene.turn()
+    for error in (error_of(asked), error_of(report(scene, refs[2].binary(), ELSEWHERE))):
+        assert isinstance(error, TaskUnschedulableError) and "no node has that" in str(error)
 
 
 def test_several_lost_returns_of_a_task_take_one_run(scene: Scene) -> None:
