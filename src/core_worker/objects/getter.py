@@ -22,7 +22,7 @@ from collections.abc import Callable, Sequence
 from itertools import filterfalse
 from typing import Any
 
-from ray_mono.common.exceptions import GetTimeoutError, RaySystemError, RayTaskError
+from ray_mono.common.exceptions import GetTimeoutError, ObjectLostError, RaySystemError, RayTaskError
 from ray_mono.core_worker.environment import Environment
 from ray_mono.core_worker.object_ref import ObjectRef, ReferenceHome, disconnected, require_home
 from ray_mono.core_worker.objects.blocked_notice import BlockedNotice
@@ -46,6 +46,10 @@ CALLS_TOLD_MAX = 3
 _ATOMS = frozenset({type(None), bool, int, str, bytes})
 """Nobody can tell whether two values of these types are one object."""
 
+NOT_GIVEN = (
+    "no node that is said to have a copy gave it, though it was asked several times, and its owner says that"
+    " it can be had."
+)
 DISCONNECTED = "this process was disconnected from its cluster while it waited for objects"
 
 
@@ -342,9 +346,10 @@ class Getter:
             with self._env.lock:
                 place = (object_id, *node_ids)
                 tries[place] = tries.get(place, 0) + 1
-                gives_up = tries[place] >= self._env.config.fetch_attempts_max
-                if gives_up:
-                    del tries[place]
+                times_max = self._env.config.fetch_attempts_max
+                if tries[place] >= 2 * times_max:
+                    raise ObjectLostError(object_id.hex(), detail=NOT_GIVEN)
+                gives_up = tries[place] == times_max
                 error = self._resolver.lost(object_id, node_ids, gives_up)
             if error is not None:
                 self.read(object_id, *error)
