@@ -275,7 +275,7 @@ def test_a_head_on_an_empty_store_hears_of_the_drain_and_which_restarts_did_not_
                 (OWNER.binary(), common_pb2.DRIVER),
             )
         ]
-        before = gcs_pb2.RegisterNodeRequest(known_cluster_id=b"before", workers=living, last_job_number=1)
+        before = gcs_pb2.RegisterNodeRequest(known_cluster_ids=[b"before"], workers=living, last_job_number=1)
         scene.kill_gcs()
         scene.lose_storage()
         gcs = await scene.start_gcs()
