@@ -120,7 +120,7 @@ class CoreWorkerServicer(CoreWorkerServiceServicer):
         call.reply(common_pb2.Empty())
         if request.force:
             self.core.send_events()
-            self.core.env.reactor.flush()
+            execution.replies.flush()
             os._exit(1)
         execution.receiver.exit_after_queue()
 

@@ -92,7 +92,7 @@ class OrderlyExit:
         deadline_s = env.clock.time_s() + ANSWERS_TIMEOUT_S
         while env.clock.time_s() < deadline_s and not env.reactor.is_closed:
             with env.lock:
-                env.reactor.flush()
+                self._execution.replies.flush()
                 if self._execution.replies.are_settled and not self._core.has_unsent:
                     return
             env.reactor.wait(Waiter(env.reactor), ANSWERS_POLL_S)

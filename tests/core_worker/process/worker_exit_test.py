@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import threading
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
@@ -11,9 +12,11 @@ import pytest
 
 from ray_mono.core_worker.process import worker_exit
 from ray_mono.core_worker.process.worker_exit import ANSWERS_TIMEOUT_S, CALLS_END_S, OrderlyExit
+from ray_mono.core_worker.task_execution.actor_runtime import ThreadGroup
 from ray_mono.protobuf import common_pb2, core_worker_pb2
 from tests.core_worker.scene import Said, SceneServer, Served, value
-from tests.core_worker.worker_scene import CALLER, OTHER_OWNER, Arriving, Pushed, Worker
+from tests.core_worker.worker_scene import CALLER, OTHER_OWNER, WAIT_S, Arriving, Pushed, Worker
+from tests.waiting import wait_until
 
 
 class Gone(BaseException):
@@ -211,6 +214,25 @@ def test_answers_that_wait_for_owners_go_out_first(monkeypatch: pytest.MonkeyPat
 
     steps = worker.leaves(lambda: None, acknowledge)
     assert steps == ["stays", "stays", "says why", "ends", "status 0"] and call.value is None
+
+
+def test_answers_that_others_were_to_take_along_go_out_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Actor:
+        def method(self) -> str:
+            assert rests.wait(WAIT_S)
+            return "value"
+
+    rests = threading.Event()
+    monkeypatch.setattr(ThreadGroup, "has_waiting", lambda group: True)
+    worker = Leaving(monkeypatch)
+    worker.actor(Actor, max_concurrency=2)
+    call = worker.ask(worker.method("method"))
+    worker.run()
+    rests.set()
+    wait_until(lambda: not worker.running.calls, "the end of the call")
+    assert not call.replies
+    worker.leaves()
+    assert call.is_flushed and call.value == "value"
 
 
 def test_an_owner_that_never_answers_is_not_waited_for_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:

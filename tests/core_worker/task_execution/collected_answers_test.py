@@ -4,6 +4,7 @@ them."""
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Callable
 
 import pytest
@@ -13,7 +14,7 @@ from ray_mono.core_worker.task_execution.actor_runtime import ThreadGroup
 from ray_mono.core_worker.task_execution.call import NO_EXTRAS, Call, KnownSpec
 from ray_mono.core_worker.task_execution.kept_answers import KeptAnswers
 from tests.core_worker.scene import Connection, Served
-from tests.core_worker.worker_scene import Pushed, Worker
+from tests.core_worker.worker_scene import WAIT_S, Pushed, Worker
 from tests.waiting import wait_until
 
 
@@ -23,16 +24,20 @@ class Pool(Worker):
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         super().__init__(monkeypatch)
         self.look: Callable[[], bool] = lambda: False
+        # Set while the main thread has nothing to do: it would send what is collected.
+        self._rests = rests = threading.Event()
         self.looks: list[list[bytes]] = []
         """What was on the board at each of these."""
         self._short = self.method("short")
 
         def has_waiting(group: ThreadGroup) -> bool:
+            is_followed = self.look()
             self.looks.append(self.on_board)
-            return self.look()
+            return is_followed
 
         class Actor:
             def short(self) -> str:
+                assert rests.wait(WAIT_S)
                 return "value"
 
         monkeypatch.setattr(ThreadGroup, "has_waiting", has_waiting)
@@ -41,8 +46,10 @@ class Pool(Worker):
         self.until_all_left()
 
     def call(self) -> Pushed:
+        self._rests.clear()
         call = self.ask(self._short)
         self.run()
+        self._rests.set()
         return call
 
     def collect(self) -> Pushed:
