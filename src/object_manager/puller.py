@@ -257,7 +257,8 @@ class Puller:
             self._node_store.never_fits(object_id, error)
         else:
             del self._tasks[object_id]
-            if is_whole:
+            # One without a byte is whole when it is described, also where there was no room for it.
+            if is_whole and landing.has_memory:
                 del self._landings[object_id]
                 self._node_store.fetched(object_id)
                 landing.end()

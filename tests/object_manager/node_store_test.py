@@ -341,6 +341,26 @@ def test_where_the_system_has_no_pages_copies_are_evicted_instead() -> None:
     run(scene())
 
 
+def test_an_object_without_a_byte_waits_for_room_as_well_from_however_many_holders() -> None:
+    async def scene() -> None:
+        cluster = FakeCluster()
+        for name in (b"far", b"farther"):
+            holder = cluster.add(name.decode(), config())
+            await put(holder, holder.connect(), A, 0)
+        node = cluster.add("here", config())
+        client = node.connect()
+        await node.create(room(client, B, 1024))
+        get = await started(node.get(client, [Wanted(A, (FAR, NodeKey(b"farther")), 0)], None))
+        await cluster.settle()
+        assert not get.done()
+        node.abort(B, client)
+        (found,) = await get
+        assert (found.state, found.size_bytes) == (FoundState.FOUND, 0)
+        await cluster.close()
+
+    run(scene())
+
+
 def test_freeing_an_object_stops_its_pull_and_gives_its_memory_back() -> None:
     async def scene() -> None:
         cluster = FakeCluster()
