@@ -101,6 +101,11 @@ class Scene:
             self.channel.write(framing.encode(framing.REPLY, 0, 0, b""), rings=False)
             self.reactor.flush_soon()
 
+    def collects(self) -> None:
+        """The same of a concurrent actor's: without the lock (kept_answers.py)."""
+        self.deque.append(None)
+        self.reactor.flush_soon()
+
     def yields(self) -> Callable[[], None]:
         """An item that collects with others (item_sender.py)."""
         tell = self.tell("the item is sent")
@@ -180,6 +185,9 @@ SCENES: dict[str, Callable[[Scene], list[Callable[[], None]]]] = {
     "a timer and items in a worker": lambda scene: [partial(idle, scene), scene.sets_timer(), scene.yields()],
     "a worker's answers and items": lambda scene: [partial(idle, scene), scene.answers, scene.yields()],
     "answers one after the other": lambda scene: [twice(scene, scene.answers)],
+    "a worker's collected answers": lambda scene: [partial(idle, scene), scene.collects, scene.collects],
+    "collected answers and others": lambda scene: [partial(idle, scene), scene.collects, scene.answers],
+    "collected answers one after the other": lambda scene: [twice(scene, scene.collects)],
     "the end of the process": closing,
 }
 
