@@ -121,12 +121,11 @@ class GcsClient:
         self._address = config.gcs_address
         self._places = list(dict.fromkeys((config.gcs_address, *config.other_gcs_addresses)))
         self._channel: AsyncChannel | None = None
-        # The highest number of a head that answered, and its cluster: numbers of others say nothing.
-        self._cluster_id = b""
-        self._head_number = 0
-        # That one and those before it, the latest first. Heads that lose their stores may follow each other
+        # Clusters whose heads answered, the latest first. Heads that lose their stores may follow each other
         # so quickly that some nodes know the one and some the other: by these they are one cluster.
         self._known_cluster_ids: deque[bytes] = deque(maxlen=KNOWN_CLUSTERS_MAX)
+        # The highest number of a head of the latest: numbers of others say nothing.
+        self._head_number = 0
 
     async def until_registered(self, after_head_number: int = 0) -> common_pb2.HeadPlace:
         """Waits until the node is registered at a head with a number above this one. `run` bounds the wait
@@ -140,17 +139,17 @@ class GcsClient:
     @property
     def cluster_id(self) -> bytes:
         """Of the head where the node was registered last; empty before."""
-        return self._cluster_id
+        return self._known_cluster_ids[0] if self._known_cluster_ids else b""
 
     @property
     def _place(self) -> common_pb2.HeadPlace:
         return common_pb2.HeadPlace(
-            address=self._address, head_number=self._head_number, cluster_id=self._cluster_id
+            address=self._address, head_number=self._head_number, cluster_id=self.cluster_id
         )
 
     def follow(self, head: common_pb2.HeadPlace) -> None:
         """A head says that it has taken over."""
-        if head.cluster_id == self._cluster_id and head.head_number > self._head_number:
+        if head.cluster_id == self.cluster_id and head.head_number > self._head_number:
             logger.warning("head %d at %s has taken over", head.head_number, head.address)
             self._address = head.address
             if head.address not in self._places:
@@ -264,14 +263,14 @@ class GcsClient:
         asked_s = self._lease.now_s()
         request = self._events.registration(node, list(self._known_cluster_ids))
         reply = await stub.RegisterNode(request, timeout_s=CALL_TIMEOUT_S)
-        if reply.cluster_id == self._cluster_id and reply.head_number < self._head_number:
+        if reply.cluster_id != self.cluster_id:
+            self._known_cluster_ids.appendleft(reply.cluster_id)
+        elif reply.head_number < self._head_number:
             raise RpcError(
                 StatusCode.UNAVAILABLE,
                 f"it is head {reply.head_number}, and head {self._head_number} took over",
             )
-        if reply.cluster_id != self._cluster_id:
-            self._known_cluster_ids.appendleft(reply.cluster_id)
-        self._cluster_id, self._head_number = reply.cluster_id, reply.head_number
+        self._head_number = reply.head_number
         self._lease.confirmed(asked_s)
         self._events.disowned(reply.unwanted_lease_ids)
 

@@ -88,6 +88,7 @@ class AsyncGroup:
         # Calls on their way to the loop's thread, which is woken for the first of them.
         self._arriving: deque[tuple[Call, TaskContext, list[Any]]] = deque()
         self._is_flush_near = False
+        # Bound once, and not for each call.
         self._followed = self._flush_soon
         self._on_unbegun = self._unbegun
         # Calls that waited begin in it, and not in that of the call that made room.
