@@ -132,15 +132,15 @@ class TcpTransferStreams:
         def prepare(at: int, count: int) -> None:
             landing.prepare(start + at, count)
 
-        if len(memory) < _IN_THREAD_BYTES_MIN:
-            await receive_into(sock, memory, timeout_s, progress)
-            return
-        try:
-            reception = BulkReceive(sock, memory, timeout_s, prepare, landing.arrived_in_thread)
-        except OSError as error:
-            if error.errno != errno.EAGAIN:
-                raise
-            # There is no thread for it: the loop is slower, and enough.
+        reception = None
+        if len(memory) >= _IN_THREAD_BYTES_MIN:
+            try:
+                reception = BulkReceive(sock, memory, timeout_s, prepare, landing.arrived_in_thread)
+            except OSError as error:
+                # There is no thread for it: the loop is slower, and enough.
+                if error.errno != errno.EAGAIN:
+                    raise
+        if reception is None:
             await receive_into(sock, memory, timeout_s, progress)
             return
         try:
