@@ -356,6 +356,11 @@ class Cluster:
         for worker_id in self.workers.forget_oldest(self._forgotten_before_s()):
             self._writes.delete(Table.WORKER, worker_id.binary())
 
+    def missing_worker_s(self) -> float:
+        """For how long a worker may run that is not in the table; 0: for ever."""
+        alive = [row for row in self.nodes.rows() if row.state == common_pb2.NODE_ALIVE]
+        return self.fences.missing_worker_s([row.head_lease_s for row in alive], self._clock.time_s())
+
     # ---- what an earlier GCS knew, told by those who outlived it (adoption.py)
 
     def adopt_others(

@@ -13,6 +13,8 @@ the head before held to be dead is named by nobody. So whatever node it does not
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from ray_mono.common.ids import NodeID
 
 CLOCKS_DIFFER = 1 / 20
@@ -63,6 +65,15 @@ class NodeFences:
         """It ended long ago."""
         self._confirmed_s.pop(node_id, None)
         self._end_s.pop(node_id, None)
+
+    def missing_worker_s(self, head_leases_s: Iterable[float], now_s: float) -> float:
+        """For how long, at most, a worker runs that no living node names. 0: for ever.
+
+        head_leases_s: of the nodes that are held to be alive. One may be cut off with a worker that started
+        just before.
+        """
+        ends_s = [self._after_s(lease_s) for lease_s in head_leases_s]
+        return max([self._end_of_unknown_s - now_s, *ends_s]) if ends_s and all(ends_s) else 0.0
 
     def left_s(self, node_id: NodeID | None, now_s: float) -> float:
         """How much longer actors may run on a dead node; 0 where they do not, and for None."""

@@ -4,11 +4,16 @@ There is one subscription to the channels NODE and WORKER_DEATH. When it breaks 
 node without a GCS goes on with what it knows. Deaths that were published meanwhile are not in the rows that a
 subscription begins with. So the table of workers is compared with the owners of the objects here after each
 start, and whenever a node dies, since its workers die with it.
+
+The head may not have an owner in its table at all: its store was lost and the owner's node with it, or the
+death is so long ago that it was forgotten. Nor may it have one yet whose start is just being told. So who is
+missing is asked for again, and counts as dead when it was missing for as long as the head says.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Callable, Iterable
 
@@ -27,6 +32,8 @@ _RETRY_LONGEST_S = 2.0
 # As many as the GCS keeps (gcs/config.py). Who asks for a node that died before them waits in vain as for one
 # that never was.
 _DEAD_NODES_MAX = 1_000
+_MISSING_PERIOD_S = 30.0
+"""Between two questions for owners that the GCS does not have."""
 
 logger = logging.getLogger(__name__)
 
@@ -52,6 +59,8 @@ class NodeDirectory:
         self._on_node_dead = on_node_dead
         self._addresses: dict[NodeKey, PeerAddress] = {}
         self._dead: dict[NodeKey, str] = {}
+        # Owners that the GCS does not have, and since when, by the loop's clock.
+        self._missing: dict[WorkerKey, float] = {}
         # Set, and replaced, whenever a node becomes known.
         self._changed = asyncio.Event()
 
@@ -105,13 +114,26 @@ class NodeDirectory:
         channels = [gcs_pb2.ChannelFilter(channel=name) for name in (gcs_pb2.NODE, gcs_pb2.WORKER_DEATH)]
         messages = gcs.Subscribe(gcs_pb2.SubscribeRequest(channels=channels))
         self.is_connected = True
+        self._missing.clear()
         await self._find_dead_owners(gcs)
-        async for message in messages:
-            if message.channel == gcs_pb2.NODE:
-                if self._learn_node(common_pb2.NodeInfo.FromString(message.payload)):
+        asking = asyncio.create_task(self._ask_for_missing(gcs))
+        try:
+            async for message in messages:
+                if message.channel == gcs_pb2.NODE:
+                    if self._learn_node(common_pb2.NodeInfo.FromString(message.payload)):
+                        await self._find_dead_owners(gcs)
+                elif message.channel == gcs_pb2.WORKER_DEATH:
+                    self._on_owner_dead(WorkerKey(message.key))
+        finally:
+            asking.cancel()
+
+    async def _ask_for_missing(self, gcs: GcsServiceAsyncStub) -> None:
+        while True:
+            await asyncio.sleep(_MISSING_PERIOD_S)
+            if self._missing:
+                # Where the connection has ended the subscription says so.
+                with contextlib.suppress(RpcError):
                     await self._find_dead_owners(gcs)
-            elif message.channel == gcs_pb2.WORKER_DEATH:
-                self._on_owner_dead(WorkerKey(message.key))
 
     def _learn_node(self, node: common_pb2.NodeInfo) -> bool:
         """True where it is dead, and was not known to be."""
@@ -133,11 +155,20 @@ class NodeDirectory:
         return is_news
 
     async def _find_dead_owners(self, gcs: GcsServiceAsyncStub) -> None:
-        owners = dict.fromkeys(self._owners_here())
-        if not owners:
+        if not list(self._owners_here()):
+            self._missing.clear()
             return
         reply = await gcs.GetAllWorkers(common_pb2.Empty(), timeout_s=_CALL_TIMEOUT_S)
-        for worker in reply.workers:
-            owner = WorkerKey(worker.worker_id)
-            if owner in owners and (not worker.is_alive or NodeKey(worker.node_id) in self._dead):
+        workers = {WorkerKey(worker.worker_id): worker for worker in reply.workers}
+        now_s = asyncio.get_running_loop().time()
+        before, self._missing = self._missing, {}
+        for owner in dict.fromkeys(self._owners_here()):
+            worker = workers.get(owner)
+            if worker is None:
+                since_s = before.get(owner, now_s)
+                if 0 < reply.missing_dead_after_s <= now_s - since_s:
+                    self._on_owner_dead(owner)
+                else:
+                    self._missing[owner] = since_s
+            elif not worker.is_alive or NodeKey(worker.node_id) in self._dead:
                 self._on_owner_dead(owner)

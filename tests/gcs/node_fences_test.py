@@ -99,3 +99,16 @@ def test_the_head_never_gives_an_actor_away_before_its_node_has_stopped_whatever
         restarts_s = died_s + fences.left_s(NODE, head_offset_s + died_s)
         stops_s = (lease.ends_s - node_offset_s) / rate
         assert restarts_s - stops_s >= MARGIN_S or stops_s <= died_s - MARGIN_S, seed
+
+
+def test_a_worker_that_nobody_names_may_run_as_long_as_the_longest_lease_of_a_node() -> None:
+    fences = NodeFences(MARGIN_S)
+    assert fences.missing_worker_s([10.0, LEASE_S], 100.0) == 63.0 + MARGIN_S
+    fences.takes_over(2 * LEASE_S, 100.0)
+    assert fences.missing_worker_s([10.0, LEASE_S], 100.0) == 126.0 + MARGIN_S
+
+
+def test_a_worker_that_nobody_names_may_run_for_ever_where_a_node_has_no_lease() -> None:
+    fences = NodeFences(MARGIN_S)
+    assert fences.missing_worker_s([0.0, LEASE_S], 100.0) == 0.0
+    assert fences.missing_worker_s([], 100.0) == 0.0

@@ -36,6 +36,7 @@ class Gcs(GcsServiceServicer):
         self.subscribers: list[asyncio.Queue[gcs_pb2.PubMessage | None]] = []
         self.subscribed = asyncio.Event()
         self.workers: list[common_pb2.WorkerInfo] = []
+        self.missing_dead_after_s = 0.0
 
     async def Subscribe(
         self, request: gcs_pb2.SubscribeRequest, context: CallContext
@@ -49,7 +50,9 @@ class Gcs(GcsServiceServicer):
     async def GetAllWorkers(
         self, request: common_pb2.Empty, context: CallContext
     ) -> gcs_pb2.GetAllWorkersReply:
-        return gcs_pb2.GetAllWorkersReply(workers=self.workers)
+        return gcs_pb2.GetAllWorkersReply(
+            workers=self.workers, missing_dead_after_s=self.missing_dead_after_s
+        )
 
     def tell(self, info: common_pb2.NodeInfo) -> None:
         message = gcs_pb2.PubMessage(channel=gcs_pb2.NODE, key=info.node_id, payload=info.SerializeToString())
@@ -170,5 +173,53 @@ def test_a_head_in_another_place_is_followed_though_the_old_one_holds_the_connec
         scene.directory.follow(address)
         await asyncio.sleep(5)
         assert len(gcs.subscribers) == 1
+
+    play(script)
+
+
+def test_an_owner_that_the_gcs_does_not_have_is_dead_when_it_was_missing_for_as_long_as_one_may_run() -> None:
+    async def script(scene: Scene) -> None:
+        scene.gcs.missing_dead_after_s = 65.0
+        scene.gcs.tell(node(FAR, dies_of="its host burned"))
+        await asyncio.sleep(60)
+        assert scene.dead_owners == []
+        await asyncio.sleep(40)
+        assert scene.dead_owners == [OWNER]
+
+    play(script)
+
+
+def test_an_owner_whose_start_is_told_late_is_not_dead() -> None:
+    async def script(scene: Scene) -> None:
+        scene.gcs.missing_dead_after_s = 65.0
+        scene.gcs.tell(node(FAR, dies_of="its host burned"))
+        await asyncio.sleep(59)
+        scene.gcs.workers = [common_pb2.WorkerInfo(worker_id=OWNER, node_id=b"n" * 28, is_alive=True)]
+        await asyncio.sleep(300)
+        assert scene.dead_owners == []
+
+    play(script)
+
+
+def test_an_owner_that_is_missing_lives_where_a_node_may_run_without_a_head_for_ever() -> None:
+    async def script(scene: Scene) -> None:
+        scene.gcs.tell(node(FAR, dies_of="its host burned"))
+        await asyncio.sleep(500)
+        assert scene.dead_owners == []
+
+    play(script)
+
+
+def test_a_gcs_that_is_new_has_its_time_to_hear_of_an_owner() -> None:
+    async def script(scene: Scene) -> None:
+        scene.gcs.missing_dead_after_s = 65.0
+        scene.gcs.tell(node(FAR, dies_of="its host burned"))
+        await asyncio.sleep(61)
+        scene.gcs.hang_up()
+        await scene.gcs.subscribed.wait()
+        await asyncio.sleep(50)
+        assert scene.dead_owners == []
+        await asyncio.sleep(60)
+        assert scene.dead_owners == [OWNER]
 
     play(script)

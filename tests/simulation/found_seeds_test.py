@@ -15,6 +15,8 @@ FOUND = {
     2001132: "a driver heard so, a moment before its end",
     2002028: "that an item's actor was dead was not said, but that its call ran again",
     2001223: "a copy on disk was unreadable: that its actor call has no retries was not said",
+    3000815: "a head with an empty store never heard of an owner on a dead node: its values stayed in stores",
+    3001099: "the same, of copies",
 }
 
 

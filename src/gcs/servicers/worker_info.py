@@ -49,4 +49,6 @@ class WorkerInfoServicer(gcs_rpc.GcsServiceServicer):
     ) -> gcs_pb2.GetAllWorkersReply:
         await self._adoption.heard()
         await self._writes.flushed()
-        return gcs_pb2.GetAllWorkersReply(workers=self._workers.rows())
+        return gcs_pb2.GetAllWorkersReply(
+            workers=self._workers.rows(), missing_dead_after_s=self._cluster.missing_worker_s()
+        )
