@@ -71,7 +71,7 @@ class ActorLoop(VirtualLoop):
 
     def _run_ready(self) -> None:
         self._now_s = self.time()
-        while self._timers and self._timers[0].when() <= self._now_s:
+        while self._timers and self._timers[0][0] <= self._now_s:
             self._ready.append(self._pop_timer())
         for _ in range(len(self._ready)):
             handle = self._ready.popleft()
@@ -81,12 +81,12 @@ class ActorLoop(VirtualLoop):
             raise SimulationError("\n".join(self.errors))
 
     def _pop_timer(self) -> SimHandle:
-        return heapq.heappop(self._timers)
+        return heapq.heappop(self._timers)[2]
 
     def _park(self, thread: SimThread) -> None:
-        while self._timers and self._timers[0].cancelled():
+        while self._timers and self._timers[0][2].cancelled():
             self._pop_timer()
-        thread.park(self._timers[0].when() if self._timers else None)
+        thread.park(self._timers[0][0] if self._timers else None)
 
 
 class _Asyncio:

@@ -30,12 +30,11 @@ CURRENT_PROCESS: contextvars.ContextVar[LiveProcess | None] = contextvars.Contex
 
 
 class SimHandle(asyncio.TimerHandle):
-    """A scheduled callback: ordered by time, then by when it was set; inert once its process is dead."""
+    """A scheduled callback, inert once its process is dead."""
 
     def __init__(
         self,
         when_s: float,
-        sequence: int,
         callback: Callable[..., object],
         args: tuple[Any, ...],
         loop: asyncio.AbstractEventLoop,
@@ -44,11 +43,7 @@ class SimHandle(asyncio.TimerHandle):
         context = contextvars.copy_context() if context is None else context
         super().__init__(when_s, callback, args, loop, context)
         self.loop: Any = loop
-        self.key = (when_s, sequence)
         self.process = context.get(CURRENT_PROCESS)
-
-    def __lt__(self, other: object) -> bool:
-        return isinstance(other, SimHandle) and self.key < other.key
 
     def _run(self) -> None:
         if self.process is None:

@@ -61,7 +61,8 @@ class VirtualLoop(asyncio.AbstractEventLoop):
     def __init__(self) -> None:
         self._now_s = 0.0
         self._ready: collections.deque[SimHandle] = collections.deque()
-        self._timers: list[SimHandle] = []
+        # A heap: by time, and of one time in the order in which they were set.
+        self._timers: list[tuple[float, int, SimHandle]] = []
         self._sequence = itertools.count()
         self._numbers = itertools.count(1)
         self._tasks: list[SimTask] = []
@@ -85,7 +86,7 @@ class VirtualLoop(asyncio.AbstractEventLoop):
         self, callback: Callable[..., object], *args: Any, context: contextvars.Context | None = None
     ) -> SimHandle:
         self._check_open()
-        handle = SimHandle(self._now_s, next(self._sequence), callback, args, self, context)
+        handle = SimHandle(self._now_s, callback, args, self, context)
         self._ready.append(handle)
         return handle
 
@@ -97,8 +98,9 @@ class VirtualLoop(asyncio.AbstractEventLoop):
         context: contextvars.Context | None = None,
     ) -> SimHandle:
         self._check_open()
-        handle = SimHandle(max(when, self._now_s), next(self._sequence), callback, args, self, context)
-        heapq.heappush(self._timers, handle)
+        when_s = max(when, self._now_s)
+        handle = SimHandle(when_s, callback, args, self, context)
+        heapq.heappush(self._timers, (when_s, next(self._sequence), handle))
         return handle
 
     def call_later(  # type: ignore[override]
@@ -112,8 +114,7 @@ class VirtualLoop(asyncio.AbstractEventLoop):
 
     def put_off(self, handle: SimHandle, until_s: float) -> None:
         """It is due, and its process is stopped."""
-        handle.key = until_s, next(self._sequence)
-        heapq.heappush(self._timers, handle)
+        heapq.heappush(self._timers, (until_s, next(self._sequence), handle))
 
     def _timer_handle_cancelled(self, handle: asyncio.TimerHandle) -> None:
         """asyncio's handles tell their loop; cancelled ones are dropped here when they come up."""
@@ -171,7 +172,7 @@ class VirtualLoop(asyncio.AbstractEventLoop):
         self._run(self._is_idle, self._now_s + limit_s, lambda: "what was going on")
 
     def _is_idle(self) -> bool:
-        return not self._ready and all(timer.cancelled() for timer in self._timers)
+        return not self._ready and all(handle.cancelled() for _, _, handle in self._timers)
 
     def run_forever(self) -> None:
         self._stop_asked = False
@@ -206,14 +207,14 @@ class VirtualLoop(asyncio.AbstractEventLoop):
         """Moves time to the next timer and makes it and all others of that instant ready."""
         for check in self.checks:
             check()
-        while self._timers and self._timers[0].cancelled():
+        while self._timers and self._timers[0][2].cancelled():
             heapq.heappop(self._timers)
         if not self._timers:
             raise Deadlock(
                 f"nothing is left to happen at {self._now_s:.6f} s, but this has not ended:\n{what()}\n"
                 f"{self.describe_waits()}"
             )
-        when_s = self._timers[0].key[0]
+        when_s = self._timers[0][0]
         if end_s is not None and when_s > end_s:
             raise TimeLimitReached(
                 f"at {end_s:.6f} virtual seconds this has not ended:\n{what()}\n{self.describe_waits()}"
@@ -221,8 +222,8 @@ class VirtualLoop(asyncio.AbstractEventLoop):
         if when_s > self._now_s:
             self._now_s = when_s
             self._turns_at_this_instant = 0
-        while self._timers and self._timers[0].key[0] <= self._now_s:
-            self._ready.append(heapq.heappop(self._timers))
+        while self._timers and self._timers[0][0] <= self._now_s:
+            self._ready.append(heapq.heappop(self._timers)[2])
 
     def _count_turn(self, handle: SimHandle) -> None:
         self._turns_at_this_instant += 1

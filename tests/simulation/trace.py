@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import collections
 import hashlib
-from dataclasses import dataclass
+from typing import NamedTuple
 
 
-@dataclass(frozen=True)
-class Record:
+class Record(NamedTuple):
     """One event of the network, or a note of the simulation itself."""
 
     time_s: float

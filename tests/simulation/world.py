@@ -147,9 +147,9 @@ class World:
         self.baton.end()
         logging.getLogger("ray_mono").removeHandler(self._error_log)
         try:
+            gc.collect()  # tells of exceptions that nobody looked at
             gc.enable()
             gc.unfreeze()
-            gc.collect()  # tells of exceptions that nobody looked at
             unseen = list(self.loop.errors)
         finally:
             self.loop.end()
