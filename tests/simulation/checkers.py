@@ -23,7 +23,7 @@ workers that ever waited are not counted.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from ray_mono.common.exceptions import ObjectLostError, ObjectReconstructionFailedError
@@ -93,6 +93,8 @@ class Journal:
     """Whether a process that lives may count as dead to another."""
     is_harmless: bool = False
     """Whether nothing goes wrong that could cost a task an attempt."""
+    is_cut_off: Callable[[bytes], bool] = lambda job_id: False
+    """Whether the head holds the node of the job's driver to be dead, which may live on behind a cut."""
     num_taken_away: int = 0
     """Workers that were killed for memory, at most, and nodes that were drained. What was cut off may run
     once more for each, whatever its retries."""
@@ -357,12 +359,17 @@ class Journal:
                 story.outcome = DRIVER_DIED
 
     def end_read(self, job_id: bytes) -> None:
-        """Somebody reads that this job is over: its driver's node has ended, and soon the driver does."""
+        """Somebody reads that this job is over: its driver's node has ended, and soon the driver does. Or it
+        is behind a cut, and held to be dead."""
         self._ends_read[job_id] = None
 
     def check_ended(self, job_id: bytes) -> None:
         """A while later."""
-        if job_id not in self._gone_jobs:
+        if job_id in self._gone_jobs:
+            return
+        if self.is_cut_off(job_id):
+            self._ends_read.pop(job_id, None)  # nor is it asked at the end
+        else:
             raise CheckFailed(f"job {job_id.hex()} is said to be over, and its driver lives")
 
     def _owner_died(self, worker_id: bytes) -> None:
@@ -380,7 +387,7 @@ class Journal:
             raise CheckFailed(f"{len(self.leases)} leases were never ended: {_list(list(self.leases))}")
         if self.running:
             raise CheckFailed(f"workers still run tasks: {_list(list(self.running))}")
-        for job_id in self._ends_read:
+        for job_id in list(self._ends_read):
             self.check_ended(job_id)
         self.actors.check_everything_ended()
 

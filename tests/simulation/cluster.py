@@ -79,6 +79,7 @@ class SimCluster:
         self._limits = limits or CoreWorkerConfig()
         self.journal = journal
         self.nodes: list[SimNode] = []
+        self._drivers: list[SimDriver] = []
         self._watches_memory = watches_memory
         self._disk = SimDisk(world.rng("disk"), disk or DiskKnobs())
         self._first_commit = 0
@@ -91,6 +92,15 @@ class SimCluster:
         world.machine.judged_by(journal.objects)
         journal.objects.stored = self._stored
         journal.actors.is_stopped = self._is_stopped
+        journal.is_cut_off = self._is_cut_off
+
+    def _is_cut_off(self, job_id: bytes) -> bool:
+        gcs = self._gcs
+        return gcs is not None and any(
+            gcs.cluster.nodes.is_dead(NodeID(driver.core.env.address.node_id))
+            for driver in self._drivers
+            if driver.job_id == job_id
+        )
 
     def _is_stopped(self, worker_id: bytes) -> bool:
         name = f"worker {worker_id.hex()[:8]}"
@@ -185,6 +195,7 @@ class SimCluster:
         process = self.world.network.start_process(host_name, f"driver {self._driver_count}")
         driver = SimDriver(self.world, process, self._place, self.journal)
         await driver.start_driver()
+        self._drivers.append(driver)
         return driver
 
     # ---- what there is
