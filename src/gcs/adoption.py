@@ -8,12 +8,13 @@ new id. Raylets, workers and drivers see by that id that it knows nothing of the
                         which of these it has yet to tell that no handle is left
 
     EMPTY ──a node of an earlier head──► HEARING ──all have told, or adoption_grace_s──► OVER
-      │                                               (late nodes of that cluster tell all the same)
-      └──a job begins──► OVER
+      │                                                │                                 │  ▲ the same
+      └──a job begins──► OVER                          a late node of that cluster comes ▼  │
+                                                                                         LATE
 
 - Meanwhile nothing is disowned or placed, no job begins, and what is not known is not refused: such
   questions wait (`heard`). In EMPTY they wait for the first node, first_node_wait_s at most. A new node ends
-  that: this is a new cluster.
+  that: this is a new cluster. In LATE they wait as well, and what was known before goes on.
 - Of two that tell of an actor, the later incarnation is right, and of one incarnation its worker.
 - An actor whose owner has told, and did not name it, has no handle: the head before was told so.
 - What nobody told of is gone when hearing is over: a worker, owner or driver that its node did not name
@@ -21,7 +22,8 @@ new id. Raylets, workers and drivers see by that id that it knows nothing of the
   named and that has not come yet counts as alive, with all that is on it, for node_return_timeout_s.
 - A head that ends before it has heard all leaves half of it in the store, and who told it would not tell the
   next. So the store says that the hearing is not over: the next head drops what is told, draws a new id once
-  more, and adopts nodes of either earlier one.
+  more, and adopts nodes of either earlier one. In LATE it says which nodes: the next head goes on with them,
+  and with whom and what they had told of.
 - So may heads do whose stores are all lost: a node may have told one of them, and another node none. So each
   node says all heads that it knew, and whoever knew one of those that are adopted is adopted.
 - The numbers of new jobs begin above all that any node has heard of. So a node of an earlier head is not
@@ -34,7 +36,7 @@ from __future__ import annotations
 import asyncio
 import enum
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Set
 
 from ray_mono.common.ids import ActorID, JobID, NodeID, WorkerID
 from ray_mono.common.our_bug import check
@@ -51,6 +53,8 @@ HEARING_KEY = b"hearing"
 """In the store until a job has begun, or what the head before knew was heard."""
 EARLIER_CLUSTER_KEY = b"earlier_cluster/"
 """Followed by the id of a head whose nodes are adopted."""
+LATE_NODE_KEY = b"late_node/"
+"""Followed by the id of a node that came late, until what it and its processes tell was judged."""
 TOLD_AGAIN = (Table.NODE, Table.JOB, Table.ACTOR, Table.WORKER)
 
 
@@ -58,12 +62,15 @@ class AdoptionState(enum.Enum):
     EMPTY = "empty"
     HEARING = "hearing"
     OVER = "over"
+    LATE = "late"
 
 
 _MOVES = {
     (AdoptionState.EMPTY, AdoptionState.HEARING),
     (AdoptionState.EMPTY, AdoptionState.OVER),
     (AdoptionState.HEARING, AdoptionState.OVER),
+    (AdoptionState.OVER, AdoptionState.LATE),
+    (AdoptionState.LATE, AdoptionState.OVER),
 }
 
 
@@ -98,11 +105,16 @@ class Adoption:
         self._leases: dict[bytes, tuple[NodeID, WorkerID]] = {}
         # The nodes whose leases these are.
         self._hearing: set[NodeID] = set()
+        # Who is silent for longer is not waited for.
+        self._grace_end_s = 0.0
 
     # ---- its life
 
-    def begin(self, tables: dict[Table, dict[bytes, bytes]]) -> None:
-        """What was in the store. Rows that are told again go from there, and from here."""
+    def begin(self, tables: dict[Table, dict[bytes, bytes]]) -> Set[NodeID]:
+        """What was in the store. Rows that are told again go from there, and from here.
+
+        Returns the nodes that told the head before late, and were not judged.
+        """
         meta = tables[Table.META]
         self._earlier = {
             key.removeprefix(EARLIER_CLUSTER_KEY) for key in meta if key.startswith(EARLIER_CLUSTER_KEY)
@@ -110,7 +122,11 @@ class Adoption:
         if CLUSTER_ID_KEY in meta and HEARING_KEY not in meta:
             self._move(AdoptionState.OVER)
             self._heard.set()
-            return
+            late = [NodeID(key.removeprefix(LATE_NODE_KEY)) for key in meta if key.startswith(LATE_NODE_KEY)]
+            if late:
+                self._hearing.update(late)
+                self._hear_late()
+            return self._hearing
         if CLUSTER_ID_KEY in meta and self._earlier:
             self._adopts([meta.pop(CLUSTER_ID_KEY)])
             for table in TOLD_AGAIN:
@@ -119,6 +135,7 @@ class Adoption:
                 tables[table] = {}
         self._writes.put(Table.META, HEARING_KEY, b"1")
         self._environment.tasks.spawn(self._await_first_node(), "await the first node")
+        return set()
 
     def _adopts(self, cluster_ids: Sequence[bytes]) -> None:
         for cluster_id in cluster_ids:
@@ -187,8 +204,9 @@ class Adoption:
                     common_pb2.JobInfo(job_id=worker.job_id, driver=address, driver_pid=worker.pid)
                 )
         self._cluster.adopt_others(request.other_nodes, request.node.head_lease_s, request.last_job_number)
-        if self._state is AdoptionState.OVER:
-            self._environment.tasks.spawn(self._hear_late(), f"hear node {node_id.hex()}")
+        if self._state in (AdoptionState.OVER, AdoptionState.LATE):
+            self._writes.put(Table.META, LATE_NODE_KEY + node_id.binary(), b"1")
+            self._hear_late()
 
     def told(self, request: gcs_pb2.AdoptRequest) -> None:
         """By a worker or driver. Raises ValueError naming what is malformed."""
@@ -214,6 +232,7 @@ class Adoption:
     # ---- the end
 
     async def _hear(self) -> None:
+        self._give_grace()
         await self._until_all_told()
         self._move(AdoptionState.OVER)
         self._judge()
@@ -223,14 +242,42 @@ class Adoption:
             await asyncio.sleep(self._config.node_return_timeout_s)
             self._cluster.give_up_missing_nodes()
 
-    async def _hear_late(self) -> None:
+    def resume(self) -> None:
+        """The rows of an earlier GCS are there: of nodes that told it late, and were not judged, who has yet
+        to tell, and what was told."""
+        late = self._hearing
+        self._awaited = {
+            WorkerID(row.worker_id) for node_id in late for row in self._workers.of_node(node_id)
+        }
+        self._actors = {
+            actor.actor_id: actor.worker_id
+            for actor in self._known_actors.all()
+            if actor.node_id in late or actor.registration.owner_node_id in late
+        }
+        self._jobs = {
+            JobID(row.job_id) for row in self._known_jobs.rows() if NodeID(row.driver.node_id) in late
+        }
+
+    def _hear_late(self) -> None:
+        self._give_grace()
+        self._heard.clear()
+        if self._state is AdoptionState.OVER:
+            self._move(AdoptionState.LATE)
+            self._environment.tasks.spawn(self._hear_late_nodes(), "hear late nodes")
+
+    async def _hear_late_nodes(self) -> None:
         await self._until_all_told()
+        self._move(AdoptionState.OVER)
+        for node_id in self._hearing:
+            self._writes.delete(Table.META, LATE_NODE_KEY + node_id.binary())
         self._judge()
+        self._heard.set()
+
+    def _give_grace(self) -> None:
+        self._grace_end_s = self._environment.clock.time_s() + self._config.adoption_grace_s
 
     async def _until_all_told(self) -> None:
-        clock = self._environment.clock
-        end_s = clock.time_s() + self._config.adoption_grace_s
-        while clock.time_s() < end_s and self._is_waiting():
+        while self._environment.clock.time_s() < self._grace_end_s and self._is_waiting():
             await asyncio.sleep(LOOK_PERIOD_S)
 
     def _is_waiting(self) -> bool:

@@ -8,7 +8,7 @@ The servicers and the health checks call it. It never waits, and knows nothing o
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Set
 
 from ray_mono.common.ids import ActorID, JobID, NodeID, WorkerID
 from ray_mono.common.our_bug import known
@@ -474,8 +474,9 @@ class Cluster:
 
     # ---- after a restart
 
-    def restore(self, tables: dict[Table, dict[bytes, bytes]]) -> None:
-        """Takes over the rows of an earlier GCS, and what was under way then."""
+    def restore(self, tables: dict[Table, dict[bytes, bytes]], late: Set[NodeID]) -> None:
+        """Takes over the rows of an earlier GCS, and what was under way then. late: nodes that have yet to
+        tell all of their actors, which are judged when they have."""
         next_number = int(tables[Table.META].get(NEXT_JOB_NUMBER_KEY, b"1"))
         self.jobs.restore(
             (common_pb2.JobInfo.FromString(row) for row in tables[Table.JOB].values()), next_number
@@ -494,7 +495,7 @@ class Cluster:
         for node in self.nodes.lingering():
             self._await_end(node)
         rows = [common_pb2.ActorInfo.FromString(row) for row in tables[Table.ACTOR].values()]
-        self._run(self.actors.restore(self.actor_table.restore(rows)))
+        self._run(self.actors.restore(self.actor_table.restore(rows), late))
         self._end_jobs_without_actors(self.jobs.outlived())
 
     def give_up_missing_nodes(self) -> None:

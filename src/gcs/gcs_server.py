@@ -88,9 +88,10 @@ class GcsServer:
         await self._listen()
         head_number = await self._room.until(self._storage.open)
         tables = {table: await self._storage.load_all(table) for table in Table}
-        self._adoption.begin(tables)
+        late = self._adoption.begin(tables)
         self._make_info(tables[Table.META], head_number)
-        self.cluster.restore(tables)
+        self.cluster.restore(tables, late)
+        self._adoption.resume()
         self._tasks.spawn(self._give_up_missing_nodes(), "give up missing nodes")
         self._tasks.spawn(self._forget_old(), "forget old")
         await self._environment.writes.flushed()

@@ -7,11 +7,13 @@ import asyncio
 import pytest
 
 from ray_mono.protobuf import common_pb2, gcs_pb2
+from ray_mono.rpc.surface import RpcError
 from tests.gcs.lost_head import (
     BEFORE,
     EMPTY,
     GRACE_S,
     Lost,
+    actor_row,
     job_row,
     owner_row,
     tell,
@@ -69,6 +71,68 @@ def test_a_late_node_is_adopted_by_the_head_after_the_one_that_heard_the_others(
         await other.process.spawn(other.join())
         await it.all_tell()
         assert (await until_state(it.gcs, common_pb2.ALIVE)).address == it.info.address
+
+    play(script)
+
+
+async def late_node_is_half_heard(it: Lost) -> None:
+    """Others were heard. Then the node comes, its driver tells, and the head ends before its worker does."""
+    it.other = await it.scene.add_node({"CPU": 4}, told=told_by_node())
+    await asyncio.sleep(GRACE_S + 1)
+    await it.node_joins(owner_row(it.node), worker_row(it.worker))
+    pending = actor_row(it.told, common_pb2.PENDING_CREATION)
+    await tell(it.gcs, OWNER.binary(), pending, job=job_row(it.node))
+    it.scene.kill_gcs()
+    it.gcs = await it.scene.start_gcs()
+    await it.other.process.spawn(it.other.join())
+
+
+def test_what_a_late_node_had_half_told_when_the_head_ended_is_heard_by_the_next() -> None:
+    async def script(scene: GcsScene) -> None:
+        it = Lost(scene)
+        await it.play()
+        await late_node_is_half_heard(it)
+        cluster_id = (await it.gcs.GetClusterInfo(EMPTY)).cluster_id
+        await it.node_joins(known_cluster_ids=(cluster_id, BEFORE))
+        await asyncio.sleep(1)
+        await tell(it.gcs, it.worker.worker_id, it.row(), job=job_row(None))
+        info = await until_state(it.gcs, common_pb2.ALIVE)
+        assert info.address == it.info.address and info.num_restarts == 0
+        assert not it.other.leases and len(it.node.leases) == 1
+
+    play(script)
+
+
+def test_a_late_nodes_actor_whose_worker_tells_no_head_is_placed_after_the_grace() -> None:
+    async def script(scene: GcsScene) -> None:
+        it = Lost(scene)
+        await it.play()
+        await late_node_is_half_heard(it)
+        begun_s = asyncio.get_running_loop().time()
+        cluster_id = (await it.gcs.GetClusterInfo(EMPTY)).cluster_id
+        await it.node_joins(known_cluster_ids=(cluster_id, BEFORE))
+        info = await until_state(it.gcs, common_pb2.ALIVE)
+        assert info.address != it.info.address
+        assert asyncio.get_running_loop().time() >= begun_s + GRACE_S - 1
+
+    play(script)
+
+
+def test_a_late_node_that_was_heard_is_not_waited_for_by_the_next_head() -> None:
+    async def script(scene: GcsScene) -> None:
+        it = Lost(scene)
+        await it.play()
+        await scene.add_node({"CPU": 1}, told=told_by_node())
+        await asyncio.sleep(GRACE_S + 1)
+        await it.all_tell()
+        await until_state(it.gcs, common_pb2.ALIVE)
+        await asyncio.sleep(1)
+        scene.kill_gcs()
+        it.gcs = await scene.start_gcs()
+        begun_s = asyncio.get_running_loop().time()
+        with pytest.raises(RpcError, match="no actor named 'none'"):
+            await it.gcs.GetNamedActor(gcs_pb2.GetNamedActorRequest(name="none", namespace="space"))
+        assert asyncio.get_running_loop().time() < begun_s + 1
 
     play(script)
 
