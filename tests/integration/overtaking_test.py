@@ -11,7 +11,7 @@ import pytest
 
 import ray_mono as ray
 from ray_mono.core_worker.config import CoreWorkerConfig
-from ray_mono.core_worker.process import registration
+from ray_mono.core_worker.process import current, registration
 from tests.integration.bounded import get
 from tests.integration.conftest import NUM_CPUS
 from tests.waiting import wait_until
@@ -47,3 +47,18 @@ def test_tasks_that_were_short_may_wait_for_those_that_were_submitted_beside_the
 
     call_all(range(-500, 0))
     assert call_all(range(20 * NUM_CPUS)) == list(range(20 * NUM_CPUS))
+
+
+def test_a_task_that_was_short_begins_beside_one_that_is_long_and_waits_for_it(tmp_path: Path) -> None:
+    @ray.remote
+    def meet(number: int, other: int) -> int:
+        if number >= 0:
+            (tmp_path / str(number)).touch()
+            wait_until((tmp_path / str(other)).exists, f"{other} has begun")
+        return number
+
+    get([meet.remote(-number, 0) for number in range(1, 500)])
+    first = meet.remote(0, 1)
+    # Its owner has seen that it is long, and looks no more.
+    wait_until(lambda: "runs a long task" in str(current.require().describe()["scheduling"]), "it is long")
+    assert get([meet.remote(1, 0), first]) == [1, 0]

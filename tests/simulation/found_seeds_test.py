@@ -18,6 +18,7 @@ FOUND = {
     3000815: "a head with an empty store never heard of an owner on a dead node: its values stayed in stores",
     3001099: "the same, of copies",
     3002967: "a head ended before it had heard a late node, and the next one heard no more of it: a hang",
+    3003116: "no worker was asked for a task whose function's others were long, and waited for it: a hang",
     3002105: "that a job was over was said while its driver lived, behind a cut, and was held to be dead",
 }
 

@@ -346,8 +346,9 @@ class SchedulingQueue:
 
     def keeps_up(self, pace: Pace) -> bool:
         """Whether the workers that are held will soon have run what waits: tasks of this pace, which are very
-        short. If one is long after all, the next look for stalls asks for more workers (stalls.py)."""
-        if self.fill <= 2 or self._filled_with is not pace:
+        short. If one is long after all, the next look for stalls asks for more workers (stalls.py). So it is
+        no where nobody looks: each is known to run a long task."""
+        if self.fill <= 2 or self._filled_with is not pace or not self.is_looked_at:
             return False
         return len(self.tasks) * self._each_us < self._config.keep_up_us * len(self.leases)
 
