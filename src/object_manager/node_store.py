@@ -139,10 +139,13 @@ class NodeStore:
         the store, and where readers hold all of it. Raises ObjectExists, StoreFull.
 
         One that another client is writing is awaited for a while: that client ran the task before, and may
-        end before the object is whole.
+        end before the object is whole. One that is on disk is looked at there: if it is lost, it is made
+        again by this run of its task, though nobody has asked for it since.
         """
         if self.store.is_made_here(wanted.object_id):
             await self._await_seal(wanted.object_id)
+        if self.store.is_spilled(wanted.object_id):
+            await self.spills.check(wanted.object_id, self.store.extent_of(wanted.object_id))
         if self._large_creates.takes(wanted.size_bytes):
             return await self._large_creates.create(wanted)
         try:

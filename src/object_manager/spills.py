@@ -124,6 +124,13 @@ class Spills:
         await self._known_disk().read(extent, start, target, lambda start, count: None)
         return target
 
+    async def check(self, object_id: ObjectKey, extent: Extent) -> None:
+        """An object that is on disk there is lost if it cannot be read."""
+        try:
+            await self._known_disk().check(extent)
+        except OSError as error:
+            self.unreadable(object_id, extent, error)
+
     def unreadable(self, object_id: ObjectKey, extent: Extent, error: OSError) -> None:
         """What is on disk there cannot be read."""
         if self.manager.unreadable(object_id, extent):

@@ -351,6 +351,39 @@ def test_what_is_lost_on_disk_is_made_again_by_its_task(spilled: Path, lose: Any
     assert all(is_piece(get(reference), number) for number, reference in enumerate(references))
 
 
+@ray.remote(num_returns=20)
+def make_pieces(note: Path) -> list[Any]:
+    with note.open("a") as file:
+        file.write("run ")
+    return [piece(number) for number in range(20)]
+
+
+@ray.remote
+def yield_pieces(note: Path) -> Any:
+    with note.open("a") as file:
+        file.write("run ")
+    yield from map(piece, range(20))
+
+
+@ways_to_lose
+@pytest.mark.parametrize("task", [make_pieces, yield_pieces])
+def test_one_run_makes_all_again_that_a_task_returned_and_that_is_lost_on_disk(
+    spilled: Path, tmp_path: Path, task: Any, lose: Any
+) -> None:
+    start_cluster(spilled)
+    note = tmp_path / "runs"
+    references = list(task.remote(note))
+    ready, _ = ray.wait(references, num_returns=20, timeout=60)
+    others = [ray.put(piece(number)) for number in range(20)]
+    assert len(ready) == 20
+    wait_until(lambda: len(files_in(spilled)) > 10, "all of it is on disk")
+    for path in files_in(spilled):
+        lose(path)
+    assert all(is_piece(get(reference), number) for number, reference in enumerate(references))
+    assert len(note.read_text().split()) <= 3
+    del others
+
+
 @ways_to_lose
 def test_who_waits_for_what_is_lost_on_disk_has_it_made_again(spilled: Path, lose: Any) -> None:
     start_cluster(spilled)

@@ -7,9 +7,10 @@ import errno
 import pytest
 
 from ray_mono.common.store_messages import DISK_FULL
-from ray_mono.object_manager.errors import StoreFull
+from ray_mono.object_manager.errors import ObjectExists, StoreFull
 from ray_mono.object_manager.get_queue import FoundState
 from ray_mono.object_manager.keys import ObjectKey
+from ray_mono.object_manager.stored_object import ObjectState
 from tests.object_manager.fakes import PlainDisk
 from tests.object_manager.spilling_scene import (
     NO_SPACE,
@@ -94,6 +95,31 @@ def test_where_a_file_is_gone_all_that_was_only_there_is_lost() -> None:
             s.disk.files[file] = content  # for the removal
             await s.put(A, B)  # a task that runs again
             await s.read(A, B)
+
+    run(play)
+
+
+def test_what_is_made_again_replaces_what_is_lost_on_disk_before_anybody_asks_for_it() -> None:
+    async def play() -> None:
+        async with scene() as s:
+            await s.put(A, B, C, D, E)
+            s.disk.unreadable.update(s.disk.files)
+            await s.put(A, B)
+            await s.read(A, B)
+            with pytest.raises(ObjectExists):
+                await s.put(E)
+
+    run(play)
+
+
+def test_what_is_made_again_and_stands_on_disk_is_not_written_again() -> None:
+    async def play() -> None:
+        async with scene() as s:
+            await s.put(A, B, C, D, E)
+            assert s.state(A) is ObjectState.SPILLED
+            with pytest.raises(ObjectExists):
+                await s.put(A)
+            await s.read(A)
 
     run(play)
 
