@@ -8,9 +8,11 @@ from pathlib import Path
 import pytest
 
 import ray_mono as ray
+from ray_mono.core_worker.process import current
 from tests.chaos.victims import Victims
 from tests.integration.clusters import run_command
 from tests.integration.scripts import Script
+from tests.waiting import wait_until
 
 NEW_DRIVER = """
 import sys
@@ -18,6 +20,22 @@ import ray_mono as ray
 
 ray.init(address=sys.argv[1])
 print("joined with", len(ray.nodes()), "node")
+"""
+LEAVING_DRIVER = """
+import sys
+import ray_mono as ray
+
+ray.init(address=sys.argv[1])
+
+@ray.remote
+def one():
+    return 1
+
+assert ray.get(one.remote()) == 1
+print("ready", flush=True)
+sys.stdin.readline()
+ray.shutdown()
+print("left")
 """
 COMMAND = """
 import runpy
@@ -42,6 +60,21 @@ def test_a_new_driver_and_a_command_wait_for_the_head_and_say_so(
     assert "joined with 1 node" in driver.check_ended_well()
     told = status.check_ended_well()
     assert "Nodes: 1 alive" in told and told.count("does not answer") == 1
+
+
+def test_a_driver_leaves_without_the_head_and_its_job_is_finished_when_that_is_back(
+    start: Callable[..., Victims], tmp_path: Path
+) -> None:
+    victims = start()
+    (tmp_path / "driver").write_text(LEAVING_DRIVER)
+    driver = Script(tmp_path / "driver", ray.get_runtime_context().gcs_address)
+    driver.wait_for_line("ready")
+    with victims.without_head():
+        driver.say("leave")
+        told = driver.check_ended_well()
+    assert "left" in told and "is gone: it has been away for" in told and "did not answer" not in told
+    state = current.require().global_state
+    wait_until(lambda: [job.is_finished for job in state.jobs()] == [False, True], "its job is finished")
 
 
 def test_a_cluster_that_has_ended_is_not_waited_for(start: Callable[..., Victims]) -> None:

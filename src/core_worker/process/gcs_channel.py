@@ -15,7 +15,8 @@ A head that was stopped holds its connections. If another one takes over meanwhi
 the connection to the old one counts as lost.
 
 What is called while the head is away waits for it. Where somebody has waited for WARN_AFTER_S, one line says
-for what. A call's own time does not run while the head is away, unless this process is leaving.
+for what. A call's own time does not run while the head is away. A process that is leaving waits for a head
+only as long as its reaper needs to start it again.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ NOTICES_MAX = 1_000
 RETRY_FIRST_S = 0.02
 RETRY_MAX_S = 0.5
 """Pauses after the raylet has named a GCS that cannot be reached."""
-WARN_AFTER_S = 2.0
+BACK_AFTER_S = WARN_AFTER_S = 2.0
 """A head that is started again by its reaper is back before that."""
 
 # What people wait for, by the call that brings it. Nobody waits for the other calls.
@@ -141,7 +142,6 @@ class GcsChannel:
         self._is_driver = is_driver
         self._state = GcsState.CONNECTED
         self._is_closed = False
-        self._is_leaving = False
         # In the order of their starts.
         self._calls: dict[int, Call] = {}
         self._streams: dict[int, Call] = {}
@@ -205,8 +205,11 @@ class GcsChannel:
             callback()
 
     def leave(self) -> None:
-        """This process is leaving: from now on calls wait no longer than their own time."""
-        self._is_leaving = True
+        """This process is leaving: a head that is away is waited for until BACK_AFTER_S after it went."""
+        self._patience_s = min(self._patience_s, BACK_AFTER_S)
+        if self._state is GcsState.AWAY:
+            self._cancel_patience()
+            self._be_patient(self._since_s + self._patience_s - self.clock.time_s())
 
     def close(self, reason: str) -> None:
         if not self._is_closed:
@@ -217,9 +220,8 @@ class GcsChannel:
 
     def deadline_s(self, started_s: float, timeout_s: float) -> float:
         """Until when a call that was started then waits for its answer."""
-        if self._is_leaving or self._state is GcsState.CONNECTED:
-            begins_s = started_s if self._is_leaving else max(started_s, self._since_s)
-            return begins_s + timeout_s
+        if self._state is GcsState.CONNECTED:
+            return max(started_s, self._since_s) + timeout_s
         return max(started_s + timeout_s, self._since_s + self._patience_s + timeout_s)
 
     # ---- calls
@@ -322,7 +324,7 @@ class GcsChannel:
             self._move(GcsState.AWAY)
             self._since_s, self._reason = self.clock.time_s(), reason
             self._retries.reset()
-            self._end_of_patience = self.reactor.call_later(self._patience_s, self._give_up)
+            self._be_patient(self._patience_s)
             self._find()
         else:
             self.reactor.call_later(self._retries.next_s(), self._find)
@@ -418,6 +420,9 @@ class GcsChannel:
     def _tell(self, text: str, *arguments: object) -> None:
         """Tells the user of a driver. In a worker it is for whoever looks for trouble there."""
         logger.log(logging.WARNING if self._is_driver else logging.DEBUG, text, *arguments)
+
+    def _be_patient(self, left_s: float) -> None:
+        self._end_of_patience = self.reactor.call_later(max(0.0, left_s), self._give_up)
 
     def _give_up(self) -> None:
         if self._is_closed or self._state is not GcsState.AWAY:

@@ -148,7 +148,7 @@ class Registration:
         self.reactor.close()
 
     def leave_gcs(self) -> None:
-        """This process is leaving: it does not wait for a head that is away."""
+        """This process is leaving: it does not wait for long for a head that is away."""
         with self.reactor.lock:
             self.gcs_channel.leave()
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from ray_mono.core_worker.process.gcs_channel import NOTICES_MAX, WARN_AFTER_S, GcsChannel
+from ray_mono.core_worker.process.gcs_channel import BACK_AFTER_S, NOTICES_MAX, WARN_AFTER_S, GcsChannel
 from ray_mono.protobuf import common_pb2, gcs_pb2, raylet_pb2
 from ray_mono.protobuf.gcs_rpc import GcsServiceStub
 from ray_mono.protobuf.raylet_rpc import RayletServiceStub
@@ -341,17 +341,49 @@ def test_a_head_that_is_there_and_silent_has_the_calls_own_time() -> None:
     assert scene.reactor.now_s == started_s + 5
 
 
-def test_a_process_that_leaves_does_not_wait_for_a_head_that_is_away() -> None:
+def finish(scene: Scene) -> None:
+    scene.gcs.MarkJobFinished(gcs_pb2.MarkJobFinishedRequest(), timeout_s=5)
+
+
+@pytest.mark.parametrize("away_s", [0.5, 30.0])
+def test_a_process_that_leaves_waits_for_a_head_only_as_long_as_one_needs_to_be_started_again(
+    away_s: float,
+) -> None:
     scene = Scene()
     scene.head_dies()
+    scene.pass_time(away_s)
     scene.channel.leave()
-    started_s = scene.reactor.now_s
-    with pytest.raises(RpcError):
-        scene.gcs.MarkJobFinished(gcs_pb2.MarkJobFinishedRequest(), timeout_s=5)
-    assert scene.reactor.now_s == started_s + 5
+    with pytest.raises(RpcError, match=f"is gone: .* away for {max(away_s, BACK_AFTER_S):g}") as caught:
+        finish(scene)
+    assert caught.value.code is StatusCode.UNAVAILABLE
+    now_s = scene.reactor.now_s
+    with pytest.raises(RpcError, match="the GCS at gcs is gone"):
+        finish(scene)
+    assert scene.reactor.now_s == now_s
     # Nobody waits for it any more, so it is not sent.
     scene.head_is_back()
     assert scene.wire.all("MarkJobFinished") == []
+
+
+def test_a_process_whose_head_dies_while_it_leaves_waits_no_longer() -> None:
+    scene = Scene()
+    scene.channel.leave()
+    scene.reactor.meanwhile.append(scene.head_dies)
+    with pytest.raises(RpcError, match=f"the GCS at gcs is gone: .* away for {BACK_AFTER_S:g}"):
+        finish(scene)
+
+
+def test_a_process_that_leaves_finds_a_head_that_is_started_again_at_once() -> None:
+    scene = Scene()
+    scene.head_dies()
+    scene.channel.leave()
+
+    def back() -> None:
+        scene.head_is_back()
+        scene.wire.last("MarkJobFinished", "gcs2").answer(common_pb2.Empty())
+
+    scene.reactor.meanwhile.append(back)
+    finish(scene)
 
 
 def test_a_call_whose_wait_was_interrupted_is_not_made_again() -> None:
