@@ -60,10 +60,18 @@ class SessionError(Exception):
 def base_directory(temp_dir: str | None = None) -> Path:
     """Where sessions lie (see above), as an absolute path.
 
-    The first of: temp_dir, RAY_MONO_TMPDIR, /tmp/ray_mono, /tmp/ray_mono_<uid>.
+    The first of: temp_dir, RAY_MONO_TMPDIR, /tmp/ray_mono, /tmp/ray_mono_<uid>. Raises ValueError.
     """
     named = temp_dir or os.environ.get(BASE_VARIABLE)
-    return Path(named).absolute() if named else usual_base()
+    return Path(from_home(named)).absolute() if named else usual_base()
+
+
+def from_home(path: str) -> str:
+    """What a person named, with ~ as in a shell, where that did not do it. Raises ValueError."""
+    expanded = os.path.expanduser(path)
+    if expanded.startswith("~"):
+        raise ValueError(f"{path}: no user {path[1:].partition('/')[0]!r} has a home directory here")
+    return expanded
 
 
 def usual_base() -> Path:

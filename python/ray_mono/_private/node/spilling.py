@@ -17,6 +17,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from ray_mono._private.node.session import from_home
 from ray_mono.common.store_messages import SPILL_DIRECTORY_PREFIX, is_uri
 
 CONFIG = "object_spilling_config"
@@ -90,7 +91,7 @@ def directories(system_config: Mapping[str, Any], directory: str | None, session
         return [str(session_path)]
     if is_uri(places[0]):
         return [*places, str(session_path)]
-    return [os.path.abspath(place) for place in places]
+    return [os.path.abspath(from_home(place)) for place in places]
 
 
 def settings(system_config: Mapping[str, Any]) -> dict[str, Any]:
@@ -150,6 +151,7 @@ def _check_place(name: str, place: Any) -> None:
         )
     text = os.fspath(place)
     if not isinstance(text, str) or not is_uri(text):
+        from_home(os.fsdecode(text))
         return
     protocol, _, rest = text.partition("://")
     if protocol in _NO_STORAGE:

@@ -44,6 +44,15 @@ def test_a_session_is_this_users_alone(session_base: Path) -> None:
     assert [found.path for found in session.list_sessions(session_base)] == [made.path]
 
 
+def test_sessions_may_lie_below_the_home_directory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home-of-mine")
+    assert session.base_directory("~/rays") == Path("/home-of-mine/rays")
+    monkeypatch.setenv("RAY_MONO_TMPDIR", "~")
+    assert session.base_directory() == Path("/home-of-mine")
+    with pytest.raises(ValueError, match="~nobody-of-that-name/a: no user 'nobody-of-that-name' has a home"):
+        session.base_directory("~nobody-of-that-name/a")
+
+
 def test_a_directory_that_others_may_read_is_no_session(session_base: Path) -> None:
     made = session.create_session(session_base)
     made.path.chmod(0o755)

@@ -32,6 +32,17 @@ def test_objects_go_to_the_session_unless_it_is_said_otherwise() -> None:
     assert spilling.directories({"automatic_object_spilling_enabled": False}, "/a", SESSION) == []
 
 
+def test_a_tilde_is_the_home_directory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home-of-mine")
+    assert spilling.directories({}, "~/a", SESSION) == ["/home-of-mine/a"]
+    assert spilling.directories(config(directory_path=["~", "b~"]), None, Path("/")) == [
+        "/home-of-mine",
+        str(Path("b~").absolute()),
+    ]
+    with pytest.raises(ValueError, match="no user 'nobody-of-that-name' has a home directory here"):
+        spilling.check({}, "~nobody-of-that-name/a")
+
+
 def test_rays_numbers_have_the_object_managers_names() -> None:
     given = {"min_spilling_size": 1, "max_io_workers": 2, "gcs": {}, **config(directory_path="/a")}
     assert spilling.settings(given) == {"min_spilling_size_bytes": 1, "max_io_workers": 2}
