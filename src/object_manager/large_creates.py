@@ -47,12 +47,12 @@ class LargeCreates:
 
         why: it has no room in memory, if not for its size.
         """
-        memory = self._store.describe_memory()
-        why = why or f"wanted {wanted.size_bytes} bytes, more than the store can hold: {memory}"
+        if not why:
+            # Why others could not be written says nothing of this one.
+            memory = self._store.describe_memory(tells_of_disk=False)
+            why = f"wanted {wanted.size_bytes} bytes, more than the store can hold: {memory}"
         self._store.check_new(wanted.object_id, wanted.owner, is_primary)
         extent = self._spills.plan_file(wanted.object_id, wanted.size_bytes)
-        if extent is None:
-            raise self._refusal(why, "")
         key = (wanted.object_id, wanted.client)
         answer: asyncio.Future[Extent] = asyncio.get_running_loop().create_future()
         self._making[key] = answer
@@ -61,7 +61,7 @@ class LargeCreates:
             await answer
             return self._enter(wanted, extent, is_primary)
         except OSError as error:
-            raise self._refusal(why, f"; {why_not_written(error)}") from None
+            raise StoreFull(f"{why}; {why_not_written(error)}") from None
         except BaseException:
             if was_given(answer):
                 self._spills.remove(extent.file)
@@ -98,9 +98,6 @@ class LargeCreates:
             extent,
         )
         return extent
-
-    def _refusal(self, why: str, why_not_on_disk: str) -> StoreFull:
-        return StoreFull(f"{why}{why_not_on_disk}")
 
     async def _make(self, extent: Extent, answer: asyncio.Future[Extent]) -> None:
         try:

@@ -330,11 +330,12 @@ class LocalObjectManager:
         self._writing_bytes += _size_bytes(write)
         return write
 
-    def plan_file(self, object_id: ObjectKey, size_bytes: int) -> Extent | None:
-        """A file for one object, which its client writes. None where nothing can be written."""
+    def plan_file(self, object_id: ObjectKey, size_bytes: int) -> Extent:
+        """A file for one object, which its client writes. Where all directories rest it is tried all the
+        same: its size is another one, and so is what it is told."""
         directory = self._num_external or self._directory()
         if directory is None:
-            return None
+            directory = self._next_directory % self._num_directories
         if not self._num_external:
             self._next_directory = directory + 1
         return self._files.plan(directory, [(object_id, size_bytes)])[object_id]

@@ -90,7 +90,7 @@ class Spills:
         self._tell = tell
         self._report = SpillReport(config.verbose_spill_logs_bytes)
 
-    def plan_file(self, object_id: ObjectKey, size_bytes: int) -> Extent | None:
+    def plan_file(self, object_id: ObjectKey, size_bytes: int) -> Extent:
         """See LocalObjectManager."""
         return self.manager.plan_file(object_id, size_bytes)
 

@@ -413,15 +413,15 @@ class Store:
     def num_unsealed(self) -> int:
         return len(self._objects) - self.num_sealed
 
-    def describe_memory(self) -> str:
-        """Sizes, for messages of a full store."""
+    def describe_memory(self, tells_of_disk: bool = True) -> str:
+        """Sizes, for messages of a full store. tells_of_disk: also why nothing can be written to disk."""
         return describe(
             self.allocator,
             self._objects.values(),
             self._evictable.total_bytes,
             self._files.total_bytes,
             "" if self.can_grow else self._directory,
-            self._why_not_spilled,
+            self._why_not_spilled if tells_of_disk else "",
         )
 
     def objects(self) -> list[StoredObject]:

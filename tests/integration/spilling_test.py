@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -309,6 +310,18 @@ def test_a_value_larger_than_the_store_and_the_disk_is_refused_at_once(small_dis
     ):
         ray.put(piece(1, 200 * MIB))
     assert is_piece(get(ray.put(piece(2))), 2)
+
+
+def test_a_value_that_is_refused_is_told_its_own_figures_also_after_others_were(small_disk: Path) -> None:
+    start_cluster(small_disk)
+    references = []
+    with pytest.raises(ray.exceptions.OutOfDiskError):
+        for number in range(100):
+            references.append(ray.put(piece(number)))
+    with pytest.raises(ray.exceptions.OutOfDiskError, match=r"wanted 2097\d+ bytes") as caught:
+        ray.put(piece(1, 200 * MIB))
+    assert re.findall(r"full: .* (\d+) bytes more would fill it", str(caught.value))[0].startswith("2097")
+    assert str(caught.value).count("would fill it") == 1
 
 
 def empty(path: Path) -> None:
