@@ -81,7 +81,8 @@ def refuse_settings(parser: argparse.ArgumentParser, error: Exception) -> NoRetu
 
 def setup_logging(level: str, service_name: str) -> None:
     """Sends the process's log to standard error, one line per message, with time, level, service and process
-    id.
+    id. The level is that of our own messages. Of libraries only warnings come: a service that cannot start
+    is told with its log, which is to begin with what is wrong.
 
     Raises ValueError for a level that is not one of LOG_LEVELS.
     """
@@ -94,7 +95,9 @@ def setup_logging(level: str, service_name: str) -> None:
             "%Y-%m-%d %H:%M:%S",
         )
     )
-    logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
+    logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
+    for ours in ("ray_mono", "__main__"):
+        logging.getLogger(ours).setLevel(level.upper())
 
 
 def announce_ready(ready_fd: int | None, info: Mapping[str, Any]) -> None:

@@ -116,8 +116,10 @@ def test_rays_setting_with_several_uris_counts_for_nodes_that_join(storage: S3Se
 
 
 def test_a_storage_that_cannot_be_used_fails_the_start_with_a_sentence(storage: S3Server) -> None:
-    with pytest.raises(ServiceStartError, match="cannot be spilled to s3://other/a: .*bucket does not exist"):
+    sentence = "cannot be spilled to s3://other/a: .*bucket does not exist"
+    with pytest.raises(ServiceStartError, match=sentence) as caught:
         start("s3://other/a")
+    assert "objects cannot be spilled" in str(caught.value).splitlines()[1], "nothing stands before it"
     with pytest.raises(ValueError, match=r"no objects are spilled to 'memory://a'"):
         start("memory://a")
 
