@@ -151,6 +151,7 @@ def hide_argument(option: str) -> None:
 
 
 AFTER_FAILURE = " after a failure: "
+IN_ORDER = " in order: "
 """In the last line of a service's log: what follows is why it ended."""
 
 FINAL_STATUS = 76

@@ -118,8 +118,11 @@ def announce_ready(ready_fd: int | None, info: Mapping[str, Any]) -> None:
 
 def failure_told(failure: BaseException) -> str:
     """As its service's last line ends; the reaper reads it there."""
-    told = " ".join(str(failure).splitlines()) or type(failure).__name__
-    return f"{process.AFTER_FAILURE}{told}"
+    return f"{process.AFTER_FAILURE}{_in_one_line(failure) or type(failure).__name__}"
+
+
+def _in_one_line(text: object) -> str:
+    return " ".join(str(text).splitlines())
 
 
 class Service:
@@ -131,6 +134,7 @@ class Service:
         """For everything that runs beside the main coroutine; an exception in one ends the process."""
         self._ready_fd = ready_fd
         self._stopping = asyncio.Event()
+        self._stop_reason = "it has nothing more to do"
         # Whether main came as far as until_stopped(): from there on it closes by itself, before that it must
         # be cancelled.
         self._is_up = False
@@ -151,6 +155,7 @@ class Service:
         """Begins the end: until_stopped() returns. Later reasons are ignored."""
         if not self._stopping.is_set():
             logger.info("stopping: %s", reason)
+            self._stop_reason = reason
             self._stopping.set()
 
     @property
@@ -214,7 +219,9 @@ class Service:
             for signum in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
                 loop.remove_signal_handler(signum)
         # The last line of a log is what its reader sees first.
-        logger.info("%s ended%s", self.name, "" if self._failure is None else failure_told(self._failure))
+        in_order = f"{process.IN_ORDER}{_in_one_line(self._stop_reason)}"
+        told = in_order if self._failure is None else failure_told(self._failure)
+        logger.info("%s ended%s", self.name, told)
         if isinstance(self._failure, FinalError):
             return process.FINAL_STATUS
         if isinstance(self._failure, LostPlaceError):

@@ -144,7 +144,7 @@ def test_a_head_that_cannot_start_again_ends_the_node_and_the_driver_is_told_why
 ) -> None:
     victims = start()
     victims.damage_store()
-    with pytest.raises(ray.exceptions.RayError):
+    with pytest.raises(ray.exceptions.LocalRayletDiedError, match="gcs.sqlite was damaged. It is kept as"):
         get(Counter.remote().next.remote())
     [told] = [record.getMessage() for record in caplog.records if "raylet is gone" in record.getMessage()]
     assert "gcs.sqlite was damaged. It is kept as" in told

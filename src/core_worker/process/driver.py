@@ -18,6 +18,7 @@ from ray_mono.common.output import utf8
 from ray_mono.core_worker.context import JobContext
 from ray_mono.core_worker.core_worker import CoreWorker
 from ray_mono.core_worker.process.driver_messages import DriverMessages
+from ray_mono.core_worker.process.gcs_channel import GcsChannel
 from ray_mono.core_worker.process.registration import Registration
 from ray_mono.core_worker.process.termination import DriverExit
 from ray_mono.core_worker.task_submission.function_manager import script_name
@@ -81,7 +82,7 @@ def connect_driver(config: DriverConfig) -> CoreWorker:
                 script=script_name(),
                 config_json=_config_json(config),
             ),
-            on_node_lost=functools.partial(_on_raylet_lost, config.why_node_ended),
+            on_node_lost=functools.partial(_on_raylet_lost, config.why_node_ended, registration.gcs_channel),
         )
     except BaseException:
         registration.close()
@@ -138,14 +139,15 @@ def _finish_job(core: CoreWorker) -> None:
         logger.debug("the GCS was not told of the job's end: %s", error)
 
 
-def _on_raylet_lost(why_node_ended: Callable[[], str] | None, core: CoreWorker, reason: str) -> None:
+def _on_raylet_lost(
+    why_node_ended: Callable[[], str] | None, gcs_channel: GcsChannel, core: CoreWorker, reason: str
+) -> None:
     """The raylet of this driver's node is gone. Everything that waits fails. Lock held."""
     if core.env.reactor.is_closed:
         return
-    why = why_node_ended() if why_node_ended is not None else ""
-    logger.error(
-        "The node's raylet is gone (%s): nothing can run any more. Its log is in %s/logs.",
-        why or reason,
-        core.session_dir,
-    )
-    core.fail_all_tasks(LocalRayletDiedError)
+    why = (why_node_ended() if why_node_ended is not None else "") or reason
+    logs = f"Its log is in {core.session_dir}/logs."
+    logger.error("The node's raylet is gone (%s): nothing can run any more. %s", why, logs)
+    message = f"The raylet of this driver's node is gone ({why}): nothing can run any more. {logs}"
+    core.fail_all_tasks(lambda: LocalRayletDiedError(message))
+    gcs_channel.raylet_lost(f"this driver's node has ended: {why}")

@@ -152,7 +152,7 @@ class GcsChannel:
         self._enders: dict[int, Callable[[], None]] = {}
         self._since_s = clock.time_s()
         """Of the present state; of LOST, since it was AWAY."""
-        self._reason = ""
+        self._reason = self._why_no_raylet = ""
         self._patience_s = 60.0
         self._end_of_patience: TimerHandle | None = None
         self._is_looking = False
@@ -210,6 +210,12 @@ class GcsChannel:
         if self._state is GcsState.AWAY:
             self._cancel_patience()
             self._be_patient(self._since_s + self._patience_s - self.clock.time_s())
+
+    def raylet_lost(self, reason: str) -> None:
+        """This node's raylet is gone: nobody finds another head for this process."""
+        self._why_no_raylet = reason
+        if self._state is GcsState.AWAY:
+            self._reason = reason
 
     def close(self, reason: str) -> None:
         if not self._is_closed:
@@ -338,8 +344,9 @@ class GcsChannel:
         if self._is_closed:
             return
         if error is not None:
-            self._reason = error.message
-            self._give_up()
+            # Why the raylet is gone is told right after the ends of its calls.
+            self._reason = self._why_no_raylet or error.message
+            self.reactor.call_later(0.0, self._give_up)
             return
         self._address, self._head_number = found.address, found.head_number
         self._channel = channel = self._connect(found.address, "the GCS")

@@ -427,16 +427,16 @@ class ActorTaskSubmitter:
             self.fail_creation(actor, message, self._why_not_created(actor))
             return
         # Not here and now: this may be the watch of a call that is not in the queue yet.
-        then = self._gcs_lost if error.code is StatusCode.UNAVAILABLE else self.watch
-        self._env.reactor.call_later(self._env.config.watch_retry_s, partial(then, actor))
+        self._env.reactor.call_later(self._env.config.watch_retry_s, partial(self._watch_again, actor, error))
 
-    def _gcs_lost(self, actor: CalledActor) -> None:
-        """Nobody is left to say where the actor lives."""
-        if actor.is_connected:
-            return
-        for task in actor.take_all():
-            error = ActorUnavailableError("the connection to the GCS is lost", actor.actor_id)
-            self._tasks.fail_unless_cancelled(task, error)
+    def _watch_again(self, actor: CalledActor, error: RpcError) -> None:
+        """After UNAVAILABLE nobody is left to say where the actor lives."""
+        if error.code is not StatusCode.UNAVAILABLE:
+            self.watch(actor)
+        elif not actor.is_connected:
+            lost = ActorUnavailableError(f"the GCS cannot be reached: {error.message}", actor.actor_id)
+            for task in actor.take_all():
+                self._tasks.fail_unless_cancelled(task, lost)
 
     def _registers_later(self, actor: CalledActor) -> bool:
         """Whether its owner is alive and has not registered it yet: the arguments of its constructor are not

@@ -180,15 +180,14 @@ class NormalTaskSubmitter:
         reply: Any,
         error: RpcError | None,
     ) -> None:
+        if error is not None and raylet is self._env.raylet and error.code is StatusCode.UNAVAILABLE:
+            # A driver learns right after this why it is gone. Until then nothing is asked again.
+            self._env.reactor.call_later(0.0, partial(self._lost, queue, lease_id, error.message))
+            return
         queue.requested.pop(lease_id, None)
         if error is not None:
-            if self._context.is_leaving:
-                return  # those that still wait are told that this process left
-            if raylet is self._env.raylet and error.code is StatusCode.UNAVAILABLE:
-                self._fail_all(queue, LocalRayletDiedError())
-            else:
-                # The raylet's queue is full, or it was another node that died: its tasks go elsewhere.
-                self._retry_later(queue)
+            # The raylet's queue is full, or it was another node that died: its tasks go elsewhere.
+            self._retry_later(queue)
             return
         outcome = reply.WhichOneof("outcome")
         if outcome == "grant":
@@ -260,6 +259,11 @@ class NormalTaskSubmitter:
     def _fail_all(self, queue: SchedulingQueue, error: BaseException) -> None:
         for task in queue.take_all():
             self._tasks.fail(task, error)
+
+    def _lost(self, queue: SchedulingQueue, lease_id: bytes, reason: str) -> None:
+        queue.requested.pop(lease_id, None)
+        if not self._context.is_leaving:  # else those that still wait are told that this process left
+            self._fail_all(queue, LocalRayletDiedError(f"Nothing can run any more: {reason}"))
 
     def forget_queued(self) -> None:
         """Empties the queues, since all that waits in them is about to fail."""

@@ -158,8 +158,21 @@ def test_what_waits_fails_when_the_raylet_goes(cluster: Cluster, caplog: pytest.
     ref = Scene.submit(as_scene(core))
     with core.env.lock:
         cluster.wire.channels["unix:/raylet"].close("it was killed")
-    with pytest.raises(LocalRayletDiedError):
-        core.get([ref], 0)
+    with pytest.raises(LocalRayletDiedError, match=rf"\(it was killed\).*{cluster.directory}"):
+        core.get([ref], 10)
+    core.shutdown()
+
+
+def test_what_waits_is_told_why_the_node_ended_where_that_is_known(cluster: Cluster) -> None:
+    core = cluster.join(why_node_ended=lambda: "raylet (7) ended: killed by SIGKILL")
+    ref = Scene.submit(as_scene(core))
+    with core.env.lock:
+        cluster.wire.channels["unix:/raylet"].close("it ended the connection")
+    with pytest.raises(LocalRayletDiedError, match="killed by SIGKILL"):
+        core.get([ref], 10)
+    later = Scene.submit(as_scene(core))
+    with pytest.raises(LocalRayletDiedError, match="Nothing can run any more"):
+        core.get([later], 10)
     core.shutdown()
 
 

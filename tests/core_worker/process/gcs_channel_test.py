@@ -315,8 +315,11 @@ def test_without_a_raylet_nobody_looks_for_the_head() -> None:
     scene.wire.gone.add("raylet")
     scene.wire.channels["raylet"].close()
     scene.head_dies()
+    scene.channel.raylet_lost("its node was drained")
+    scene.pass_time(0)
     [(_, error)] = scene.answers
     assert error is not None and error.code is StatusCode.UNAVAILABLE
+    assert "its node was drained" in error.message
 
 
 def test_a_calls_own_time_does_not_run_while_the_head_is_away() -> None:

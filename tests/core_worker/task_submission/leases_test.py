@@ -190,6 +190,7 @@ def test_a_raylet_that_answers_nothing_has_died_unless_this_process_leaves(leave
     if leaves:
         scene.context.leave_cluster()
     asked(scene)[0].fail()
+    scene.reactor.fire(scene.reactor.now_s)
     assert isinstance(scene.state_of(ref), told)
 
 

@@ -214,7 +214,7 @@ class Reaper:
             return
         # Even while the node ends: another service may have noticed its death, and ended, before we could.
         tail = log_tail(service.stderr, service.stdout)
-        why = "" if how in KILLED_ENDS else last_words(tail)
+        why = last_words(tail) if how.startswith("exit status") else ""
         story = f"{service.name} ({service.pid}) ended: {how}{why and f' ({why})'}"
         log(story)
         self._has_lost_place |= how == LOST_PLACE_END

@@ -13,6 +13,7 @@ import functools
 import gc
 import importlib
 import os
+import re
 import resource
 import signal
 import sys
@@ -21,7 +22,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NoReturn
 
-from ray_mono.common.process import AFTER_FAILURE, PARENT_PID_VARIABLE, num_threads, set_pdeathsig
+from ray_mono.common.process import AFTER_FAILURE, IN_ORDER, PARENT_PID_VARIABLE, num_threads, set_pdeathsig
 
 # Ray's.
 DESCRIPTORS = 65536
@@ -102,9 +103,10 @@ def log_tail(*paths: str) -> str:
 
 
 def last_words(tail: str) -> str:
-    """Why a service failed, by the end of its log."""
+    """Why a service ended, by the end of its log."""
     line = (tail.splitlines() or [""])[-1]
-    return line.rpartition(AFTER_FAILURE)[2].strip()
+    _, *told = re.split(f"{AFTER_FAILURE}|{IN_ORDER}", line, maxsplit=1)
+    return told[0].strip() if told else ""
 
 
 def raise_descriptor_limit() -> None:
