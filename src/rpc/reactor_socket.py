@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import logging
 import os
 import select
@@ -30,8 +31,12 @@ READ_BYTES = 1 << 16
 OUT_BYTES_MAX = 1 << 31
 # Frames smaller than this are joined into one send.
 JOIN_BYTES = 1 << 16
+HELD_BACK_LOOK_S = 0.001
 READABLE = select.EPOLLIN
 WRITABLE = select.EPOLLOUT
+# Linux: how many bytes of a TCP socket have not been sent once, as an int.
+_SIOCOUTQNSD = 0x894B
+_NOTHING = bytes(4)
 
 
 class ReactorSocket:
@@ -44,6 +49,7 @@ class ReactorSocket:
         self.is_closed = False
         self._sock: socket.socket
         self._fd = -1
+        self._is_tcp = False
         self._parser = framing.FrameParser()
         self._out: deque[bytes] = deque()
         self._out_bytes = 0
@@ -59,6 +65,7 @@ class ReactorSocket:
     def _adopt(self, sock: socket.socket) -> None:
         self._sock = sock
         self._fd = sock.fileno()
+        self._is_tcp = sock.family != socket.AF_UNIX
         sock.setblocking(False)
 
     def fileno(self) -> int:
@@ -139,7 +146,15 @@ class ReactorSocket:
 
     @property
     def has_unsent(self) -> bool:
-        return bool(self._out)
+        """Whether something that was written has not left this machine. What TCP holds back counts: if this
+        process died now, and had not read all that its peer sent, that would be thrown away.
+        """
+        if self._out or not self._is_tcp or self.is_closed:
+            return bool(self._out)
+        try:
+            return fcntl.ioctl(self._fd, _SIOCOUTQNSD, _NOTHING) != _NOTHING
+        except OSError:  # closed meanwhile: not everybody who asks has the lock
+            return False
 
     def flush(self) -> None:
         """Sends what was written, as far as the peer takes it."""
@@ -174,20 +189,22 @@ class ReactorSocket:
             self.reactor.modify(self, READABLE | WRITABLE if out else READABLE)
 
     def drain(self, timeout_s: float) -> bool:
-        """Waits until all that was written is sent, or the connection is over. False: the peer did not take
+        """Waits until all that was written has left, or the connection is over. False: the peer did not take
         it in time. Without the lock."""
         deadline_s = time.monotonic() + timeout_s
         while True:
             with self.reactor.lock:
                 self.flush()
-                if not self._out:
+                if not self.has_unsent:
                     return True
                 poll = select.poll()
-                poll.register(self._fd, select.POLLOUT)
+                if self._out:
+                    poll.register(self._fd, select.POLLOUT)
             left_s = deadline_s - time.monotonic()
             if left_s <= 0:
                 return False
-            poll.poll(1000 * left_s)
+            # Nobody is told when TCP has sent what it held back.
+            poll.poll(1000 * (left_s if self._out else min(left_s, HELD_BACK_LOOK_S)))
 
     def _takes_no_more(self) -> None:
         """The peer is gone. Answers that it sent before may not be read yet; the end of the connection, which

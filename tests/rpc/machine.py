@@ -11,6 +11,7 @@ without end: what is left to do then has been lost.
 from __future__ import annotations
 
 import math
+import socket
 import sys
 import threading
 from collections import deque
@@ -179,6 +180,8 @@ class _Epoll:
 
 class Socket:
     """Ours of a connection whose peer answers each request. The peer is a thread of its own (`answer`)."""
+
+    family = socket.AF_UNIX
 
     def __init__(self, machine: Machine) -> None:
         self._machine = machine

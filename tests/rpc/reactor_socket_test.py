@@ -56,8 +56,13 @@ class Ours(ReactorSocket):
 
 
 @contextmanager
-def connected() -> Iterator[tuple[Ours, socket.socket]]:
-    here, there = socket.socketpair()
+def connected(tcp: bool = False) -> Iterator[tuple[Ours, socket.socket]]:
+    if tcp:
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            here = socket.create_connection(listener.getsockname())
+            there, _ = listener.accept()
+    else:
+        here, there = socket.socketpair()
     there.settimeout(WAIT_S)
     with here, there:
         yield Ours(Loop(), here), there
@@ -156,9 +161,10 @@ def test_what_the_peer_does_not_take_goes_when_it_does() -> None:
         assert received == sent + b"behind it" and ours.loop.looks_for == READABLE
 
 
-def test_who_waits_for_what_was_written_waits_until_the_peer_takes_it_but_not_for_ever() -> None:
+@pytest.mark.parametrize("tcp", [False, True])
+def test_who_waits_for_what_was_written_waits_until_the_peer_takes_it_but_not_for_ever(tcp: bool) -> None:
     sent = bytes(1 << 20)
-    with connected() as (ours, there):
+    with connected(tcp) as (ours, there):
         ours.write(sent)
         assert not ours.drain(0.01) and ours.has_unsent
         received = bytearray()
@@ -173,7 +179,21 @@ def test_who_waits_for_what_was_written_waits_until_the_peer_takes_it_but_not_fo
         reader.join()
         ours.write(sent)
         there.close()
+        ours.on_events(READABLE)  # the end
         assert ours.drain(60) and ours.drain(60)
+
+
+def test_what_tcp_has_taken_and_holds_back_has_not_left() -> None:
+    with connected(tcp=True) as (ours, there):
+        sent = 0
+        while not ours.has_unsent:
+            ours.send(bytes(10_000))
+            sent += 10_000
+        assert not ours.loop.dirty and ours.loop.looks_for == READABLE  # it has taken all
+        assert not ours.drain(0.01)
+        while sent:
+            sent -= len(there.recv(sent))
+        assert not ours.has_unsent and ours.drain(60)
 
 
 def test_nothing_goes_to_a_peer_that_has_gone() -> None:

@@ -14,9 +14,9 @@ board, which is right wherever it is full, too. So a finalizer of the user's may
 where it is held.
 
 The board has room for 64 KiB. What finds no room there does not wait for others, but is sent at once. If
-its caller does not read as fast, and the socket is full, the worker waits until it has left, but not for
-long: others may need it, and a caller may be stopped. The core worker's lock is held, where nothing else is
-said.
+its caller does not read as fast, and the socket is full, or TCP holds it back (ReactorSocket.has_unsent), the
+worker waits until it has left, but not for long: others may need it, and a caller may be stopped. The core
+worker's lock is held, where nothing else is said.
 """
 
 from __future__ import annotations
