@@ -227,8 +227,11 @@ class AsyncGroup:
             self._waiting[task.task_id] = call, task, prepared
             return
         running = self._loop.create_task(self._run(call, task, prepared))
-        self._running[task] = running, call
-        running.add_done_callback(self._on_unbegun)
+        # A task factory of the user's may have begun it, and it may be over.
+        if not running.done():
+            self._running[task] = running, call
+            if prepared:
+                running.add_done_callback(self._on_unbegun)
 
     def _unbegun(self, running: asyncio.Task[None]) -> None:
         """It was cancelled before it began: _run takes this callback away, as the loop takes long for one."""
@@ -238,7 +241,7 @@ class AsyncGroup:
                 return
 
     def _ended_one(self, call: Call, task: TaskContext, has_run: bool) -> None:
-        del self._running[task]
+        self._running.pop(task, None)
         self._over(call, task, has_run)
         if self._waiting:
             self._own_context.run(self._start_waiting)
@@ -256,7 +259,8 @@ class AsyncGroup:
 
     async def _run(self, call: Call, task: TaskContext, prepared: list[Any]) -> None:
         parts = self._parts
-        self._running[task][0].remove_done_callback(self._on_unbegun)
+        if (made := self._running.get(task)) is not None:
+            made[0].remove_done_callback(self._on_unbegun)
         if parts.is_time_over():
             parts.out_of_time()
         target, args, kwargs = prepared

@@ -190,6 +190,28 @@ def test_an_answer_leaves_at_the_end_of_the_loops_round(monkeypatch: pytest.Monk
     worker.close()
 
 
+def test_calls_that_a_task_factory_of_the_actors_begins_at_once_are_answered_and_have_their_turns(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def begun(loop: asyncio.AbstractEventLoop, coroutine: Any) -> asyncio.Future[Any]:
+        """As asyncio.eager_task_factory, of Python 3.12 and later, where a coroutine does not wait."""
+        with pytest.raises(StopIteration):
+            coroutine.send(None)
+        over: asyncio.Future[Any] = loop.create_future()
+        over.set_result(None)
+        return over
+
+    worker = Group(monkeypatch)
+    worker.do(lambda: asyncio.get_running_loop().set_task_factory(begun))
+    assert [worker.do(lambda number=number: number).value for number in range(3)] == [0, 1, 2]
+    worker.do(lambda: asyncio.get_running_loop().set_task_factory(None))
+    (after,) = worker.start("1")
+    worker.let_go("1")
+    assert after.value == "value of 1"
+    worker.close()
+    assert not worker.running.calls
+
+
 def test_a_call_whose_answer_fails_is_answered_anyhow(monkeypatch: pytest.MonkeyPatch) -> None:
     worker = Group(monkeypatch)
     worker.start()
