@@ -128,6 +128,11 @@ class ReactorChannel(ReactorSocket):
             )
 
     @property
+    def is_connecting(self) -> bool:
+        """The peer's machine has not taken the connection yet, nor refused it."""
+        return self._connecting and not self.is_closed
+
+    @property
     def trouble(self) -> str:
         """Why it is not connected yet, where that is known; for people."""
         return self._reason if self._connecting else ""

@@ -4,6 +4,7 @@ fails, with an error that says what is missing; the cluster lives, and goes on w
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -60,6 +61,59 @@ def test_with_few_descriptors_there_are_few_workers_and_the_driver_is_told(
     assert "have 'ulimit -n' say more" in output and "the end" in output
     for log in session_base.glob("session_*/logs/*"):
         assert log.stat().st_size < 1 << 20, f"{log} is flooded"
+
+
+NO_FILES_LEFT = """
+import resource
+import ray_mono as ray
+from tests.chaos.victims import Victims
+
+resource.setrlimit(resource.RLIMIT_NOFILE, (256, 256))
+ray.init(address="local", num_cpus=2)
+
+@ray.remote(max_retries=0)
+def add(one, other):
+    return one + other
+
+@ray.remote(num_cpus=0)
+class Leaking:
+    def leak(self):
+        self.files = []
+        try:
+            while True:
+                self.files.append(open("/dev/null"))
+        except OSError:
+            pass
+    def close(self):
+        self.files = []
+    def add(self):
+        try:
+            return ray.get(add.remote(1, 2), timeout=60)
+        except ray.exceptions.WorkerCrashedError as error:
+            return str(error)
+
+leaking = Leaking.remote()
+ray.get([leaking.leak.remote(), add.remote(1, 2)], timeout=60)
+victims = Victims()
+call, most = leaking.add.remote(), 0
+while not ray.wait([call], timeout=0.1)[0]:
+    most = max(most, len(victims.workers()))
+    assert ray.get(add.remote(1, 2), timeout=60) == 3
+print("at most", most, "workers")
+print(ray.get(call, timeout=60))
+ray.get(leaking.close.remote(), timeout=60)
+assert ray.get(leaking.add.remote(), timeout=60) == 3
+ray.shutdown()
+"""
+
+
+def test_who_has_no_descriptors_left_costs_others_nothing_and_is_told_why_its_tasks_fail(
+    session_base: Path, tmp_path: Path
+) -> None:
+    output = run(NO_FILES_LEFT, tmp_path)
+    most = re.search(r"at most (\d+) workers", output)
+    assert most is not None and int(most[1]) < 8, output
+    assert re.search("The worker died before.*its caller cannot connect to .*: Too many open files", output)
 
 
 FULL_DISK = """

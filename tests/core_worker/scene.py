@@ -144,6 +144,7 @@ class SceneChannel:
         self.address = address
         self.is_closed = False
         self.trouble = ""
+        self.is_connecting = False
         self.flushed: list[Said] = []
         """What has left at once, and does not wait for the end of the turn."""
         self._on_close: list[Callable[[str], None]] = []

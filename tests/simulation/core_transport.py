@@ -116,6 +116,7 @@ class CoreChannel(_Half):
         reactor.process.spawn(self._connect(), name="connect")
 
     trouble = ""
+    is_connecting = False
 
     @property
     def num_pending(self) -> int:

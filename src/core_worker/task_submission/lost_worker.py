@@ -102,8 +102,12 @@ def _when_known(
             timer.cancel()
             settle(death, error, words)
 
+    def crashed(death: Any) -> WorkerCrashedError | OutOfMemoryError | NodeDiedError:
+        # A worker that was never reached is ended for that, and does not know why.
+        return _crashed(death, lease.peer.channel.trouble)
+
     def told(death: Any, words: Any, failure: RpcError | None) -> None:
-        once(death, _crashed(death), words if failure is None and words.is_known else None)
+        once(death, crashed(death), words if failure is None and words.is_known else None)
 
     def answered(death: Any, failure: RpcError | None) -> None:
         if failure is not None:
@@ -114,7 +118,7 @@ def _when_known(
             )
             lease.raylet.LastWords.start(request, partial(told, death))
         else:
-            once(death, _crashed(death))
+            once(death, crashed(death))
 
     answer_s = env.config.lost_worker_answer_s
     silence = f"its raylet did not answer within {answer_s:g} s"
@@ -122,7 +126,7 @@ def _when_known(
     lease.raylet.LostWorker.start(_request(lease), answered)
 
 
-def _crashed(death: Any) -> WorkerCrashedError | OutOfMemoryError | NodeDiedError:
+def _crashed(death: Any, trouble: str) -> WorkerCrashedError | OutOfMemoryError | NodeDiedError:
     if death.kind == common_pb2.DeathCause.OUT_OF_MEMORY:
         return OutOfMemoryError(death.message)
     if death.kind == common_pb2.DeathCause.NODE_DIED:
@@ -130,7 +134,8 @@ def _crashed(death: Any) -> WorkerCrashedError | OutOfMemoryError | NodeDiedErro
         return NodeDiedError(f"The worker died before it finished the task: {death.message}")
     if not death.message:
         return WorkerCrashedError()
-    return WorkerCrashedError(f"The worker died before it finished the task: {death.message}")
+    caller = f"; its caller {trouble}" if trouble else ""
+    return WorkerCrashedError(f"The worker died before it finished the task: {death.message}{caller}")
 
 
 def _request(lease: Lease) -> raylet_pb2.LostWorkerRequest:

@@ -12,6 +12,9 @@ first:
     stall_alone_looks    The raylet is asked also if nothing waits behind the task: the task itself may not
                          have begun.
 
+A worker that takes no connection is not looked at: the next one may be as far away, or this process may have
+no descriptor for it, and each worker that is left so costs its node another one.
+
 The raylet reads what the worker has begun (common/start_board.py). Tasks that have not begun are this
 process's again at once, and run elsewhere. The lease keeps worker and resources until the worker has answered
 for them, should it ever go on; then the lease is over. If the task of a frozen worker is cancelled by force,
@@ -80,6 +83,8 @@ class Stalls:
     def _look_at(self, lease: Lease) -> bool:
         """Looks at a lease. Returns whether it has to be looked at again."""
         config = self._env.config
+        if lease.peer.channel.is_connecting:
+            return True
         looks = lease.look()
         if not looks:
             return True

@@ -146,6 +146,19 @@ def test_a_first_task_that_a_stopped_worker_has_not_begun_runs_elsewhere() -> No
     assert len(lease_states(scene)) == 1
 
 
+def test_a_worker_that_was_not_reached_yet_keeps_its_tasks() -> None:
+    scene = a_scene()
+    (first,) = a_worker_with(scene, 1)
+    worker = scene.wire.channels["unix:worker"]
+    worker.is_connecting = True
+    looks(scene, 100)
+    assert not withdrawals(scene) and not num_queued(scene)
+    worker.is_connecting = False
+    looks(scene, 12)
+    assert len(withdrawals(scene)) == 1
+    answer(scene, first)
+
+
 def test_a_long_task_that_has_begun_is_asked_about_once_and_gets_nothing_behind_it() -> None:
     scene = a_scene()
     (first,) = a_worker_with(scene, 1)
