@@ -33,14 +33,14 @@ import mmap
 import os
 import weakref
 from struct import Struct
-from time import CLOCK_BOOTTIME, clock_gettime_ns
+from time import CLOCK_BOOTTIME, CLOCK_MONOTONIC, clock_gettime_ns
 
 SETTLE_S = 0.005
 _PAGE_BYTES = 4096
 _BYTES = 17 * _PAGE_BYTES
-_BEGUN, _CLOSED, _IDENTITY, _NAME_BYTES, _HEAD_LEASE = 0, 1, 2, 3, 7
+_BEGUN, _CLOSED, _IDENTITY, _NAME_BYTES, _HEAD_LEASE, _HEAD_LEASE_AWAKE = 0, 1, 2, 3, 7, 8
 _FRAME_START, _FRAME_END = 32, 56
-_NAME_START = 64
+_NAME_START = 72
 _NAME_BYTES_MAX = _PAGE_BYTES - _NAME_START
 # Behind the first page: answers that are kept. Those that follow each other and are one object, as most are,
 # are kept once: how many there are, the size of one, and its bytes, which end with a cell.
@@ -95,7 +95,9 @@ class StartBoard:
 
     def is_time_over(self) -> bool:
         """Whether an actor may run elsewhere by now."""
-        return clock_gettime_ns(CLOCK_BOOTTIME) >= self._cells[_HEAD_LEASE]
+        return clock_gettime_ns(CLOCK_BOOTTIME) >= self._cells[_HEAD_LEASE] and (
+            clock_gettime_ns(CLOCK_MONOTONIC) >= self._cells[_HEAD_LEASE_AWAKE]
+        )
 
     def rest(self) -> None:
         """Nothing runs."""
@@ -255,8 +257,9 @@ class BoardOfAnother:
         calls, the place of the first answer, and each of them in order."""
         return self._memory[_FRAME_START:_FRAME_END], *self.kept(0)
 
-    def lease_ends(self, at_ns: int) -> None:
-        """at_ns: of CLOCK_BOOTTIME."""
+    def lease_ends(self, at_ns: int, awake_ns: int) -> None:
+        """As in node_time.py."""
+        self._cells[_HEAD_LEASE_AWAKE] = awake_ns
         self._cells[_HEAD_LEASE] = at_ns
 
     def close_lease(self, lease_number: int) -> None:

@@ -10,13 +10,13 @@ it that no code of an actor runs here, each by itself and by the same clock:
     the template    kills the workers, also while the raylet is stopped
     each worker     looks before it begins a call of an actor, also where the whole node was stopped
 
-Beside a head that none elsewhere can take over from (its store is on this machine) all of this is not needed:
-nobody starts the node's actors elsewhere while the machine sleeps. There only the time awake counts, for how
-long the head may be away, and nobody but the raylet looks. So a laptop may sleep.
+Beside a head that none elsewhere can take over from (its store is on this machine) only the time awake
+counts: nobody starts the node's actors elsewhere while the machine sleeps. So a laptop may sleep.
 """
 
 from __future__ import annotations
 
+from ray_mono.common.node_time import NS_PER_S
 from ray_mono.common.world import Clock
 from ray_mono.raylet.clients import ClientProcess, Clients
 from ray_mono.raylet.worker.launcher import WorkerLauncher
@@ -24,7 +24,6 @@ from ray_mono.raylet.worker.launcher import WorkerLauncher
 RENEWALS = 12
 """In the time of a lease. A head that is away costs a node as much less than its lease as passes between
 two."""
-NS_PER_S = 1_000_000_000
 
 
 class HeadLease:
@@ -43,6 +42,7 @@ class HeadLease:
         self._is_beside_head = is_beside_head
         self.now_s = clock.time_s if is_beside_head else clock.awake_or_asleep_s
         self.ends_s = self.now_s() + duration_s
+        self._clock = clock
         self._launcher = launcher
         self._clients = clients
 
@@ -54,15 +54,21 @@ class HeadLease:
     def confirmed(self, asked_s: float) -> None:
         """A head said that this node is alive, asked at this time."""
         self.ends_s = max(self.ends_s, asked_s + self._duration_s)
-        if self._is_beside_head:
-            return
-        self._launcher.lease_ends(self.ends_s)
+        self._launcher.lease_ends(*self._end_ns())
         for client in self._clients:
             self.tell(client)
 
     def tell(self, client: ClientProcess) -> None:
-        if client.board is not None and not self._is_beside_head:
-            client.board.lease_ends(round(self.ends_s * NS_PER_S))
+        if client.board is not None:
+            client.board.lease_ends(*self._end_ns())
+
+    def _end_ns(self) -> tuple[int, int]:
+        """As in common/node_time.py."""
+        end_ns = round(self.ends_s * NS_PER_S)
+        if not self._is_beside_head:
+            return end_ns, 0
+        left_s = self.ends_s - self.now_s()
+        return round((self._clock.awake_or_asleep_s() + left_s) * NS_PER_S), end_ns
 
     def is_over(self) -> bool:
         return self.now_s() >= self.ends_s

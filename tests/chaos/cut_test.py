@@ -21,6 +21,7 @@ import ray_mono as ray
 from ray_mono._private.node.session import NodeRecord
 from ray_mono.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from tests.chaos.far_network import FAR_IP, NEAR_IP, FarNetwork, far_network
+from tests.chaos.victims import Victims
 from tests.integration.bounded import get
 from tests.integration.clusters import join_cluster, processes_of_node, run_command, service_pid
 from tests.waiting import wait_until
@@ -156,4 +157,20 @@ def test_an_actor_runs_in_one_place_at_a_time(make: Make, tmp_path: Path, how: s
     assert get(actor.call.remote(0)) == 0
     # A process that stands still in the middle of a call goes on there for a moment. It begins no other.
     first, second = periods(tmp_path, "calls" if how == "stop_node" else "beats")
+    assert first[1] < second[0]
+
+
+def test_the_same_of_an_actor_on_the_heads_node_whose_raylet_stands_still(make: Make, tmp_path: Path) -> None:
+    """That node has no lease while the machine sleeps. It has one while it is awake."""
+    make(False)
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
+    options = {"max_restarts": -1, "lifetime": "detached", "name": "beating", "namespace": "here"}
+    get(Beating.options(scheduling_strategy=here, **options).remote(tmp_path).call.remote(0))
+    raylet = Victims().raylet
+    raylet.suspend()
+    try:
+        wait_until(lambda: len(periods(tmp_path, "beats")) == 2, "it runs on the other node")
+    finally:
+        raylet.resume()
+    first, second = periods(tmp_path, "beats")
     assert first[1] < second[0]

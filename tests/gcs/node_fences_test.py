@@ -72,7 +72,7 @@ class Clock:
 
 
 class Launcher:
-    def lease_ends(self, at_s: float) -> None: ...
+    def lease_ends(self, at_ns: int, awake_ns: int) -> None: ...
 
 
 def test_the_head_never_gives_an_actor_away_before_its_node_has_stopped_whatever_stalls() -> None:

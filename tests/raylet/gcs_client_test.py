@@ -175,7 +175,7 @@ class Scene:
         transport, clock = self.world.transport(process), self.world.clock
         node = common_pb2.NodeInfo(node_id=NODE_ID)
         self.outbox = GcsOutbox(NODE_ID, self._outbox_max)
-        launcher: Any = SimpleNamespace(lease_ends=lambda at_s: None)
+        launcher: Any = SimpleNamespace(lease_ends=lambda at_ns, awake_ns: None)
         duration_s = config.gcs_reconnect_timeout_s
         self.lease = HeadLease(duration_s, clock, launcher, Clients())
         self.client = GcsClient(

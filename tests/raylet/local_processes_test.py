@@ -56,7 +56,7 @@ class Node:
         outbox: Any = SimpleNamespace(add_worker=lambda info: self.added.append(info.worker_id))
         store: Any = SimpleNamespace(free_owned_by=self.freed.append)
         deaths: Any = SimpleNamespace(exited=lambda exit_: None, report=self._report, hear_out=self._hear_out)
-        launcher: Any = SimpleNamespace(lease_ends=lambda at_s: None)
+        launcher: Any = SimpleNamespace(lease_ends=lambda at_ns, awake_ns: None)
         effects: Any = SimpleNamespace(run=scene.take)
         self.processes = LocalProcesses(
             config,

@@ -163,7 +163,9 @@ def test_what_began_last_is_told_whatever_its_lease(sides: Sides) -> None:
 def test_an_actor_may_run_until_the_raylet_says_and_for_ever_where_it_says_nothing(sides: Sides) -> None:
     worker, raylet = sides
     assert not worker.is_time_over()
-    raylet.lease_ends(time.clock_gettime_ns(time.CLOCK_BOOTTIME) + 1_000_000_000_000)
-    assert not worker.is_time_over()
-    raylet.lease_ends(1)
+    later_ns = time.clock_gettime_ns(time.CLOCK_BOOTTIME) + 1_000_000_000_000
+    for end in (later_ns, 0), (1, later_ns):
+        raylet.lease_ends(*end)
+        assert not worker.is_time_over()
+    raylet.lease_ends(1, 1)
     assert worker.is_time_over()

@@ -13,6 +13,7 @@ import random
 from collections.abc import Callable
 
 from ray_mono.common.background import BackgroundTasks
+from ray_mono.common.node_time import NS_PER_S
 from ray_mono.raylet.worker.launcher import WorkerExit, WorkerOrder
 from tests.simulation.checkers import Journal
 from tests.simulation.core_process import Place, SimWorker, WorkerStart
@@ -61,7 +62,10 @@ class SimWorkerLauncher:
         """Simulated tasks only sleep."""
         return 0.0 if self._workers.get(startup_token) is not None else None
 
-    def lease_ends(self, at_s: float) -> None:
+    def lease_ends(self, at_ns: int, awake_ns: int) -> None:
+        self._end_at(at_ns / NS_PER_S)
+
+    def _end_at(self, at_s: float) -> None:
         if self._lease_timer is not None:
             self._lease_timer.cancel()
         at_s += self._rng.uniform(*LEASE_POLL_S)
@@ -71,7 +75,7 @@ class SimWorkerLauncher:
         """The template sees it when it runs."""
         stopped_until_s = self._world.network.stopped_until_s(self._raylet.host_name)
         if stopped_until_s > self._world.loop.time():
-            self.lease_ends(stopped_until_s)
+            self._end_at(stopped_until_s)
         else:
             self._end_all("its node's time is over")
 

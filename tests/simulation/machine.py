@@ -110,8 +110,8 @@ class SimBoard:
     def is_time_over(self) -> bool:
         return self._now_ns() >= self._head_lease_ns
 
-    def lease_ends(self, at_ns: int) -> None:
-        self._head_lease_ns = at_ns
+    def lease_ends(self, at_ns: int, awake_ns: int) -> None:
+        self._head_lease_ns = max(at_ns, awake_ns)
 
     def rest(self) -> None:
         self._check_alive()

@@ -43,7 +43,7 @@ import sys
 import threading
 import time
 
-from ray_mono.common import process
+from ray_mono.common import node_time, process
 from ray_mono.core_worker.process.shared_pages import prepare_to_fork
 from ray_mono.core_worker.process.template_child import (
     Fork,
@@ -80,7 +80,6 @@ LEASE_POLL_S = 0.5
 KILL_BOUND_S = 5.0
 """A process that SIGKILL does not end within this time hangs in the kernel. It is left to the node's reaper.
 """
-NO_END = (1 << 64) - 1
 HELD_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD)
 
 
@@ -105,7 +104,7 @@ class Template:
         self._children: dict[int, Fork] = {}
         self._is_stopping = False
         self._grace_s = 0.0
-        self._lease_ends_ns = NO_END
+        self._lease_ends_ns, self._lease_ends_awake_ns = node_time.NO_END, 0
         self._wakeup_out, self._wakeup_in = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
 
     # ---- the loop
@@ -136,7 +135,7 @@ class Template:
         self._end_children()
 
     def _is_time_over(self) -> bool:
-        return time.clock_gettime_ns(time.CLOCK_BOOTTIME) >= self._lease_ends_ns
+        return node_time.is_over(self._lease_ends_ns, self._lease_ends_awake_ns)
 
     def _on_terminate(self, signum: int, frame: object) -> None:
         self._end_in_order()
@@ -166,7 +165,9 @@ class Template:
                 self._signal_child(command.kill.startup_token, command.kill.signal)
             if command.HasField("end"):
                 self._end_in_order()
-            self._lease_ends_ns = command.lease_ends_ns or self._lease_ends_ns
+            if command.lease_ends_ns:
+                self._lease_ends_ns = command.lease_ends_ns
+                self._lease_ends_awake_ns = command.lease_ends_awake_ns
 
     def _tell(self, event: raylet_pb2.TemplateEvent) -> None:
         try:

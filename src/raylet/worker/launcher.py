@@ -18,12 +18,11 @@ import os
 import signal
 import socket
 import subprocess
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from ray_mono.common import process
+from ray_mono.common import node_time, process
 from ray_mono.common.background import BackgroundTasks
 from ray_mono.common.backoff import Backoff
 from ray_mono.common.descriptors import is_readable
@@ -42,7 +41,6 @@ READY_TIMEOUT_S = 60.0
 """A template that is not warm by then (an import that waits for something) is given up, and said to be."""
 SILENT_S = 5.0
 """How long a template may say nothing while it has orders. A fork takes milliseconds."""
-NO_END = (1 << 64) - 1
 END_POLL_S = 0.01
 END_MARGIN_S = 2.0
 """Beyond its grace period a template gets this long to end before it is killed."""
@@ -93,8 +91,8 @@ class WorkerLauncher(Protocol):
         """How much CPU the worker has used, with all processes that it started; None where it is gone."""
         ...
 
-    def lease_ends(self, at_s: float) -> None:
-        """Every worker is killed at this time of CLOCK_BOOTTIME, even if nothing else is heard from here,
+    def lease_ends(self, at_ns: int, awake_ns: int) -> None:
+        """Every worker is killed at this time (common/node_time.py), even if nothing else is heard from here,
         unless another time is said before."""
         ...
 
@@ -177,7 +175,7 @@ class TemplateLauncher:
         self._signalled: dict[int, int] = {}
         self._is_warm = False
         self._is_closing = False
-        self._lease_ends_ns = 0
+        self._lease_ends = (node_time.NO_END, 0)
 
     async def open(self, on_exit: Callable[[WorkerExit], None], tasks: BackgroundTasks) -> None:
         self._on_exit = on_exit
@@ -217,16 +215,20 @@ class TemplateLauncher:
         try:
             if self._template is not None:
                 await self._await_end(self._template, self._exit_grace_s + END_MARGIN_S)
-            is_time_over = time.clock_gettime_ns(time.CLOCK_BOOTTIME) >= (self._lease_ends_ns or NO_END)
+            is_time_over = node_time.is_over(*self._lease_ends)
             await self._orphans.end(0.0 if is_time_over else self._exit_grace_s)
         finally:
             if self._lifeline is not None:
                 self._lifeline.close()
 
-    def lease_ends(self, at_s: float) -> None:
-        self._lease_ends_ns = round(at_s * 1_000_000_000)
+    def lease_ends(self, at_ns: int, awake_ns: int) -> None:
+        self._lease_ends = at_ns, awake_ns
         if self._is_warm:
-            self._send(raylet_pb2.TemplateCommand(lease_ends_ns=self._lease_ends_ns))
+            self._tell_lease()
+
+    def _tell_lease(self) -> None:
+        at_ns, awake_ns = self._lease_ends
+        self._send(raylet_pb2.TemplateCommand(lease_ends_ns=at_ns, lease_ends_awake_ns=awake_ns))
 
     # ---- the template
 
@@ -307,8 +309,7 @@ class TemplateLauncher:
             self._is_warm = True
             if isinstance(self._template, AdoptedTemplate):
                 self._template.watch(event.ready.pid)
-            if self._lease_ends_ns:
-                self._send(raylet_pb2.TemplateCommand(lease_ends_ns=self._lease_ends_ns))
+            self._tell_lease()
             orders, self._pending = self._pending, {}
             for order in orders.values():
                 self._fork(order)

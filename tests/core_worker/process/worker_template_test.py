@@ -10,6 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -20,8 +21,8 @@ import pytest
 
 from ray_mono.common.background import BackgroundTasks
 from ray_mono.common.lifeline import LIFELINE_SUFFIX
+from ray_mono.common.node_time import NS_PER_S
 from ray_mono.common.process import is_alive
-from ray_mono.common.world import SystemClock
 from ray_mono.protobuf import raylet_pb2
 from ray_mono.raylet.worker.launcher import TemplateLauncher, WorkerExit, WorkerOrder
 from ray_mono.rpc.framing import prefixed
@@ -277,9 +278,10 @@ def test_workers_are_killed_when_the_time_of_their_node_is_over(
         async with scene(session_base, "deaf") as it:
             it.launcher.start(order(1))
             facts = await it.facts_of(1)
-            now_s = SystemClock().awake_or_asleep_s()
-            it.launcher.lease_ends(now_s + 1000)
-            it.launcher.lease_ends(now_s)
+            now_ns = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+            it.launcher.lease_ends(now_ns, now_ns + 1000 * NS_PER_S)
+            it.launcher.lease_ends(now_ns + 1000 * NS_PER_S, 0)
+            it.launcher.lease_ends(now_ns, 0)
             assert (await it.exit_of(1)).signal == signal.SIGKILL
             await until(lambda: not any(map(is_alive, facts.values())))
 
@@ -291,7 +293,7 @@ def test_nor_have_they_a_grace_period_then(session_base: Path) -> None:
         async with scene(session_base, "deaf", exit_grace_s=1000.0) as it:
             it.launcher.start(order(1))
             facts = await it.facts_of(1)
-            it.launcher.lease_ends(SystemClock().awake_or_asleep_s() + 0.2)
+            it.launcher.lease_ends(time.clock_gettime_ns(time.CLOCK_BOOTTIME) + NS_PER_S // 5, 0)
         assert not any(map(is_alive, facts.values()))
 
     run(test)
