@@ -5,7 +5,7 @@ A connection may end, and the process at its other end live: who decides by its 
 `insist`. Such calls may be made twice.
 
 A machine that is cut off, or stands still, ends no connection. So those to a node that the cluster holds to
-be dead are closed here.
+be dead are closed here. Until then who cannot be reached may live, and `insist` waits for him.
 """
 
 from __future__ import annotations
@@ -16,12 +16,13 @@ from typing import Any
 
 from ray_mono.common.world import Clock
 from ray_mono.core_worker.call_template import CallTemplate, OnPart
+from ray_mono.core_worker.environment import ReactorInterface
 from ray_mono.core_worker.task_wire import shared_push
 from ray_mono.protobuf import common_pb2, core_worker_pb2
 from ray_mono.protobuf.core_worker_rpc import CoreWorkerServiceStub
 from ray_mono.protobuf.raylet_rpc import RayletServiceStub
 from ray_mono.rpc.reactor_channel import ReactorChannel, ReactorMethod
-from ray_mono.rpc.surface import RpcError, StatusCode
+from ray_mono.rpc.surface import OutOfReach, RpcError, StatusCode
 
 PUSH_TASK = "/ray_mono.rpc.CoreWorkerService/PushTask"
 
@@ -32,6 +33,10 @@ LOST_MAX = 5
 """How many connections in a row one call may lose to a process that lives."""
 IN_A_ROW_S = 10.0
 """One that lasted longer begins a new row."""
+UNREACHED_PAUSE_S = 1.0
+"""Before a machine of which nothing was heard is tried again."""
+DEAD_NODES_MAX = 1000
+"""The last ones are remembered, as by their raylet (raylet/dead_nodes.py)."""
 
 OnReply = Callable[[bytes, RpcError | None], None]
 """Takes a PushTaskReply's bytes, which mean nothing where there is an error."""
@@ -136,11 +141,13 @@ class PeerPool:
         worker_runs: Sequence[bytes],
         raylet: RayletServiceStub,
         clock: Clock,
+        reactor: ReactorInterface,
     ) -> None:
         """connect(address) opens a channel. node_id: this node's; peers on it are reached by their Unix
         sockets. raylet: this node's, which knows what nodes are dead."""
         self._connect = connect
         self._clock = clock
+        self._reactor = reactor
         self._node_id = node_id
         self._worker_runs = worker_runs
         self._watch_dead_nodes = raylet.WatchDeadNodes
@@ -149,6 +156,7 @@ class PeerPool:
         # The peers on other nodes, by node.
         self._far: dict[bytes, dict[bytes, None]] = {}
         self._raylets: dict[str, tuple[ReactorChannel, RayletServiceStub]] = {}
+        self._dead_nodes: dict[bytes, None] = {}
         self._is_closed = False
 
     def peer(self, address: common_pb2.Address) -> Peer:
@@ -186,6 +194,9 @@ class PeerPool:
 
     def _node_died(self, dead: Any) -> None:
         """No answer from there is waited for any more."""
+        self._dead_nodes[dead.node_id] = None
+        if len(self._dead_nodes) > DEAD_NODES_MAX:
+            del self._dead_nodes[next(iter(self._dead_nodes))]
         for worker_id in list(self._far.get(dead.node_id, ())):
             self._peers[worker_id].channel.close(NODE_DIED)
         known = self._raylets.get(f"{dead.host}:{dead.port}")
@@ -215,7 +226,7 @@ class PeerPool:
             nonlocal num_lost
             if self._clock.time_s() - begun_s > IN_A_ROW_S:
                 num_lost = 0
-            if error is None or not self._may_live(error):
+            if error is None or not self._may_live(address, error):
                 then(reply, error)
             else:
                 self._probe(
@@ -236,7 +247,12 @@ class PeerPool:
             is_late = self._clock.time_s() - begun_s >= IN_A_ROW_S
             if error is None:
                 then(not self._is_closed, num_lost + 1)
-            elif is_late or not self._may_live(error):
+            elif not self._may_live(address, error):
+                then(False, num_lost)
+            elif isinstance(error, OutOfReach):
+                # Nobody says that it is gone, until its node is held to be dead or can be reached.
+                self._reactor.call_later(UNREACHED_PAUSE_S, lambda: self._probe(address, num_lost, then))
+            elif is_late:
                 then(False, num_lost)
             else:
                 self._probe(address, num_lost + 1, then)
@@ -246,8 +262,9 @@ class PeerPool:
         else:
             self.stub_for(address).CheckAlive.start(common_pb2.Empty(), answered)
 
-    def _may_live(self, error: RpcError) -> bool:
-        return error.code is StatusCode.UNAVAILABLE and error.message != NODE_DIED and not self._is_closed
+    def _may_live(self, address: common_pb2.Address, error: RpcError) -> bool:
+        is_dead = error.message == NODE_DIED or address.node_id in self._dead_nodes
+        return error.code is StatusCode.UNAVAILABLE and not is_dead and not self._is_closed
 
     def raylet_at(self, target: str) -> RayletServiceStub:
         """Another node's raylet."""

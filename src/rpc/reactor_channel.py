@@ -21,7 +21,7 @@ from ray_mono.rpc.framing import ERROR, HEADER, ITEM, REPLY, REQUEST
 from ray_mono.rpc.reactor import Reactor, Waiter
 from ray_mono.rpc.reactor_socket import READABLE, WRITABLE, ReactorSocket
 from ray_mono.rpc.sockets import speaks_first, tune_tcp
-from ray_mono.rpc.surface import RpcError, StatusCode
+from ray_mono.rpc.surface import OutOfReach, RpcError, StatusCode
 from ray_mono.rpc.timers import Timer
 
 logger = logging.getLogger(__name__)
@@ -57,11 +57,12 @@ class ReactorChannel(ReactorSocket):
         self._next_id = 1
         self._reason = ""
         self._refused = False
+        self._is_heard = self._is_unix = address.startswith("unix:")
+        """Whether anything was heard of its machine."""
         self._timer: Timer | None = None
         self._secret = secret
         self._shakes = 0
         """How many handshakes were ended without a word."""
-        self._is_unix = address.startswith("unix:")
         super().__init__(reactor, None, "it" if peer_name else address)
         self._connecting = True
         self._open()
@@ -88,14 +89,17 @@ class ReactorChannel(ReactorSocket):
                     self.address,
                 )
                 self._reason = f"cannot connect to {self.address}: {error.strerror}"
+                self._is_heard = False
                 self.reactor.call_later(OPEN_RETRY_S, self._open)
                 return
             self._connecting = False
+            self._is_heard = self._is_unix or isinstance(error, ConnectionRefusedError)
             self.close(f"cannot connect to {self.address}: {error}")
 
     def _connect(self) -> None:
         if self._is_unix:
             self._sock.connect(self.address[len("unix:") :])
+            self._is_heard = True
             auth.check_peer_uid(self._sock)
             self.reactor.add(self, READABLE)
             self._connecting = False
@@ -108,6 +112,11 @@ class ReactorChannel(ReactorSocket):
         with contextlib.suppress(BlockingIOError):
             self._sock.connect((host, int(port)))
         self.reactor.add(self, WRITABLE)
+
+    def _on_connected(self) -> None:
+        error = self._sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+        self._is_heard = error in (0, errno.ECONNREFUSED, errno.ECONNRESET)
+        self._connected(error)
 
     def _lose(self, reason: str) -> None:
         # Nothing was sent yet: it waits for the next handshake.
@@ -123,6 +132,7 @@ class ReactorChannel(ReactorSocket):
 
     def _check_connected(self) -> None:
         if self._connecting or self._handshake is not None:
+            self._is_heard = False
             self.close(
                 self._reason or f"cannot connect to {self.address}: no answer within {CONNECT_TIMEOUT_S:g} s"
             )
@@ -169,9 +179,8 @@ class ReactorChannel(ReactorSocket):
         if self._refused:
             return RpcError(StatusCode.UNAUTHENTICATED, self._reason)
         is_named = self._peer_name and not self.reactor.is_closed
-        return RpcError(
-            StatusCode.UNAVAILABLE, f"{self.who} is gone: {self._reason}" if is_named else self._reason
-        )
+        message = f"{self.who} is gone: {self._reason}" if is_named else self._reason
+        return RpcError(StatusCode.UNAVAILABLE, message) if self._is_heard else OutOfReach(message)
 
     @property
     def who(self) -> str:

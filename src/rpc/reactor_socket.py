@@ -281,7 +281,9 @@ class ReactorSocket:
         return rest
 
     def _on_connected(self) -> None:
-        error = self._sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+        self._connected(self._sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR))
+
+    def _connected(self, error: int) -> None:
         if error:
             how = self._lose if error == errno.ECONNRESET else self.close
             how(f"cannot connect to {self.peer}: {os.strerror(error)}")

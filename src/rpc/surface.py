@@ -73,6 +73,14 @@ class NobodyListens(RpcError):
         super().__init__(StatusCode.UNAVAILABLE, message)
 
 
+class OutOfReach(RpcError):
+    """Nothing was heard of a machine, not even that nobody listens there; or this process cannot connect to
+    anybody. So whoever is called may live."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(StatusCode.UNAVAILABLE, message)
+
+
 class UnaryUnary(Protocol[RequestIn, ReplyOut]):
     """A method of a reactor channel (threads)."""
 

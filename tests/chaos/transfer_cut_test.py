@@ -1,5 +1,5 @@
 """Two nodes cannot reach each other, and both reach the head: who copies an object finds another holder, or
-has it when the network is mended.
+has it when the network is mended, and so has who asks an owner for a small one.
 
 Where the machine allows no network namespaces this is not tried. tests/object_manager and tests/simulation
 have holders that fall silent and networks that are cut all the same."""
@@ -76,3 +76,25 @@ def test_a_copy_whose_only_holder_cannot_be_reached_comes_when_it_can(networks: 
     assert ray.wait([result], timeout=1.5)[0] == []
     networks.mend()
     assert get(result) == 7 * SIZE_BYTES
+
+
+@ray.remote(resources={"reader": 0.1})
+class Owner:
+    def lend(self) -> list[Any]:
+        self.lent = [ray.put(7)]
+        return self.lent
+
+
+@ray.remote(resources={"holder": 0.1}, max_retries=0)
+def read_lent(lent: list[Any]) -> Any:
+    return ray.get(lent[0])
+
+
+def test_an_owner_that_cannot_be_reached_is_not_taken_for_dead(networks: FarNetworks) -> None:
+    owner = Owner.remote()
+    lent = get(owner.lend.remote())
+    networks.cut()
+    result = read_lent.remote(lent)
+    assert ray.wait([result], timeout=3)[0] == []
+    networks.mend()
+    assert get(result) == 7

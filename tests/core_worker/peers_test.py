@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from ray_mono.core_worker.peers import IN_A_ROW_S, LOST_MAX, PeerPool
+from ray_mono.core_worker.peers import IN_A_ROW_S, LOST_MAX, UNREACHED_PAUSE_S, PeerPool
 from ray_mono.protobuf import common_pb2, core_worker_pb2, raylet_pb2
-from ray_mono.rpc.surface import StatusCode
-from tests.core_worker.scene import ELSEWHERE, NODE_ID, Wire, address_of
+from ray_mono.rpc.surface import OutOfReach, StatusCode
+from tests.core_worker.scene import ELSEWHERE, LOST, NODE_ID, Wire, address_of
 from tests.core_worker.scene_time import SceneReactor
 
 
@@ -29,7 +29,7 @@ class Pool:
         watch = SimpleNamespace(start=lambda request, on_item, on_end: self.watches.append(on_item))
         raylet: Any = SimpleNamespace(WatchDeadNodes=watch)
         self.clock = SceneReactor()
-        self.peers = PeerPool(connect, NODE_ID, [], raylet, self.clock)  # type: ignore[arg-type]
+        self.peers = PeerPool(connect, NODE_ID, [], raylet, self.clock, self.clock)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -124,6 +124,57 @@ def test_who_cannot_be_reached_for_long_is_not_asked_again() -> None:
     pool.clock.now_s += IN_A_ROW_S
     pool.wire.channels["unix:near"].close()
     assert [error.code for error in ends] == [StatusCode.UNAVAILABLE] and not pool.wire.open("CheckAlive")
+
+
+def cut_off_from_a_peer(pool: Pool) -> list[Any]:
+    """Far away; it is asked again and again. Returns what becomes of the call."""
+    ends: list[Any] = []
+    pool.peers.insist(
+        address_of(b"far", ELSEWHERE),
+        lambda stub, answered: stub.DumpState.start(common_pb2.Empty(), answered),
+        lambda reply, error: ends.append(error or reply),
+    )
+    pool.wire.channels["far:1"].close()
+    for _ in range(2 * LOST_MAX):
+        pool.clock.now_s += 2 * IN_A_ROW_S
+        pool.wire.open("CheckAlive")[0].fail(OutOfReach("no answer within 10 s"))
+        pool.clock.fire(pool.clock.now_s + UNREACHED_PAUSE_S)
+    assert not ends
+    return ends
+
+
+def test_who_is_cut_off_is_waited_for() -> None:
+    pool = Pool()
+    ends = cut_off_from_a_peer(pool)
+    pool.wire.open("CheckAlive")[0].answer(common_pb2.Empty())
+    pool.wire.open("DumpState")[0].answer(common_pb2.DumpStateReply())
+    assert ends == [common_pb2.DumpStateReply()]
+
+
+def test_who_is_cut_off_is_gone_when_he_is_reached_and_nobody_listens_or_his_node_is_dead() -> None:
+    for error in (LOST, OutOfReach("no answer within 10 s")):
+        pool = Pool()
+        ends = cut_off_from_a_peer(pool)
+        if error is not LOST:
+            pool.watches[0](raylet_pb2.DeadNode(node_id=ELSEWHERE, host="far", port=9))
+        else:
+            pool.clock.now_s += IN_A_ROW_S
+            pool.wire.open("CheckAlive")[0].fail(error)
+        assert [end.code for end in ends] == [StatusCode.UNAVAILABLE]
+
+
+def test_who_is_on_a_node_that_is_known_to_be_dead_is_not_waited_for() -> None:
+    pool = Pool()
+    pool.peers.raylet_at("far:9")
+    pool.watches[0](raylet_pb2.DeadNode(node_id=ELSEWHERE, host="far", port=9))
+    ends: list[Any] = []
+    pool.peers.insist(
+        address_of(b"far", ELSEWHERE),
+        lambda stub, answered: stub.DumpState.start(common_pb2.Empty(), answered),
+        lambda reply, error: ends.append(error),
+    )
+    pool.wire.open("DumpState")[0].fail(OutOfReach("no answer within 10 s"))
+    assert len(ends) == 1 and not pool.wire.open("CheckAlive")
 
 
 def test_at_the_end_nobody_is_asked_whether_he_lives() -> None:

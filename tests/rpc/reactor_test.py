@@ -24,7 +24,7 @@ from ray_mono.rpc import auth, reactor_channel, reactor_socket, strangers
 from ray_mono.rpc.reactor import Reactor, Waiter
 from ray_mono.rpc.reactor_server import ReactorServer
 from ray_mono.rpc.strangers import ADDRESS_MAX, Stage
-from ray_mono.rpc.surface import RpcError, StatusCode
+from ray_mono.rpc.surface import OutOfReach, RpcError, StatusCode
 from tests.other_user import OTHER_UID, needs_another_user, run_as_other
 from tests.rpc.out_of_descriptors import OutOfDescriptors, SocketModule
 from tests.rpc.passed_on import passed_on
@@ -251,9 +251,18 @@ def test_a_connection_that_never_finds_a_descriptor_fails_with_the_reason(
     monkeypatch.setattr(reactor_channel, "CONNECT_TIMEOUT_S", 0.1)
     with caller(f"unix:{tmp_path}/s") as (_, channel, stub):
         assert channel.trouble == f"cannot connect to unix:{tmp_path}/s: Too many open files"
-        with pytest.raises(RpcError, match="cannot connect to unix:.*: Too many open files") as caught:
+        with pytest.raises(OutOfReach, match="cannot connect to unix:.*: Too many open files") as caught:
             stub.KvPut(gcs_pb2.KvPutRequest(key=b"k"), timeout_s=WAIT_S)
         assert caught.value.code is StatusCode.UNAVAILABLE
+
+
+def test_who_says_nothing_is_out_of_reach(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process that stands still: its machine takes the connection."""
+    monkeypatch.setattr(reactor_channel, "CONNECT_TIMEOUT_S", 0.1)
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        with caller(f"127.0.0.1:{listening.getsockname()[1]}") as (_, _, stub):
+            with pytest.raises(OutOfReach, match="no answer within"):
+                stub.KvPut(gcs_pb2.KvPutRequest(key=b"k"), timeout_s=WAIT_S)
 
 
 def test_a_listener_without_descriptors_says_so_and_accepts_when_there_are_some(
@@ -295,7 +304,7 @@ def test_nobody_at_the_address_is_told_to_the_call() -> None:
     for address in ("unix:/tmp/there-is-nobody-here", "127.0.0.1:1"):
         with caller(address) as (_, _, stub), pytest.raises(RpcError, match="cannot connect") as nobody:
             stub.KvPut(gcs_pb2.KvPutRequest(), timeout_s=WAIT_S)
-        assert nobody.value.code is StatusCode.UNAVAILABLE
+        assert nobody.value.code is StatusCode.UNAVAILABLE and not isinstance(nobody.value, OutOfReach)
 
 
 def test_timers_run_in_order_and_not_when_cancelled() -> None:

@@ -14,7 +14,7 @@ from ray_mono.core_worker.peers import PUSH_TASKS
 from ray_mono.protobuf.core_worker_pb2 import PushTaskRequest, PushTasksRequest
 from ray_mono.rpc import errors
 from ray_mono.rpc.reactor_channel import CONNECT_TIMEOUT_S, await_answer
-from ray_mono.rpc.surface import Handler, RpcError, StatusCode
+from ray_mono.rpc.surface import Handler, NobodyListens, OutOfReach, RpcError, StatusCode
 from tests.simulation.canonical import canonical_bytes
 from tests.simulation.channel import Ending
 from tests.simulation.endpoint import Endpoint, Packet
@@ -110,7 +110,7 @@ class CoreChannel(_Half):
         self._peer_name = peer_name
         self._calls: dict[int, _Open] = {}
         self._next_id = 1
-        self._is_refused = False
+        self._is_refused = self._is_out_of_reach = False
         if not address.startswith("unix:"):
             self.start_call("HELLO", "", secret.encode(), _Open("the handshake", bytes, self._shaken))
         reactor.process.spawn(self._connect(), name="connect")
@@ -130,14 +130,14 @@ class CoreChannel(_Half):
         reason = self._ending.reason
         if self._is_refused:
             return RpcError(StatusCode.UNAUTHENTICATED, reason)
-        return RpcError(
-            StatusCode.UNAVAILABLE, f"{self.who} is gone: {reason}" if self._peer_name else reason
-        )
+        message = f"{self.who} is gone: {reason}" if self._peer_name else reason
+        return OutOfReach(message) if self._is_out_of_reach else RpcError(StatusCode.UNAVAILABLE, message)
 
     async def _connect(self) -> None:
         try:
             endpoint = await self._network.connect(self.reactor.process, self.address, CONNECT_TIMEOUT_S)
         except RpcError as error:
+            self._is_out_of_reach = not isinstance(error, NobodyListens)
             self.connection_ended(f"cannot connect to {error.message}")
             return
         if self.is_closed:
