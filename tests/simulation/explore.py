@@ -5,7 +5,8 @@ story.
     python -m tests.simulation.explore --seed 5017 --log debug     one again, exactly, with the services' logs
     python -m tests.simulation.explore --seed 5017 --trace         all messages; made smaller if it fails
 
-Run from the root of the checkout, with python/ on PYTHONPATH. Exits with 1 when a seed failed.
+Run from the root of the checkout, with python/ on PYTHONPATH. Exits with 1 when a seed failed, and with 130
+where it was interrupted. A seed that ends its process, or takes more than a quarter of an hour, has failed.
 """
 
 from __future__ import annotations
@@ -19,10 +20,11 @@ import faulthandler
 import functools
 import logging
 import multiprocessing
+import signal
 import sys
 import time
 import traceback
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
@@ -37,8 +39,11 @@ PROGRESS_SEEDS = 100
 """Between two lines that say how far it is."""
 SEED_S_MAX = 900.0
 """Of real time, for one seed."""
+ENDED_ITS_PROCESS = f"It ended its process, or took more than {SEED_S_MAX:g} s: see above."
 STDERR = 2
 """Whatever stands in for sys.stderr."""
+INTERRUPTED = 130
+"""The exit status that shells give to what Ctrl-C ended."""
 
 
 class _WhereAndWhen(logging.Filter):
@@ -90,11 +95,15 @@ def drawn(scenario: Scenario) -> collections.Counter[str]:
 
 
 def run(seed: int, scenario: Scenario, trace: Trace | None = None) -> Outcome | Exception:
-    """What came of it, or how it failed."""
+    """What came of it, or how it failed. Ends the process where that takes more real time than any seed may:
+    a loop without end in the services or in the simulation itself."""
+    faulthandler.dump_traceback_later(SEED_S_MAX, exit=True, file=STDERR)
     try:
         return run_scenario(seed, scenario, trace=trace)
     except Exception as error:
         return error
+    finally:
+        faulthandler.cancel_dump_traceback_later()
 
 
 def story_of(error: Exception) -> str:
@@ -113,16 +122,10 @@ class Result:
 
 
 def result_of(seed: int, num_tasks: int, without: Sequence[FaultKind]) -> Result:
-    """Ends the process where the seed takes more real time than any may: a loop without end in the services
-    or in the simulation itself."""
-    faulthandler.dump_traceback_later(SEED_S_MAX, exit=True, file=STDERR)
-    try:
-        start_s = time.process_time()
-        scenario = draw(seed, num_tasks, without)
-        result = run(seed, scenario)
-        cpu_s = time.process_time() - start_s
-    finally:
-        faulthandler.cancel_dump_traceback_later()
+    start_s = time.process_time()
+    scenario = draw(seed, num_tasks, without)
+    result = run(seed, scenario)
+    cpu_s = time.process_time() - start_s
     if isinstance(result, Exception):
         return Result(seed, None, story_of(result), cpu_s, drawn(scenario))
     return Result(seed, result, "", cpu_s, drawn(scenario))
@@ -133,53 +136,62 @@ def results_of(
 ) -> Generator[Result, None, None]:
     """In the order of the seeds. jobs: so many processes run them, which end with the generator."""
     run_one = functools.partial(result_of, num_tasks=num_tasks, without=without)
-    if jobs == 1:
-        yield from map(run_one, seeds)
-        return
-    # Forked, so that they log as this one does. They are forked before the executor has threads.
-    pool = ProcessPoolExecutor(jobs, multiprocessing.get_context("fork"))
-    count = 0
-    try:
-        for result in pool.map(run_one, seeds):
-            count += 1
-            yield result
-    except BrokenProcessPool as error:
-        raise RuntimeError(
-            f"a process ended while it ran seed {seeds[count]} or one of the {jobs - 1} after it: --seed"
-            f" tells which; --start {seeds[count] + jobs} goes on"
-        ) from error
-    finally:
-        pool.shutdown(cancel_futures=True)
+    while seeds:
+        # Forked, so that they log as this one does. They are forked before the executor has threads. Of
+        # Ctrl-C this process hears, which then lets them end their seeds.
+        forks = multiprocessing.get_context("fork")
+        pool = ProcessPoolExecutor(jobs, forks, signal.signal, (signal.SIGINT, signal.SIG_IGN))
+        try:
+            for result in pool.map(run_one, seeds):
+                seeds = seeds[1:]
+                yield result
+        except BrokenProcessPool:
+            if jobs == 1:
+                yield Result(seeds[0], None, ENDED_ITS_PROCESS, 0.0, collections.Counter())
+            else:
+                # It was one of those that ran, most likely one of these.
+                yield from results_of(seeds[:jobs], num_tasks, without, 1)
+            seeds = seeds[jobs:]
+        finally:
+            pool.shutdown(cancel_futures=True)
 
 
-def explore(seeds: range, num_tasks: int, without: Sequence[FaultKind], seconds: float, jobs: int) -> int:
-    """Runs the seeds, at most for so many real seconds; returns how many failed."""
+def explore(
+    seeds: range, num_tasks: int, without: Sequence[FaultKind], seconds: float | None, jobs: int
+) -> int:
+    """Runs the seeds, at most for so many real seconds; returns how many failed. Raises KeyboardInterrupt
+    after it has told what it found until then."""
     failed: list[int] = []
     totals: collections.Counter[str] = collections.Counter()
     all_drawn: collections.Counter[str] = collections.Counter()
     start_s = time.monotonic()
     count = messages = 0
     cpu_s = 0.0
-    with contextlib.closing(results_of(seeds, num_tasks, without, jobs)) as results:
-        for result in results:
-            count += 1
-            cpu_s += result.cpu_s
-            all_drawn += result.drawn
-            if count % PROGRESS_SEEDS == 0:
-                print(f"{count} seeds in {time.monotonic() - start_s:.0f} s", file=sys.stderr, flush=True)
-            if result.outcome is None:
-                failed.append(result.seed)
-                print(f"seed {result.seed} failed:\n{result.story}", flush=True)
-            else:
-                messages += result.outcome.num_messages
-                totals.update(_counts(result.outcome))
-            if time.monotonic() - start_s > seconds:
-                break
+    try:
+        with contextlib.closing(results_of(seeds, num_tasks, without, jobs)) as results:
+            for result in results:
+                count += 1
+                cpu_s += result.cpu_s
+                all_drawn += result.drawn
+                if count % PROGRESS_SEEDS == 0:
+                    print(f"{count} seeds in {time.monotonic() - start_s:.0f} s", file=sys.stderr, flush=True)
+                if result.outcome is None:
+                    failed.append(result.seed)
+                    print(f"seed {result.seed} failed:\n{result.story}", flush=True)
+                else:
+                    messages += result.outcome.num_messages
+                    totals.update(_counts(result.outcome))
+                if seconds is not None and time.monotonic() - start_s > seconds:
+                    break
+    finally:
         took_s = time.monotonic() - start_s
-    print(f"{count} seeds in {took_s:.0f} s, {messages} messages, in all: {dict(totals)}")
-    print(f"drawn: {dict(sorted(all_drawn.items()))}")
-    print(f"{count / took_s:.2f} seeds/s, {cpu_s / max(1, count):.2f} s of CPU each")
-    print(f"failed: {failed}" if failed else "all clean")
+        print(f"{count} seeds in {took_s:.0f} s, {messages} messages, in all: {dict(totals)}")
+        print(f"drawn: {dict(sorted(all_drawn.items()))}")
+        print(f"{count / took_s:.2f} seeds/s, {cpu_s / max(1, count):.2f} s of CPU each")
+        if count < len(seeds):
+            left = f"--start {seeds[count]} --seeds {len(seeds) - count}"
+            print(f"stopped after {count} of {len(seeds)} seeds: {left} runs the others")
+        print(f"failed: {failed}; --seed N --trace tells more of one" if failed else "all clean", flush=True)
     return len(failed)
 
 
@@ -219,9 +231,12 @@ def replay(seed: int, scenario: Scenario, shrink_seconds: float | None) -> int:
     return 1 if isinstance(result, Exception) else 0
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0] if __doc__ else "")
-    parser.add_argument("--seeds", type=int, default=100, help="how many (default: 100)")
+def arguments_of(argv: Sequence[str] | None) -> argparse.Namespace:
+    about, examples, notes = (__doc__ or "\n\n\n\n").split("\n\n")
+    parser = argparse.ArgumentParser(
+        description=f"{about}\n\n{examples}\n\n{notes}", formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--seeds", type=_above(1, int), default=100, help="how many (default: 100)")
     parser.add_argument("--start", type=int, default=0, help="the first (default: 0)")
     parser.add_argument("--seed", type=int, help="only this one, with its outcome printed")
     parser.add_argument(
@@ -231,13 +246,17 @@ def main() -> int:
     )
     parser.add_argument(
         "--shrink-seconds",
-        type=float,
+        type=_above(0, float),
         default=120.0,
-        help="how long to look for a smaller scenario (default: 120)",
+        help="with --trace: how long to look for a smaller scenario (default: 120)",
     )
-    parser.add_argument("--tasks", type=int, default=120, help="tasks per scenario (default: 120)")
-    parser.add_argument("--jobs", type=int, default=1, help="so many processes run seeds (default: 1)")
-    parser.add_argument("--seconds", type=float, default=3600.0, help="stop after so much real time")
+    parser.add_argument("--tasks", type=_above(0, int), default=120, help="per scenario (default: 120)")
+    parser.add_argument(
+        "--jobs", type=_above(1, int), default=1, help="so many processes run seeds (default: 1)"
+    )
+    parser.add_argument(
+        "--seconds", type=_above(0, float), help="stop after so much real time (default: after the last seed)"
+    )
     parser.add_argument(
         "--without",
         action="append",
@@ -245,19 +264,43 @@ def main() -> int:
         choices=[kind.name for kind in FaultKind],
         help="leave out a kind of fault; may be given several times",
     )
-    parser.add_argument("--log", default="critical", help="log level of the services (default: critical)")
-    arguments = parser.parse_args()
+    parser.add_argument(
+        "--log",
+        default="critical",
+        choices=["debug", "info", "warning", "error", "critical"],
+        help="level of what the services log (default: critical)",
+    )
+    arguments = parser.parse_args(argv)
     if arguments.trace and arguments.seed is None:
         parser.error("--trace prints the messages of one seed: give --seed N as well")
-    if arguments.jobs < 1:
-        parser.error(f"--jobs {arguments.jobs}: at least one process runs the seeds")
+    return arguments
+
+
+def _above(least: float, type_: Callable[[str], float]) -> Callable[[str], float]:
+    """A number that is at least so much."""
+
+    def read(text: str) -> float:
+        number = type_(text)
+        if not number >= least:
+            raise argparse.ArgumentTypeError(f"{text} is less than {least}")
+        return number
+
+    read.__name__ = type_.__name__
+    return read
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    arguments = arguments_of(argv)
     set_up_log(arguments.log)
     without = [FaultKind[name] for name in arguments.without]
-    if arguments.seed is None:
-        seeds = range(arguments.start, arguments.start + arguments.seeds)
-        return 1 if explore(seeds, arguments.tasks, without, arguments.seconds, arguments.jobs) else 0
-    scenario = draw(arguments.seed, arguments.tasks, without)
-    return replay(arguments.seed, scenario, arguments.shrink_seconds if arguments.trace else None)
+    try:
+        if arguments.seed is None:
+            seeds = range(arguments.start, arguments.start + arguments.seeds)
+            return 1 if explore(seeds, arguments.tasks, without, arguments.seconds, arguments.jobs) else 0
+        scenario = draw(arguments.seed, arguments.tasks, without)
+        return replay(arguments.seed, scenario, arguments.shrink_seconds if arguments.trace else None)
+    except KeyboardInterrupt:
+        return INTERRUPTED
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import os
 
 import pytest
 
@@ -35,20 +36,82 @@ def test_a_seed_that_fails_in_another_process_is_named_with_its_story(
     assert "failed: [0, 1, 2]" in out
 
 
-def test_no_more_seeds_run_when_the_time_is_over(capsys: pytest.CaptureFixture[str]) -> None:
+def test_no_more_seeds_run_when_the_time_is_over_and_that_is_told(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     assert explore.explore(range(10_000), 5, (), 0.0, jobs=2) == 0
-    assert "1 seeds in" in capsys.readouterr().out
+    assert "stopped after 1 of 10000 seeds: --start 1 --seeds 9999 runs" in capsys.readouterr().out
 
 
-def test_a_seed_without_end_ends_its_process_and_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_all_seeds_run_where_no_time_is_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    limits = []
+
+    def take(seeds: range, num_tasks: int, without: object, seconds: float | None, jobs: int) -> int:
+        limits.append((seeds, seconds))
+        return 0
+
+    monkeypatch.setattr(explore, "explore", take)
+    assert explore.main(["--seeds", "10000"]) == 0
+    assert limits == [(range(10_000), None)]
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_a_seed_that_ends_its_process_is_one_that_failed(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, jobs: int
+) -> None:
+    run_scenario = explore.run_scenario
+
+    def end(seed: int, *args: object, **kwargs: object) -> scenario.Outcome:
+        if seed == 8:
+            os._exit(1)
+        return run_scenario(seed, *args, **kwargs)
+
+    monkeypatch.setattr(explore, "run_scenario", end)
+    assert explore.explore(range(7, 12), 5, (), None, jobs) == 1
+    out = capsys.readouterr().out
+    assert "seed 8 failed:\nIt ended its process" in out
+    assert "5 seeds in" in out
+
+
+def test_a_seed_without_end_ends_its_process(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     def run_on(*args: object, **kwargs: object) -> scenario.Outcome:
         while True:
             pass
 
     monkeypatch.setattr(explore, "run_scenario", run_on)
     monkeypatch.setattr(explore, "SEED_S_MAX", 0.2)
-    with pytest.raises(RuntimeError, match=r"it ran seed 7 or one of the 1 after it: .* --start 9 goes on"):
-        explore.explore(range(7, 20), 5, (), 600.0, jobs=2)
+    assert explore.explore(range(7, 9), 5, (), None, jobs=1) == 2
+    assert "failed: [7, 8]" in capsys.readouterr().out
+
+
+def test_who_is_interrupted_tells_what_he_has_found(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(result: object) -> dict[str, int]:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(explore, "_counts", interrupt)
+    assert explore.main(["--seeds", "3", "--tasks", "5"]) == 130
+    assert "stopped after 1 of 3 seeds" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        ["--seeds", "0"],
+        ["--jobs", "0"],
+        ["--tasks", "-1"],
+        ["--log", "loud"],
+        ["--trace"],
+        ["--seconds", "x"],
+    ],
+)
+def test_what_makes_no_sense_is_refused(wrong: list[str]) -> None:
+    with pytest.raises(SystemExit) as refusal:
+        explore.main(wrong)
+    assert refusal.value.code == 2
 
 
 def test_all_that_can_go_wrong_is_drawn() -> None:
