@@ -228,6 +228,10 @@ class Cluster:
         self._run(self.actors.job_finished(job_id, now_s, why_lost))
         self._end_jobs_without_actors([job_id])
 
+    def jobs_without_driver(self) -> list[JobID]:
+        """The running jobs of whose driver no node has told."""
+        return self.jobs.without_driver()
+
     def _end_jobs_without_actors(self, job_ids: Iterable[JobID]) -> None:
         """Finished jobs are over when their last actors are: nobody needs their code any more."""
         living = {

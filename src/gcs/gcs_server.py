@@ -23,7 +23,7 @@ from typing import Any
 
 from ray_mono.common import process
 from ray_mono.common.background import BackgroundTasks
-from ray_mono.common.ids import ClusterID
+from ray_mono.common.ids import ClusterID, JobID
 from ray_mono.common.our_bug import known
 from ray_mono.common.service import Service, add_common_arguments, refuse_settings, run_service
 from ray_mono.common.version import VERSION
@@ -93,6 +93,7 @@ class GcsServer:
         self.cluster.restore(tables, late)
         self._adoption.resume()
         self._tasks.spawn(self._give_up_missing_nodes(), "give up missing nodes")
+        self._tasks.spawn(self._give_up_missing_drivers(), "give up missing drivers")
         self._tasks.spawn(self._forget_old(), "forget old")
         await self._environment.writes.flushed()
         host, _, port = self.address.rpartition(":")
@@ -166,6 +167,18 @@ class GcsServer:
     async def _give_up_missing_nodes(self) -> None:
         await asyncio.sleep(self._config.node_return_timeout_s)
         self.cluster.give_up_missing_nodes()
+
+    async def _give_up_missing_drivers(self) -> None:
+        """A driver has its job before a node tells of it, and may die between the two, or with its node while
+        there is no head."""
+        before: list[JobID] = []
+        while True:
+            await asyncio.sleep(self._config.node_return_timeout_s)
+            missing = self.cluster.jobs_without_driver()
+            for job_id in missing:
+                if job_id in before:
+                    self.cluster.finish_job(job_id, "no node has told of it")
+            before = missing
 
     def _on_full_disk(self, message: str) -> None:
         """Every driver is told. Who waits for the GCS waits on."""

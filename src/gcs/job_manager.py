@@ -123,6 +123,10 @@ class JobManager:
         wanted = node_id.binary()
         return [job_id for job_id, row in self._running.items() if row.driver.node_id == wanted]
 
+    def without_driver(self) -> list[JobID]:
+        """The running jobs of whose driver no node has told."""
+        return [job_id for job_id, row in self._running.items() if not row.driver.node_id]
+
     def is_known(self, job_id: JobID) -> bool:
         return self.row(job_id) is not None
 

@@ -197,6 +197,37 @@ def test_a_node_that_does_not_come_back_is_dead_with_its_actors() -> None:
     play(script)
 
 
+def test_a_job_is_over_whose_driver_ended_with_its_node_before_a_head_heard_where_it_was() -> None:
+    async def script(scene: GcsScene) -> None:
+        gcs = await scene.start_gcs()
+        await scene.add_node({"CPU": 4}, "far")
+        await gcs.AddJob(driver_job(b""))
+        scene.kill_gcs()
+        scene.world.network.crash_host("far")
+        gcs = await scene.start_gcs()
+        while not (await gcs.GetAllJobs(EMPTY)).jobs[0].is_over:
+            await asyncio.sleep(1)
+
+    play(script)
+
+
+def test_a_job_runs_on_whose_driver_joins_late() -> None:
+    async def script(scene: GcsScene) -> None:
+        gcs = await scene.start_gcs()
+        node = await scene.add_node({"CPU": 4})
+        await gcs.AddJob(driver_job(b""))
+        await asyncio.sleep(30)
+        await gcs.AddWorker(
+            common_pb2.WorkerInfo(
+                worker_id=OWNER.binary(), node_id=node.node_id, type=common_pb2.DRIVER, is_alive=True
+            )
+        )
+        await asyncio.sleep(300)
+        assert not (await gcs.GetAllJobs(EMPTY)).jobs[0].is_finished
+
+    play(script)
+
+
 def test_a_raylet_that_answers_but_never_registers_again_is_given_up() -> None:
     async def script(scene: GcsScene) -> None:
         gcs = await scene.start_gcs()

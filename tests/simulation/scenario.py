@@ -53,9 +53,9 @@ LIVENESS_S = 600.0
 """Virtual seconds for the work after the last fault. Health checks of silent hosts take up to 40 s, TCP a
 minute.
 """
-SETTLE_S = 120.0
+SETTLE_S = 180.0
 """Virtual seconds after the drivers left for the last leases to end: those of a driver whose host fell silent
-end when the host is declared dead, or with TCP's keepalive.
+end when the host is declared dead, or with TCP's keepalive; and for the jobs of which no node has told.
 """
 OBJECTS_SETTLE_S = 300.0
 """Virtual seconds for the last objects of a driver to go when its programs have let go of all: tasks whose
@@ -212,6 +212,7 @@ def run_scenario(
         journal.expects(
             scenario.connections_break, scenario.hosts_fall_silent, is_harmless=not scenario.explains_errors
         )
+        journal.actors.heads_forget = any(fault.kind is FaultKind.LOSE_HEAD for fault in scenario.faults)
         cluster = SimCluster(
             world,
             journal,
