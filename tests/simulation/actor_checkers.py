@@ -3,6 +3,8 @@
 - One live incarnation: when a constructor begins, no other process of the actor lives, unless it is stopped;
   and when it goes on, it begins no call.
 - Incarnations are numbered upwards and no more than max_restarts allow.
+- Its owner reads that it died only when so many processes ended that its restarts are used up, and that it is
+  unavailable only when those of a call are. (Unless connections break, or a head forgets its actors.)
 - A caller's calls run in order within an incarnation, each at most once there (unless connections break), and
   no more often than max_task_retries allow.
 """
@@ -12,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from ray_mono.common.exceptions import ActorDiedError, ActorUnavailableError
 from ray_mono.common.ids import ActorID
 from tests.simulation.loop import SimulationError
 
@@ -19,6 +22,10 @@ CREATION_BYTES = 8
 CREATION = b"\xff" * CREATION_BYTES
 """What the ids of actors' creation tasks, and of the objects that stand for actors, begin with. The actor's
 follows."""
+
+
+OWNER_ENDED = "its owner"
+"""In the error of an actor that ended with its owner, who may live for a moment."""
 
 
 class ActorCheckFailed(SimulationError):
@@ -44,6 +51,8 @@ class ActorStory:
     max_restarts: int
     incarnations: list[Incarnation] = field(default_factory=list)
     runs_of_call: dict[tuple[bytes, int], int] = field(default_factory=dict)
+    others_died: int = 0
+    """How many workers that were no actors had ended when its latest process did."""
 
 
 class ActorJournal:
@@ -57,6 +66,8 @@ class ActorJournal:
         self.is_stopped: Callable[[bytes], bool] = lambda worker_id: False
         """Whether the process of a worker is stopped; set by the cluster."""
         self.connections_break = False
+        self.heads_forget = False
+        self._others_died = 0
         self._has_left: dict[bytes, Callable[[], bool]] = {}
         self._of_worker: dict[bytes, bytes] = {}
         # An ordered set.
@@ -110,10 +121,35 @@ class ActorJournal:
 
     def worker_died(self, worker_id: bytes) -> None:
         actor_id = self._of_worker.pop(worker_id, None)
-        if actor_id is not None:
-            for incarnation in self.actors[actor_id].incarnations:
-                if incarnation.worker_id == worker_id:
-                    incarnation.is_alive = False
+        if actor_id is None:
+            self._others_died += 1
+            return
+        story = self.actors[actor_id]
+        story.others_died = self._others_died
+        for incarnation in story.incarnations:
+            if incarnation.worker_id == worker_id:
+                incarnation.is_alive = False
+
+    def error_read(self, actor_id: bytes, max_task_retries: int, error: BaseException) -> None:
+        """The actor's owner, which lives, has this instead of an answer."""
+        story = self.actors[actor_id]
+        if self.connections_break or self.heads_forget or actor_id in self._doomed:
+            return
+        num_ended = sum(not incarnation.is_alive for incarnation in story.incarnations)
+        # Some ended before their constructors began.
+        last = story.incarnations[-1].number if story.incarnations else -1
+        num_unseen = self._others_died - story.others_died
+        if isinstance(error, ActorDiedError) and OWNER_ENDED not in str(error):
+            if last + num_unseen < story.max_restarts or not num_ended + num_unseen:
+                raise ActorCheckFailed(
+                    f"actor {_short(actor_id)} is said to be dead, was incarnation {last}, and may be"
+                    f" restarted {story.max_restarts} times: {error}"
+                )
+        elif isinstance(error, ActorUnavailableError) and 0 < max_task_retries >= num_ended:
+            raise ActorCheckFailed(
+                f"a call of actor {_short(actor_id)} was given up for good, may be retried"
+                f" {max_task_retries} times, and {num_ended} processes ended: {error}"
+            )
 
     def call_runs(
         self,

@@ -23,6 +23,8 @@ KEPT_MAX = 3
 CALLERS = TaskOptions(resources=ResourceSet(), max_retries=0)
 """Tasks that call an actor use no CPU: actors may hold all of them, and wait for their callers."""
 AWAITED = TaskOptions(resources=ResourceSet(), max_retries=CHILD_RETRIES)
+OWNER = b"owner"
+"""Among callers."""
 NUMBER_BYTES = 4
 """What a call is given begins with its number. The rest is the caller."""
 
@@ -187,7 +189,7 @@ def _live_with_actor(here: Site, script: ActorScript) -> None:
     here.judge(here.journal.actors.registered, held.actor_id, script.max_restarts)
     handle = (held.actor_id, held.creation_ref)
     callers = [here.submit(call_actor, script, [handle], CALLERS) for _ in range(script.num_callers)]
-    make_calls(here, held, script, b"owner", script.num_calls)
+    make_calls(here, held, script, OWNER, script.num_calls)
     for generator in script.generators:
         take_items_of(here, held, generator, script.max_task_retries)
     for caller in callers:
@@ -226,6 +228,8 @@ def make_calls(here: Site, held: Any, script: ActorScript, caller: bytes, num_ca
         value = here.get(answers.pop(0))
         if is_error(value) or isinstance(value, Expected):
             journal.calls_failed += 1
+            if caller == OWNER and not script.constructor_raises:
+                here.judge(journal.error_read, held.actor_id, script.max_task_retries, value)
             continue
         journal.calls_done += 1
         for ref in value[1]:

@@ -17,6 +17,7 @@ from ray_mono.common.ids import NodeID
 from ray_mono.common.our_bug import InternalError
 from ray_mono.common.scheduling.resources import ResourceSet
 from ray_mono.core_worker.config import CoreWorkerConfig
+from ray_mono.gcs.actor.actor_state import ActorLife
 from ray_mono.gcs.config import GcsConfig
 from ray_mono.gcs.gcs_server import GcsServer
 from ray_mono.object_manager.stored_object import ObjectState
@@ -337,6 +338,13 @@ class SimCluster:
             objects = store.node_store.store.objects()
             if objects:
                 left.append(f"{store.process.name} has {len(objects)} objects, the first {objects[0]}")
+            elif store.disk.num_files:
+                left.append(f"{store.process.name} has {store.disk.num_files} files of objects that are gone")
+        if self._gcs is not None:
+            running = [job for job in self._gcs.cluster.jobs.rows() if not job.is_over]
+            living = [actor for actor in self._gcs.cluster.actors.all() if actor.state is not ActorLife.DEAD]
+            left += [f"the head holds job {job.job_id.hex()} to be running" for job in running]
+            left += [f"the head holds an actor to be {actor.state.name}: {actor.story}" for actor in living]
         return left
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from ray_mono.core_worker.object_ref import ObjectRef
 from ray_mono.core_worker.options import STREAMING_RETURNS, TaskOptions
-from tests.simulation.scripts import CHILD_RESOURCES, CHILD_RETRIES
+from tests.simulation.scripts import CHILD_RESOURCES, CHILD_RETRIES, filler
 from tests.simulation.site import Expected, Site, is_error, site
 from tests.simulation.stream_checkers import StreamCheckFailed
 
@@ -60,7 +60,8 @@ def make_item(here: Site, script: GeneratorScript, number: int) -> Item:
     task_id = here.core.context.task_id()
     here.judge(here.journal.streams.made, task_id, number + 1, script.backpressure)
     refs = [here.put()] if script.carries_references else []
-    return task_id, number, bytes(LARGE_BYTES) if script.is_large else b"", refs
+    content = filler(f"{task_id.hex()}/{number}", LARGE_BYTES) if script.is_large else b""
+    return task_id, number, content, refs
 
 
 def take_items(here: Site, script: GeneratorScript) -> None:

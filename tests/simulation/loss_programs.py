@@ -17,7 +17,7 @@ from ray_mono.common.exceptions import ObjectStoreFullError, OutOfDiskError
 from ray_mono.core_worker.object_ref import ObjectRef
 from ray_mono.core_worker.options import STREAMING_RETURNS, TaskOptions
 from tests.simulation.loop import SimulationError
-from tests.simulation.scripts import CHILD_RESOURCES
+from tests.simulation.scripts import CHILD_RESOURCES, filler
 from tests.simulation.site import Site, site
 
 LARGE_BYTES = 110_000
@@ -84,6 +84,8 @@ def _values(
     here: Site, script: LossScript, borrowed: list[ObjectRef[Any]], parents: tuple[Value, ...]
 ) -> list[Value]:
     here.sleep(script.compute_s)
+    for parent in parents:
+        here.check_bytes(parent)
     total = 1 + sum(parent[1] for parent in parents)
     for ref in borrowed:
         value = here.get(ref)
@@ -91,9 +93,12 @@ def _values(
             raise value
         total += value[1]
     task_id = here.core.context.task_id()
-    filler = b"" if script.is_small else bytes(LARGE_BYTES)
+    size_bytes = 0 if script.is_small else LARGE_BYTES
     count = ITEMS if script.num_returns < 0 else script.num_returns
-    return [(task_id, total + place, filler) for place in range(count)]
+    return [
+        (task_id, total + place, filler(f"{task_id.hex()}/{place}", size_bytes) if size_bytes else b"")
+        for place in range(count)
+    ]
 
 
 def play_losses(here: Site, script: LossScript) -> None:

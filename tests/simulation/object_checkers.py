@@ -102,6 +102,12 @@ class ObjectJournal:
         if maker_id != task_id:
             raise ObjectCheckFailed(f"an object of task {task_id.hex()} has a value of {maker_id.hex()}")
 
+    def bytes_are_wrong(self, maker_id: bytes, content: bytes) -> None:
+        """Of a value that somebody read."""
+        end = len(content.rstrip(b"\0"))
+        told = f"{len(content)} bytes, of which the last that is not 0 is number {end}"
+        raise ObjectCheckFailed(f"a value of {maker_id.hex()} has other bytes than it was made of: {told}")
+
     def error_read(self, reader: SimProcess, error: Any) -> None:
         """Somebody reads an object that he holds, or is given its value as an argument, and it is lost."""
         self.errors_read += 1

@@ -13,7 +13,7 @@ from typing import Any
 
 from ray_mono.core_worker.object_ref import ObjectRef
 from ray_mono.core_worker.options import TaskOptions
-from tests.simulation.scripts import CHILD_RESOURCES, CHILD_RETRIES
+from tests.simulation.scripts import CHILD_RESOURCES, CHILD_RETRIES, filler
 from tests.simulation.site import Site, site
 
 KEEPS_S = (0.0, 0.1, 2.0)
@@ -61,8 +61,9 @@ def run_program(number: int, by_value: list[ObjectRef[Any]], *by_reference: Valu
     with here.execution(task.task_id, task.attempt):
         program = ObjectProgram(here, script, f"{task.task_id.hex()} {task.attempt}")
         program.hand += by_value
-        for _, inside, _ in by_reference:
-            program.hand += inside
+        for value in by_reference:
+            here.check_bytes(value)
+            program.hand += value[1]
         program.play()
         if script.dies and task.attempt == 0:
             here.die("its task killed it")
@@ -76,7 +77,9 @@ class ObjectProgram:
         self.hand: list[ObjectRef[Any]] = []
         self._here = here
         self._script = script
-        self._rng = random.Random(f"{script.seed}/{name}")
+        self._name = f"{script.seed}/{name}"
+        self._num_values = 0
+        self._rng = random.Random(self._name)
 
     def play(self) -> None:
         """All moves."""
@@ -103,7 +106,8 @@ class ObjectProgram:
 
     def _value(self, inside: list[ObjectRef[Any]]) -> tuple[list[ObjectRef[Any]], bytes]:
         is_large = self._script.large_share and self._rng.random() < self._script.large_share
-        return inside, bytes(LARGE_BYTES) if is_large else b""
+        self._num_values += 1
+        return inside, filler(f"{self._name}/{self._num_values}", LARGE_BYTES) if is_large else b""
 
     def _put(self) -> None:
         self.hand.append(self._here.put(*self._value(self._some(INSIDE_MAX))))

@@ -16,7 +16,8 @@ Of production this does not run:
     any two instructions                                   or a signal comes where it waits
     the API, cloudpickle of functions over processes       site.py, *_programs.py
 
-What is not drawn stands in draws.py.
+Nor do seeds run rpc's and the storages' handling of a full disk, a torn file and another head: these have
+tests of their own. What is not drawn stands in draws.py.
 """
 
 from __future__ import annotations

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -11,6 +12,24 @@ CHILD_RESOURCES = ResourceSet.from_units({"CPU": 1})
 """Of tasks that tasks submit: what a worker that waits gives back, so that no cluster is too small for them.
 """
 CHILD_RETRIES = 4
+
+
+SEED_BYTES = 8
+"""What a filler begins with; the rest of it follows from that."""
+
+
+def filler(name: str, size_bytes: int) -> bytes:
+    """What makes a value large. No two names have the same, nor two places in one."""
+    return _filler_of(random.Random(name).randbytes(SEED_BYTES), size_bytes)
+
+
+def is_filler(content: bytes) -> bool:
+    """Whether every byte is where it was made."""
+    return content == _filler_of(content[:SEED_BYTES], len(content))
+
+
+def _filler_of(seed: bytes, size_bytes: int) -> bytes:
+    return seed + random.Random(seed).randbytes(max(0, size_bytes - len(seed)))
 
 
 class Script(Protocol):

@@ -36,7 +36,7 @@ from ray_mono.rpc.surface import RpcError
 from tests.simulation.baton import Killed, SimThread
 from tests.simulation.checkers import CheckFailed, Journal
 from tests.simulation.handles import CURRENT_PROCESS
-from tests.simulation.scripts import Script
+from tests.simulation.scripts import Script, is_filler
 
 if TYPE_CHECKING:
     from tests.simulation.process import SimProcess
@@ -242,7 +242,14 @@ class Site:
             return root_of(error).with_traceback(None)
         if not is_end:
             self.judge(self.journal.objects.value_read, ref.task_id().binary(), value[0])
+            self.check_bytes(value)
         return value
+
+    def check_bytes(self, value: Any) -> None:
+        """Of a value that was read, here or as an argument: what makes it large."""
+        for part in value[1:]:
+            if isinstance(part, bytes) and not is_filler(part):
+                self.judge(self.journal.objects.bytes_are_wrong, value[0], part)
 
     def judge_error(self, task_id: bytes, error: BaseException) -> None:
         """Whether anything went wrong that is a reason for this error of a task's; empty: of another call."""

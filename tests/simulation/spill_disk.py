@@ -35,6 +35,10 @@ class SimSpillDisk:
         self._files: set[SpillFile] = set()
         self._unreadable_probability = unreadable_probability
 
+    @property
+    def num_files(self) -> int:
+        return len(self._files)
+
     def path(self, file: SpillFile) -> str:
         """The same in all runs: see Machine.open_file."""
         return f"/sim/{self._base(file)}"

@@ -28,6 +28,8 @@ CAPACITY_BYTES = 4 << 20
 SPILLING_PROBABILITY = 0.5
 """Of a node whose store is small, and which writes to disk what it can."""
 SMALL_CAPACITY_BYTES = 256 << 10
+SPARSE_SHARE = 0.4
+"""So that a file of two objects of which one is dead is compacted."""
 TRANSFER_DELAY_S = (0.0002, 0.02)
 PART_BYTES = 10_000
 """So much of an object arrives at a time."""
@@ -58,7 +60,7 @@ class SimStore:
         self._capacity_bytes = SMALL_CAPACITY_BYTES if self.has_disk else CAPACITY_BYTES
         real_path = os.path.join(world.folder, os.path.basename(self.path))
         self._memory = MemoryFile(real_path, self._capacity_bytes)
-        self._disk = SimSpillDisk(rng, world.folder, str(self.process.pid), unreadable_probability)
+        self.disk = SimSpillDisk(rng, world.folder, str(self.process.pid), unreadable_probability)
         self._node_id = node_id
         # The same name in all runs: see Machine.open_file.
         self._memory.path = self.path
@@ -81,6 +83,7 @@ class SimStore:
             sent_on_bytes_min=100_000,
             range_bytes=20_000,
             slow_range_s=0.5,
+            sparse_share=SPARSE_SHARE,
         )
         manager = ObjectManager(
             config,
@@ -89,7 +92,7 @@ class SimStore:
             world.clock,
             self._tasks.spawn,
             process.kill,
-            self._disk if self.has_disk else None,
+            self.disk if self.has_disk else None,
         )
         self.node_store: NodeStore = manager.node_store
         self.outgoing = Outgoing(self.node_store, config)
@@ -102,7 +105,7 @@ class SimStore:
         """As a client that maps it."""
         if found.extent is None:
             return bytes(self._memory.view(found.offset, found.size_bytes))
-        content = self._disk.map(found.extent.file, found.extent.offset + found.size_bytes)
+        content = self.disk.map(found.extent.file, found.extent.offset + found.size_bytes)
         return bytes(content[found.extent.offset :])
 
     def slow_down(self, pause_s: float) -> None:
@@ -112,7 +115,7 @@ class SimStore:
     def _died(self) -> None:
         self.world.stores.pop(self._peer_address, None)
         self._memory.close()
-        self._disk.close()
+        self.disk.close()
 
 
 class SimStreams:
