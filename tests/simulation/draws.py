@@ -1,4 +1,5 @@
-"""What a seed draws: a cluster, its work, and what goes wrong with it.
+"""What a seed draws: a cluster, its work, and what goes wrong with it. The explorer draws more
+(explorer_draws.py).
 
 Not drawn are: runtime environments, named and detached actors, strategies, max_calls, concurrency groups, a
 kill of an actor that may restart.
@@ -74,7 +75,7 @@ def draw_scenario(seed: int, num_tasks: int = 120, weather: Weather | None = Non
         Weather.SQUALL: SQUALL,
         Weather.STORM: STORM,
     }[weather]
-    faults = tuple(_draw_fault(rng, kinds) for _ in range(rng.randint(0, 8))) if kinds else ()
+    faults = tuple(draw_fault(rng, kinds) for _ in range(rng.randint(0, 8))) if kinds else ()
     drains = random.Random(f"{seed}/drains").choice([0, 0, 0, 1, 3]) if with_faults else 0
     faults += draw_drains(seed, drains)
     scenario = Scenario(
@@ -95,30 +96,10 @@ def draw_scenario(seed: int, num_tasks: int = 120, weather: Weather | None = Non
     return scenario
 
 
-def draw_any(seed: int, num_tasks: int) -> Scenario:
-    """What the explorer draws: the usual, or losses of large values, with all kinds of faults."""
-    rng = random.Random(f"{seed}/any")
-    weather = rng.choice(
-        [Weather.CALM, Weather.DEATHS, Weather.DEATHS, Weather.SQUALL, Weather.STORM, Weather.STORM]
-    )
-    if weather is not Weather.CALM and rng.random() < 0.15:
-        scenario = draw_losses(seed, rng.choice([Weather.DEATHS, Weather.STORM]))
-    else:
-        scenario = draw_scenario(seed, num_tasks, weather)
-    if weather is Weather.CALM:
-        return scenario
-    kinds = [FaultKind.KILL_STORE] * rng.choice([0, 0, 0, 1, 2])
-    kinds += [FaultKind.LOSE_HEAD] * rng.choice([0, 0, 0, 0, 1, 2])
-    faults = (*scenario.faults, *(_draw_fault(rng, [kind]) for kind in kinds))
-    return replace(
-        scenario, faults=in_order(faults), unreadable_probability=rng.choice([0.0, 0.0, 0.0, 0.02, 0.2])
-    )
-
-
 def draw_drains(seed: int, num_drains: int) -> tuple[Fault, ...]:
     """Nodes are drained one after another, or at once."""
     rng = random.Random(f"{seed}/which drains")
-    return tuple(_draw_fault(rng, [FaultKind.DRAIN]) for _ in range(num_drains))
+    return tuple(draw_fault(rng, [FaultKind.DRAIN]) for _ in range(num_drains))
 
 
 def draw_losses(seed: int, weather: Weather = Weather.DEATHS) -> Scenario:
@@ -280,7 +261,7 @@ def _draw_generator(rng: random.Random, with_faults: bool) -> GeneratorScript:
     )
 
 
-def _draw_fault(rng: random.Random, kinds: Sequence[FaultKind]) -> Fault:
+def draw_fault(rng: random.Random, kinds: Sequence[FaultKind]) -> Fault:
     kind = rng.choice(kinds)
     lasts_s = rng.choice([0.05, 0.5, 3.0, 30.0])
     return Fault(rng.uniform(0.0, 6.0), kind, lasts_s, rng.getrandbits(16))

@@ -29,7 +29,8 @@ from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 
-from tests.simulation.draws import draw_any
+from ray_mono.raylet.config import RayletConfig
+from tests.simulation.explorer_draws import draw_any
 from tests.simulation.handles import CURRENT_PROCESS
 from tests.simulation.scenario import FaultKind, Outcome, Scenario, run_scenario
 from tests.simulation.shrink import as_python, shrink
@@ -85,6 +86,11 @@ def drawn(scenario: Scenario) -> collections.Counter[str]:
         ("scenarios", True),
         ("of losses", scenario.losses),
         ("harmless", scenario.is_harmless),
+        ("nodes that run short of memory", scenario.memory_faults),
+        (
+            "short leases from the head",
+            scenario.gcs_reconnect_timeout_s < RayletConfig.gcs_reconnect_timeout_s,
+        ),
         ("connections that break", scenario.knobs.break_probability),
         ("slow messages", scenario.knobs.slow_probability),
         ("a slow disk of the head", scenario.disk.slow_probability),

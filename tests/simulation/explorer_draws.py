@@ -1,0 +1,75 @@
+"""What the explorer draws of a seed: a usual scenario, or losses of large values, or cut networks and
+processes that stand still."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import replace
+
+from tests.simulation.cuts import draw_cuts
+from tests.simulation.draws import (
+    Weather,
+    draw_drains,
+    draw_fault,
+    draw_losses,
+    draw_scenario,
+    in_order,
+)
+from tests.simulation.memory import MemoryFault
+from tests.simulation.scenario import FaultKind, Scenario
+
+CUTS_PROBABILITY = 0.1
+LOSSES_PROBABILITY = 0.15
+SHORT_MEMORY_PROBABILITY = 0.1
+
+
+def draw_any(seed: int, num_tasks: int) -> Scenario:
+    if random.Random(f"{seed}/is cut").random() < CUTS_PROBABILITY:
+        return draw_cuts(seed)
+    rng = random.Random(f"{seed}/any")
+    weather = rng.choice(
+        [Weather.CALM, Weather.DEATHS, Weather.DEATHS, Weather.SQUALL, Weather.STORM, Weather.STORM]
+    )
+    if weather is not Weather.CALM and rng.random() < LOSSES_PROBABILITY:
+        scenario = draw_losses(seed, rng.choice([Weather.DEATHS, Weather.STORM]))
+        drains = draw_drains(seed, random.Random(f"{seed}/drains of losses").choice([0, 1, 3]))
+        scenario = replace(scenario, faults=(*scenario.faults, *drains))
+    else:
+        scenario = draw_scenario(seed, num_tasks, weather)
+        if weather is not Weather.CALM:
+            memory_faults = _draw_memory_faults(random.Random(f"{seed}/memory is short"))
+            scenario = replace(scenario, memory_faults=memory_faults)
+    if weather is Weather.CALM:
+        return _with_harmless_drains(scenario, seed)
+    kinds = [FaultKind.KILL_STORE] * rng.choice([0, 0, 0, 1, 2])
+    kinds += [FaultKind.LOSE_HEAD] * rng.choice([0, 0, 0, 0, 1, 2])
+    faults = (*scenario.faults, *(draw_fault(rng, [kind]) for kind in kinds))
+    return replace(
+        scenario,
+        faults=in_order(faults),
+        unreadable_probability=rng.choice([0.0, 0.0, 0.0, 0.02, 0.2]),
+    )
+
+
+def _with_harmless_drains(scenario: Scenario, seed: int) -> Scenario:
+    """Nodes with large values end in their own time: nothing has to be made again for that."""
+    rng = random.Random(f"{seed}/harmless drains")
+    drains = draw_drains(seed, rng.choice([0, 0, 1, 3]))
+    if not drains:
+        return scenario
+    faults = [replace(drain, choice=drain.choice // 2 * 2) for drain in drains]
+    return replace(scenario, losses=draw_losses(seed).losses[:1], faults=in_order(faults))
+
+
+def _draw_memory_faults(rng: random.Random) -> tuple[MemoryFault, ...]:
+    if rng.random() >= SHORT_MEMORY_PROBABILITY:
+        return ()
+    return tuple(
+        MemoryFault(
+            at_s=rng.uniform(0.1, 8.0),
+            choice=rng.getrandbits(8),
+            num_workers=rng.choice([0, 1, 2]),
+            lasts_s=rng.choice([0.3, 1.0, 4.0]),
+        )
+        for _ in range(rng.randint(1, 4))
+    )
