@@ -267,7 +267,10 @@ class Connection:
         return not self.has_unsent
 
     def on_close(self, callback: Callable[[str], None]) -> None:
-        self.closers.append(callback)
+        if self.is_closed:
+            callback("lost")
+        else:
+            self.closers.append(callback)
 
     def close(self) -> None:
         self.is_closed = True

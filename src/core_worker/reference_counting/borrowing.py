@@ -137,13 +137,19 @@ class Borrowing:
     def named(self, references: Sequence[common_pb2.ObjectReference], connection: Any) -> None:
         """A reply names these to their owner. If its connection ends, it may have been lost, and the owner
         may live: then they are registered in the other way."""
-        if not references:
+        self.told_by_reply([each.object_id for each in references], connection)
+
+    def told_by_reply(self, object_ids: Iterable[bytes], connection: Any) -> None:
+        """Their owner knows by this connection that they are here: by a reply that names them, or since it
+        waits for the answer of a call that it gave them to. If the connection ends, and the call runs on, it
+        may not wait any more."""
+        if not object_ids:
             return
         told = connection.state.get(_NAMED)
         is_new = told is None
         if told is None:
             told = connection.state[_NAMED] = _Named()
-        told.add([each.object_id for each in references], self._references)
+        told.add(object_ids, self._references)
         if is_new:
             connection.on_close(lambda reason: self._name_again(told))
         elif connection.is_closed:

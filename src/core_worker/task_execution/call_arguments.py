@@ -31,6 +31,7 @@ from ray_mono.core_worker.reference_counting.unpickled_references import Unpickl
 from ray_mono.core_worker.store_provider.memory_store import MemoryStore
 from ray_mono.core_worker.store_provider.plasma_store_provider import TASK_ARGUMENTS
 from ray_mono.core_worker.task_execution.call import Call
+from ray_mono.protobuf.common_pb2 import ACTOR_TASK
 
 
 class ArgumentReader:
@@ -70,11 +71,20 @@ class ArgumentReader:
                     flat[arg.position] = value
         finally:
             self._unpickled.collect_into(None)
+        if call.spec.type == ACTOR_TASK and (task.arrived or task.held):
+            self._runs_on(call, task)
         names, values = flat[::2], flat[1::2]
         if names.count(None) == len(names):
             return values, {}
         args = [value for name, value in zip(names, values, strict=True) if name is None]
         return args, {name: value for name, value in zip(names, values, strict=True) if name is not None}
+
+    def _runs_on(self, call: Call, task: TaskContext) -> None:
+        """When the connection of a normal task's caller ends, its worker is killed. An actor's call runs on,
+        and its caller may not wait for the answer any more."""
+        with self._env.lock:
+            held = [*(task.arrived or ()), *(task.held or ())]
+            self._borrowing.told_by_reply(held, call.answer_to.connection)
 
     def _fetch(self, references: list[Any], task: TaskContext, may_go_elsewhere: bool) -> list[Any]:
         """The values of arguments by reference. The caller holds them until our reply, so no owner has to

@@ -66,6 +66,41 @@ def test_an_argument_by_reference_is_let_go_with_the_answer_small_as_that_may_be
     assert call.value == returned and worker.core.reference_counts() == 0
 
 
+class Looking:
+    """An actor that looks whom it has told of what it was given."""
+
+    def cut(self, value: Any, inside: Any) -> list[bytes]:
+        _cut[-1].connection.close()
+        return self.look(inside)
+
+    def look(self, inside: Any) -> list[bytes]:
+        return [each.request.object_id for each in _cut[-1].wire.open("AddBorrower")]
+
+
+_cut: list[Worker] = []
+
+
+def test_the_caller_hears_what_a_call_holds_that_runs_on_when_the_connection_ended(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    worker = Told(monkeypatch)
+    _cut.append(worker)
+    worker.actor(Looking)
+    call = worker.ask(worker.method("cut"), None, Arriving(SECOND), by_reference=[referenced(FIRST, 1)])
+    worker.run(lambda: worker.tell_values(**{"1": "first"}))
+    assert call.value == [SECOND, FIRST] and worker.core.reference_counts() == 0
+
+
+def test_so_it_does_where_the_call_begins_after_that(monkeypatch: pytest.MonkeyPatch) -> None:
+    worker = Told(monkeypatch)
+    _cut.append(worker)
+    worker.actor(Looking)
+    call = worker.ask(worker.method("look"), Arriving(FIRST))
+    worker.connection.close()
+    worker.run()
+    assert call.value == [FIRST]
+
+
 def test_the_same_object_given_twice_is_asked_for_and_held_once(monkeypatch: pytest.MonkeyPatch) -> None:
     worker = Told(monkeypatch)
     args = [referenced(FIRST, 1), referenced(FIRST, 3)]
