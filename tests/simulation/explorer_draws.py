@@ -6,7 +6,7 @@ from __future__ import annotations
 import random
 from dataclasses import replace
 
-from tests.simulation.cuts import draw_cuts
+from tests.simulation.cuts import draw_cuts, lose_one_node
 from tests.simulation.draws import (
     Weather,
     draw_drains,
@@ -16,7 +16,7 @@ from tests.simulation.draws import (
     in_order,
 )
 from tests.simulation.memory import MemoryFault
-from tests.simulation.scenario import FaultKind, Scenario
+from tests.simulation.scenario import STOPS, FaultKind, Scenario
 
 CUTS_PROBABILITY = 0.1
 LOSSES_PROBABILITY = 0.15
@@ -25,7 +25,7 @@ SHORT_MEMORY_PROBABILITY = 0.1
 
 def draw_any(seed: int, num_tasks: int) -> Scenario:
     if random.Random(f"{seed}/is cut").random() < CUTS_PROBABILITY:
-        return draw_cuts(seed)
+        return _draw_cuts(seed, random.Random(f"{seed}/which cut"))
     rng = random.Random(f"{seed}/any")
     weather = rng.choice(
         [Weather.CALM, Weather.DEATHS, Weather.DEATHS, Weather.SQUALL, Weather.STORM, Weather.STORM]
@@ -37,7 +37,7 @@ def draw_any(seed: int, num_tasks: int) -> Scenario:
     else:
         scenario = draw_scenario(seed, num_tasks, weather)
         if weather is not Weather.CALM:
-            memory_faults = _draw_memory_faults(random.Random(f"{seed}/memory is short"))
+            memory_faults = _draw_memory_faults(random.Random(f"{seed}/short memory"))
             scenario = replace(scenario, memory_faults=memory_faults)
     if weather is Weather.CALM:
         return _with_harmless_drains(scenario, seed)
@@ -49,6 +49,15 @@ def draw_any(seed: int, num_tasks: int) -> Scenario:
         faults=in_order(faults),
         unreadable_probability=rng.choice([0.0, 0.0, 0.0, 0.02, 0.2]),
     )
+
+
+def _draw_cuts(seed: int, rng: random.Random) -> Scenario:
+    """One long one, or several of all kinds."""
+    if rng.random() < 0.5:
+        kind, number = rng.choice([FaultKind.PARTITION, *STOPS]), rng.randint(1, 2)
+        return lose_one_node(seed, kind, number, rng.choice([30.0, 90.0]), rng.choice([3.0, 12.0, 60.0]))
+    cuts = draw_cuts(seed)
+    return replace(cuts, knobs=replace(cuts.knobs, break_probability=0.0))
 
 
 def _with_harmless_drains(scenario: Scenario, seed: int) -> Scenario:

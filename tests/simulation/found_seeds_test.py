@@ -14,6 +14,8 @@ FOUND = {
     2000949: "a worker heard that its job was over, whose driver's node had ended, before its own end",
     2001132: "a driver heard so, a moment before its end",
     2002028: "that an item's actor was dead was not said, but that its call ran again",
+    9000146: "a caller gave up on a call when the connection ended, which ran on: its arguments were freed",
+    9000026: "a driver died with its node before a head knew where it was: its job ran for ever",
     2001223: "a copy on disk was unreadable: that its actor call has no retries was not said",
     3000815: "a head with an empty store never heard of an owner on a dead node: its values stayed in stores",
     3001099: "the same, of copies",

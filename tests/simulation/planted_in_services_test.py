@@ -17,6 +17,7 @@ from ray_mono.core_worker.task_submission.actor_task_submitter import ActorTaskS
 from ray_mono.core_worker.task_submission.called_actor import CalledActor
 from ray_mono.gcs.actor.actor_state import Actor
 from ray_mono.gcs.job_manager import JobManager
+from ray_mono.gcs.node_fences import NodeFences
 from ray_mono.gcs.storage.table_storage import Table
 from ray_mono.gcs.storage.write_through import WriteThrough
 from ray_mono.object_manager.ranges import Part, Ranges
@@ -91,6 +92,10 @@ def says_of_a_drained_node_that_its_objects_were_copied(patch: pytest.MonkeyPatc
     patch.setattr(Evacuation, "_ask", ask)
 
 
+def starts_actors_elsewhere_while_their_node_may_run_them(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(NodeFences, "left_s", lambda fences, node_id, now_s: 0.0)
+
+
 PLANTS: list[tuple[Plant, int]] = [
     (never_restarts_an_actor, 9000011),
     (never_retries_a_call, 9000014),
@@ -99,6 +104,7 @@ PLANTS: list[tuple[Plant, int]] = [
     (forgets_whose_driver_is_not_there, 9000026),
     (leaves_a_gap_where_a_second_holder_begins, 9000009),
     (leaves_files_of_dead_objects, 9000005),
+    (starts_actors_elsewhere_while_their_node_may_run_them, 9001020),
     (says_of_a_drained_node_that_its_objects_were_copied, 9001089),
 ]
 """With the seed to begin at."""
