@@ -350,7 +350,10 @@ class GeneratorStreams:
 
     def complete(self, task_id: bytes, end_id: bytes, reply: Any, is_cancelled: bool) -> None:
         """The generator has ended. If that was by an error of the user's, the error becomes the last item."""
-        if self._again.pop(task_id, None) is not None:
+        again = self._again.pop(task_id, None)
+        if again is not None:
+            if not reply.is_application_error:
+                self._parts.lineage.yielded(task_id, again.num_passed)
             return
         stream = self._streams.get(task_id)
         if stream is None:

@@ -127,7 +127,17 @@ Task = TypeVar("Task", bound=KeptTask)
 class Record(Generic[Task]):
     """A task that has objects in stores."""
 
-    __slots__ = ("arguments", "held", "size_bytes", "stored", "task", "task_id", "users", "why_not")
+    __slots__ = (
+        "arguments",
+        "held",
+        "num_yielded",
+        "size_bytes",
+        "stored",
+        "task",
+        "task_id",
+        "users",
+        "why_not",
+    )
 
     def __init__(self, task_id: bytes) -> None:
         self.task_id = task_id
@@ -135,6 +145,8 @@ class Record(Generic[Task]):
         """It has finished, and can run again, or does so."""
         self.why_not: Reason | None = None
         """It will not run again."""
+        self.num_yielded: int | None = None
+        """Of a generator that ran again: how many values. It would not make those behind them."""
         self.stored: set[bytes] = set()
         """Its objects that lie, or lay, in stores, and are referenced."""
         self.users: dict[bytes, int] = {}
@@ -241,6 +253,12 @@ class Lineage(Generic[Task]):
         if self.kept_bytes > self._bytes_max:
             self._evict()
         return True
+
+    def yielded(self, task_id: bytes, num_values: int) -> None:
+        """The generator has run again, to its end."""
+        record = self._records.get(task_id)
+        if record is not None:
+            record.num_yielded = num_values
 
     def failed(self, task_id: bytes, why_not: Reason) -> None:
         """The task will not run again."""

@@ -53,8 +53,8 @@ class Reconstruction:
 
     def why_not(self, object_id: bytes) -> Reason | None:
         """See Remaker."""
-        task_id = object_id[:_TASK_ID_BYTES]
-        if int.from_bytes(object_id[_TASK_ID_BYTES:], "little") > ids.PUT_INDEX_BASE:
+        task_id, index = object_id[:_TASK_ID_BYTES], int.from_bytes(object_id[_TASK_ID_BYTES:], "little")
+        if index > ids.PUT_INDEX_BASE:
             return WhyNot.PUT
         task = self._tasks.get(task_id)
         if task is not None:
@@ -65,6 +65,8 @@ class Reconstruction:
         record = self._lineage.get(task_id)
         if record is None:
             return WhyNot.NOT_MADE_AGAIN
+        if record.num_yielded is not None and index > record.num_yielded + 1:
+            return WhyNot.FEWER_ITEMS
         if record.task is None:
             return record.why_not or WhyNot.NOT_MADE_AGAIN
         return None

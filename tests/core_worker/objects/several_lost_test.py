@@ -176,6 +176,20 @@ def test_an_item_that_the_second_run_does_not_make_is_told_as_that_and_there_is_
     assert generator_attempts(generator) == [0, 1]
 
 
+@pytest.mark.parametrize("retries", [1, 3])
+def test_an_item_that_a_second_run_for_another_one_did_not_make_is_told_as_that_too(retries: int) -> None:
+    generator = Generator(max_retries=retries)
+    generator.push.part(part(1, None, None, None))
+    generator.push.answer(END)
+    taken = list(generator.made)
+    lose_item(generator, 1)
+    generator.push.part(part(1, None))
+    generator.push.answer(END)
+    error = error_of(lose_item(generator, 3))
+    assert isinstance(error, StreamingGeneratorReplayInconsistentError) and "value 3 of" in str(error)
+    assert generator_attempts(generator) == [0, 1] and len(taken) == 3
+
+
 def test_an_item_that_is_lost_while_its_generator_runs_is_made_by_another_attempt() -> None:
     generator = Generator()
     generator.push.part(part(1, None, "two"))
