@@ -20,7 +20,7 @@ from ray_mono.raylet.store_client import StoreClient
 from ray_mono.raylet.worker.death_reports import DeathReports
 from ray_mono.raylet.worker.deaths import remove_socket, why_not_started
 from ray_mono.raylet.worker.last_words import LastWords, answers_on, said_of
-from ray_mono.raylet.worker.launcher import WorkerExit
+from ray_mono.raylet.worker.launcher import WorkerExit, WorkerLauncher
 from ray_mono.raylet.worker.worker_pool import WorkerPool
 
 
@@ -40,6 +40,7 @@ class LocalProcesses:
         store: StoreClient,
         deaths: DeathReports,
         head_lease: HeadLease,
+        launcher: WorkerLauncher,
     ) -> None:
         self._config = config
         self._clock = clock
@@ -52,6 +53,7 @@ class LocalProcesses:
         self._store = store
         self._deaths = deaths
         self._head_lease = head_lease
+        self._launcher = launcher
         self._last_words = LastWords()
         self._is_closed = False
 
@@ -93,6 +95,7 @@ class LocalProcesses:
             if refusal:
                 self._effects.run(effects)
                 raise ValueError(refusal)
+            self._launcher.registered(token, process.pid)
         self._clients.add(process)
         self._head_lease.tell(process)
         process.connection.on_close(lambda reason: self._connection_ended(process, reason))

@@ -89,8 +89,7 @@ class Raylet:
     ) -> None:
         """memory: of the machine that it runs on; None: it is not watched."""
         self._config, self._clock = config, clock
-        self._transport = transport
-        self._launcher = launcher
+        self._transport, self._launcher = transport, launcher
         self._tasks = BackgroundTasks(self._on_task_error)
         self._clients = clients = Clients()
         # The machines.
@@ -125,6 +124,7 @@ class Raylet:
             self._store,
             deaths,
             self._lease,
+            launcher,
         )
         self._withdrawals = Withdrawals(clock, clients, self.leases, reclaims, self._effects)
         self._memory_guard = None

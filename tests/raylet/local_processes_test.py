@@ -56,7 +56,10 @@ class Node:
         outbox: Any = SimpleNamespace(add_worker=lambda info: self.added.append(info.worker_id))
         store: Any = SimpleNamespace(free_owned_by=self.freed.append)
         deaths: Any = SimpleNamespace(exited=lambda exit_: None, report=self._report, hear_out=self._hear_out)
-        launcher: Any = SimpleNamespace(lease_ends=lambda at_ns, awake_ns: None)
+        self.running: list[int] = []
+        launcher: Any = SimpleNamespace(
+            lease_ends=lambda at_ns, awake_ns: None, registered=lambda token, pid: self.running.append(pid)
+        )
         effects: Any = SimpleNamespace(run=scene.take)
         self.processes = LocalProcesses(
             config,
@@ -70,6 +73,7 @@ class Node:
             store,
             deaths,
             HeadLease(60.0, clock, launcher, self.clients),
+            launcher,
         )
 
     async def _report(self, process: ClientProcess, connection_end: str, end_reason: str) -> None:
@@ -99,6 +103,7 @@ def test_a_worker_that_registers_serves_the_lease_that_waits_for_it(tmp_path: Pa
     worker = node.started()
     node.processes.register(worker)
     assert node.added == [worker.worker_id] and node.scene.granted["a"].worker_id == worker.worker_id
+    assert node.running == [worker.pid]
 
 
 def test_who_was_not_started_here_or_registers_twice_is_refused(tmp_path: Path) -> None:

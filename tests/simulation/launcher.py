@@ -58,6 +58,9 @@ class SimWorkerLauncher:
         delay_s = 0.0 if force else self._rng.uniform(*TERMINATE_DELAY_S)
         self._world.loop.call_later(delay_s, self._end, startup_token, 9 if force else 15)
 
+    def registered(self, startup_token: int, pid: int) -> None:
+        """Forks are told at once."""
+
     def cpu_time_s(self, startup_token: int) -> float | None:
         """Simulated tasks only sleep."""
         return 0.0 if self._workers.get(startup_token) is not None else None

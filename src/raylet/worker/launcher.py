@@ -81,6 +81,10 @@ class WorkerLauncher(Protocol):
 
     def start(self, order: WorkerOrder) -> None: ...
 
+    def registered(self, startup_token: int, pid: int) -> None:
+        """The worker of this order runs, and says so itself."""
+        ...
+
     def kill(self, startup_token: int, force: bool) -> None:
         """SIGKILL, or SIGTERM without `force`; nothing where the worker is gone. Its end is told as any
         other.
@@ -192,6 +196,11 @@ class TemplateLauncher:
             self._fork(order)
         else:
             self._pending[order.startup_token] = order
+
+    def registered(self, startup_token: int, pid: int) -> None:
+        # A template that dies just after the fork has not told of it.
+        if self._living.get(startup_token) == 0:
+            self._living[startup_token] = pid
 
     def kill(self, startup_token: int, force: bool) -> None:
         if self._pending.pop(startup_token, None) is not None:

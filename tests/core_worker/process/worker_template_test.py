@@ -247,6 +247,28 @@ def test_a_worker_whose_end_the_dead_template_was_told_ends_all_the_same(session
     run(test)
 
 
+def test_a_worker_whose_template_died_before_it_told_of_the_fork_goes_on(
+    session_base: Path,
+) -> None:
+    async def test() -> None:
+        async with scene(session_base, "report") as it:
+            it.launcher.start(order(1))
+            await it.facts_of(1)
+            template = it.template_pid
+            os.kill(template, signal.SIGSTOP)
+            it.launcher.start(order(2))
+            it.launcher.start(order(3))
+            with subprocess.Popen(["sleep", "60"], start_new_session=True) as forked:
+                it.launcher.registered(2, forked.pid)
+                os.kill(template, signal.SIGKILL)
+                await it.exit_of(3)
+                assert 2 not in it.exits and is_alive(forked.pid)
+                it.launcher.kill(2, force=True)
+                assert (await it.exit_of(2)).pid == forked.pid
+
+    run(test)
+
+
 def test_a_stopped_template_is_killed_and_another_takes_over(session_base: Path) -> None:
     async def test() -> None:
         async with scene(session_base, "report", silent_s=0.2) as it:
