@@ -254,9 +254,8 @@ class Adoption:
             for actor in self._known_actors.all()
             if actor.node_id in late or actor.registration.owner_node_id in late
         }
-        self._jobs = {
-            JobID(row.job_id) for row in self._known_jobs.rows() if NodeID(row.driver.node_id) in late
-        }
+        node_ids = {node_id.binary() for node_id in late}
+        self._jobs = {JobID(row.job_id) for row in self._known_jobs.rows() if row.driver.node_id in node_ids}
 
     def _hear_late(self) -> None:
         self._give_grace()

@@ -129,11 +129,10 @@ class Wire:
         self.channels[address].close()
 
     def connect(self, address: str) -> SceneChannel:
-        channel = self.channels.get(address)
-        if channel is None or channel.is_closed:
-            channel = self.channels[address] = SceneChannel(self, address)
-            channel.is_closed = address in self.gone
-        return channel
+        if address not in self.channels or self.channels[address].is_closed:
+            self.channels[address] = SceneChannel(self, address)
+            self.channels[address].is_closed = address in self.gone
+        return self.channels[address]
 
 
 class SceneChannel:
@@ -143,8 +142,7 @@ class SceneChannel:
         self.wire = wire
         self.address = address
         self.is_closed = False
-        self.trouble = ""
-        self.is_connecting = False
+        self.trouble, self.is_connecting = "", False
         self.flushed: list[Said] = []
         """What has left at once, and does not wait for the end of the turn."""
         self._on_close: list[Callable[[str], None]] = []
@@ -155,7 +153,8 @@ class SceneChannel:
         if request_serializer is not bytes:
             return SceneMethod(self, name)
         if name == "PushTasks":
-            return SceneMethod(self, name, core_worker_pb2.PushTasksRequest.FromString, as_bytes)
+            read, write = core_worker_pb2.PushTasksRequest, core_worker_pb2.PushTasksReply
+            return SceneMethod(self, name, read.FromString, write.SerializeToString)
         assert name == "PushTask"
         return SceneMethod(self, name, core_worker_pb2.PushTaskRequest.FromString, as_answered)
 
@@ -537,11 +536,6 @@ def values(first: int, *of: Any, run_us: int = 0) -> core_worker_pb2.PushTasksRe
     """Answers of tasks that travelled together, from this one on: their small values."""
     plains = [serialization.serialize(each).to_bytes() for each in of]
     return shared_answers(first, plains, run_us)
-
-
-def as_bytes(reply: core_worker_pb2.PushTasksReply) -> bytes:
-    """As a worker sends it."""
-    return reply.SerializeToString()
 
 
 def as_answered(reply: core_worker_pb2.PushTaskReply) -> bytes:

@@ -190,9 +190,7 @@ def test_an_answer_leaves_at_the_end_of_the_loops_round(monkeypatch: pytest.Monk
     worker.close()
 
 
-def test_calls_that_a_task_factory_of_the_actors_begins_at_once_are_answered_and_have_their_turns(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_calls_that_a_task_factory_begins_at_once_are_answered(monkeypatch: pytest.MonkeyPatch) -> None:
     def begun(loop: asyncio.AbstractEventLoop, coroutine: Any) -> asyncio.Future[Any]:
         """As asyncio.eager_task_factory, of Python 3.12 and later, where a coroutine does not wait."""
         with pytest.raises(StopIteration):

@@ -181,18 +181,6 @@ def test_where_a_very_short_task_is_long_after_all_more_workers_are_asked_for() 
     assert len(asked(scene)) == 1
 
 
-def test_a_very_short_task_does_not_wait_for_long_ones_of_its_function() -> None:
-    """They may wait for it. Each was seen to be long with nothing behind it, and nobody looks any more."""
-    scene = two_idle_workers(10, wake_us=30.0)
-    refs = [scene.submit() for _ in range(2 * 4)]
-    for ref in refs[:3] + refs[4:7]:
-        answer(scene, ref, value(1, run_us=10))
-    scene.pass_time(0.1)
-    assert all("runs a long task" in state for state in lease_states(scene))
-    scene.submit()
-    assert len(asked(scene)) == 1
-
-
 def test_few_tasks_that_wait_are_shared_by_the_workers() -> None:
     scene = two_idle_workers(10, wake_us=0.0)
     for _ in range(2 + 6):

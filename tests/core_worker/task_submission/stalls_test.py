@@ -14,12 +14,14 @@ from tests.core_worker.task_submission.tasks import (
     NOT_STARTED,
     a_worker_with,
     answer,
+    asked,
     ids_of,
     lease_states,
     lose,
     num_queued,
     push_of,
     pushed,
+    two_idle_workers,
 )
 
 SECOND = address_of(b"second")
@@ -236,3 +238,15 @@ def test_a_lease_of_which_all_was_taken_back_is_looked_at_no_more(thaws: bool) -
             if not copy.is_answered:
                 copy.fail(LOST)
         assert not scene.wire.all("ReturnWorker") and len(scene.wire.all("LostWorker")) == 1
+
+
+def test_a_very_short_task_does_not_wait_for_long_ones_of_its_function() -> None:
+    """They may wait for it. Each was seen to be long with nothing behind it, and nobody looks any more."""
+    scene = two_idle_workers(10, wake_us=30.0)
+    refs = [scene.submit() for _ in range(2 * 4)]
+    for ref in refs[:3] + refs[4:7]:
+        answer(scene, ref, value(1, run_us=10))
+    scene.pass_time(0.1)
+    assert all("runs a long task" in state for state in lease_states(scene))
+    scene.submit()
+    assert len(asked(scene)) == 1
