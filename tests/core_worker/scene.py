@@ -266,10 +266,7 @@ class Connection:
         return not self.has_unsent
 
     def on_close(self, callback: Callable[[str], None]) -> None:
-        if self.is_closed:
-            callback("lost")
-        else:
-            self.closers.append(callback)
+        self.closers.append(callback)
 
     def close(self) -> None:
         self.is_closed = True

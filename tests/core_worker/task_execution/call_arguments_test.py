@@ -97,6 +97,7 @@ def test_so_it_does_where_the_call_begins_after_that(monkeypatch: pytest.MonkeyP
     worker.actor(Looking)
     call = worker.ask(worker.method("look"), Arriving(FIRST))
     worker.connection.close()
+    monkeypatch.setattr(worker.connection, "on_close", lambda callback: callback("lost"))
     worker.run()
     assert call.value == [FIRST]
 
