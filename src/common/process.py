@@ -112,6 +112,18 @@ def _stat_fields(pid: int | str) -> list[bytes]:
         return file.read().rpartition(b")")[2].split()
 
 
+def unwaited_exit(pid: int) -> int | None:
+    """How a process ended for which its parent has not waited yet, as subprocess has it; None where there is
+    none of this id that has ended, or the kernel does not tell us. Ids are reused: ask only while it is known
+    that nobody has waited for it."""
+    try:
+        fields = _stat_fields(pid)
+    except OSError:
+        return None
+    # exit_code is field 52; the first one here is field 3.
+    return os.waitstatus_to_exitcode(int(fields[49])) if fields[0] == b"Z" else None
+
+
 def cpu_time_s(pid: int) -> float:
     """How much CPU the process has used, with all processes below it. Raises OSError where it is gone."""
     # utime, stime, and those of children that have ended: fields 14 to 17; the first one here is field 3.

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import ray_mono as ray
-from ray_mono.exceptions import WorkerCrashedError
+from ray_mono.exceptions import ActorDiedError, WorkerCrashedError
 from tests.chaos.victims import Victims
 from tests.integration.bounded import get
 from tests.integration.scripts import Script
@@ -75,6 +75,16 @@ def test_the_end_of_a_worker_whose_template_is_dead_is_noticed_and_told(start: S
     os.kill(pid, signal.SIGKILL)
     assert get(actor.next.remote()) == 1
     assert get(pid_after.remote(0)) != pid
+
+
+def test_the_end_of_a_worker_whose_template_is_stopped_is_told_with_its_signal(start: Start) -> None:
+    victims = start(num_cpus=1)
+    actor = Counter.remote()
+    pid = get(actor.__ray_call__.remote(lambda self: os.getpid()))
+    victims.template.suspend()
+    os.kill(pid, signal.SIGKILL)
+    with pytest.raises(ActorDiedError, match=r"killed by signal 9 \(SIGKILL\)"):
+        get(actor.next.remote())
 
 
 # ---- the log monitor

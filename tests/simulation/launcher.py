@@ -65,6 +65,10 @@ class SimWorkerLauncher:
         """Simulated tasks only sleep."""
         return 0.0 if self._workers.get(startup_token) is not None else None
 
+    def found_dead(self, startup_token: int) -> WorkerExit | None:
+        """Every end is told."""
+        return None
+
     def lease_ends(self, at_ns: int, awake_ns: int) -> None:
         self._end_at(at_ns / NS_PER_S)
 

@@ -56,6 +56,8 @@ class DeathReports:
         if process.startup_token:
             exit_ = await self._exits.of(process.startup_token, self._config.exit_status_wait_s)
             if exit_ is None:
+                # The template may stand still, which is its parent.
+                exit_ = self._launcher.found_dead(process.startup_token)
                 self._launcher.kill(process.startup_token, force=True)
         cause = death_cause(process, exit_, connection_end, end_reason, self._config, self._oom_kills)
         logger.info("%s", cause.message)

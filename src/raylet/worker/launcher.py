@@ -95,6 +95,10 @@ class WorkerLauncher(Protocol):
         """How much CPU the worker has used, with all processes that it started; None where it is gone."""
         ...
 
+    def found_dead(self, startup_token: int) -> WorkerExit | None:
+        """How a worker ended whose end was not told yet; None where it lives, or that is not known."""
+        ...
+
     def lease_ends(self, at_ns: int, awake_ns: int) -> None:
         """Every worker is killed at this time (common/node_time.py), even if nothing else is heard from here,
         unless another time is said before."""
@@ -307,6 +311,11 @@ class TemplateLauncher:
         except OSError:
             return None
 
+    def found_dead(self, startup_token: int) -> WorkerExit | None:
+        pid = self._living.get(startup_token)
+        returncode = process.unwaited_exit(pid) if pid else None
+        return None if pid is None or returncode is None else _exit_of(startup_token, pid, returncode)
+
     async def _read_event(self, reader: asyncio.StreamReader) -> None:
         (size,) = LENGTH.unpack(await reader.readexactly(LENGTH.size))
         self._on_event(raylet_pb2.TemplateEvent.FromString(await reader.readexactly(size)))
@@ -338,8 +347,7 @@ class TemplateLauncher:
             self._on_exit(WorkerExit(token, 0, 0, 0, message))
 
     def _worker_ended(self, startup_token: int, pid: int, returncode: int) -> None:
-        message = f"worker pid {pid} {_describe_end(returncode)}"
-        self._on_exit(WorkerExit(startup_token, pid, max(0, returncode), max(0, -returncode), message))
+        self._on_exit(_exit_of(startup_token, pid, returncode))
 
     def _orphan_ended(self, startup_token: int, pid: int, returncode: int | None) -> None:
         if returncode is not None:
@@ -405,6 +413,11 @@ class TemplateLauncher:
     def _send(self, command: raylet_pb2.TemplateCommand) -> None:
         if self._writer is not None and not self._writer.is_closing():
             self._writer.write(prefixed(command.SerializeToString()))
+
+
+def _exit_of(startup_token: int, pid: int, returncode: int) -> WorkerExit:
+    message = f"worker pid {pid} {_describe_end(returncode)}"
+    return WorkerExit(startup_token, pid, max(0, returncode), max(0, -returncode), message)
 
 
 def _describe_end(returncode: int | None) -> str:
