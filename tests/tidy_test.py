@@ -48,8 +48,8 @@ WINDOWS = ["ray_mono", "ray_mono.dag", "ray_mono.util"]
 FLOORS = {
     "common": """
         background backoff code_pickler descriptors ending ids lifeline limited_log mapped_file node_time
-        output private_files process raw_error scheduling source_lines start_board store_messages threads
-        version world
+        output private_files process raw_error scheduling setting_rules source_lines start_board
+        store_messages threads version world
         | ray_error service
         | object_errors our_bug task_error
         | exceptions

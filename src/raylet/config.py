@@ -7,13 +7,17 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ray_mono.common.scheduling.resources import CPU, SCALE, ResourceSet
+from ray_mono.common.setting_rules import rule_of
 
-_NOT_NEGATIVE = (
+_CHECKED = (
+    "gcs_reconnect_timeout_s",
     "idle_worker_timeout_s",
     "max_lineage_bytes",
     "memory_monitor_refresh_ms",
     "memory_kill_wait_s",
+    "memory_usage_threshold",
     "report_period_s",
+    "task_oom_retries",
     "task_oom_retry_delay_base_ms",
     "worker_exit_grace_s",
     "worker_register_timeout_s",
@@ -115,7 +119,7 @@ class RayletConfig:
         if self.maximum_startup_concurrency < 0:
             given = self.maximum_startup_concurrency
             raise ValueError(f"maximum_startup_concurrency takes 1 or more (0: max(4, CPUs)), got {given}")
-        for name in (*_NOT_NEGATIVE, "gcs_reconnect_timeout_s", "memory_usage_threshold", "task_oom_retries"):
+        for name in _CHECKED:
             if complaint := complaint_about(name, getattr(self, name)):
                 raise ValueError(f"{name} {complaint}, got {getattr(self, name)}")
 
@@ -135,10 +139,5 @@ class RayletConfig:
 
 def complaint_about(name: str, value: Any) -> str:
     """What is wrong with this value of one of the settings; empty where nothing is."""
-    if name == "memory_usage_threshold":
-        return "" if 0 < value <= 1 else "must be above 0 and at most 1"
-    if name == "task_oom_retries":
-        return "" if value >= -1 else "takes 0 or more (-1: any number)"
-    if name == "gcs_reconnect_timeout_s":
-        return "" if value > 0 else "must be above 0"
-    return "must not be negative" if name in _NOT_NEGATIVE and not value >= 0 else ""
+    words, is_right = rule_of(name)
+    return "" if isinstance(value, str) or is_right(value) else f"must be {words}"

@@ -57,8 +57,8 @@ def test_settings_may_stand_in_both_and_config_wins(
             {"RAY_memory_usage_threshold": "95"},
             "^RAY_memory_usage_threshold must be above 0 and at most 1, got 95",
         ),
-        ("{}", {"RAY_MONO_task_oom_retries": "-2"}, "^RAY_MONO_task_oom_retries takes 0 or more"),
-        ('{"max_lineage_bytes": -1}', {}, "^--config: max_lineage_bytes must not be negative, got -1"),
+        ("{}", {"RAY_MONO_task_oom_retries": "-2"}, "^RAY_MONO_task_oom_retries must be 0 or more"),
+        ('{"max_lineage_bytes": -1}', {}, "^--config: max_lineage_bytes must be 0 or more, got -1"),
     ],
 )
 def test_what_is_none_is_refused_with_its_name(config: str, environ: dict[str, str], complaint: str) -> None:
@@ -72,10 +72,10 @@ def test_what_is_none_is_refused_with_its_name(config: str, environ: dict[str, s
         ({"memory_usage_threshold": 0.0}, "above 0 and at most 1, got 0.0"),
         ({"memory_usage_threshold": 95}, "above 0 and at most 1, got 95"),
         ({"memory_usage_threshold": float("nan")}, "above 0 and at most 1, got nan"),
-        ({"memory_monitor_refresh_ms": -1}, "memory_monitor_refresh_ms must not be negative, got -1"),
-        ({"memory_kill_wait_s": float("nan")}, "memory_kill_wait_s must not be negative, got nan"),
-        ({"task_oom_retry_delay_base_ms": -5}, "task_oom_retry_delay_base_ms must not be negative, got -5"),
-        ({"task_oom_retries": -2}, "task_oom_retries takes 0 or more \\(-1: any number\\), got -2"),
+        ({"memory_monitor_refresh_ms": -1}, "memory_monitor_refresh_ms must be 0 or more, got -1"),
+        ({"memory_kill_wait_s": float("nan")}, "memory_kill_wait_s must be 0 or more, got nan"),
+        ({"task_oom_retry_delay_base_ms": -5}, "task_oom_retry_delay_base_ms must be 0 or more, got -5"),
+        ({"task_oom_retries": -2}, "task_oom_retries must be 0 or more \\(-1: without end\\), got -2"),
     ],
 )
 def test_what_cannot_be_is_refused(settings: dict[str, Any], complaint: str) -> None:

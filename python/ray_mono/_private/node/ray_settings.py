@@ -11,10 +11,11 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from ray_mono._private.node import spilling
+from ray_mono.common.setting_rules import ABOVE_ZERO, rule_of
 
 SERVICES = ("gcs", "object_manager", "raylet")
 VARIABLE_PREFIXES = ("RAY_MONO_", "RAY_")
@@ -145,19 +146,9 @@ def _check_value(where: str, name: str, value: Any) -> None:
         if value != fixed:
             raise ValueError(f"{where} can only be {fixed!r} here, since {why}; got {value!r}")
         return
-    accepted, is_accepted = _accepted(name)
+    service, ours, _ = _SETTINGS.get(name, ("", name, 1))
+    accepted, is_accepted = ABOVE_ZERO if service == "gcs" else rule_of(ours)
     kinds = int if name in _WHOLE else int | float
     if isinstance(value, bool) or not isinstance(value, kinds) or not is_accepted(value):
         what = "a whole number" if name in _WHOLE else "a number"
         raise ValueError(f"{where} must be {what}, {accepted}; got {value!r}")
-
-
-def _accepted(name: str) -> tuple[str, Callable[[float], bool]]:
-    """In words, and as a test."""
-    if name == "memory_usage_threshold":
-        return "above 0 and at most 1", lambda value: 0 < value <= 1
-    if name == "task_oom_retries":
-        return "0 or more (-1: without end)", lambda value: value >= -1
-    if _SETTINGS.get(name, ("",))[0] == "gcs" or name == "gcs_rpc_server_reconnect_timeout_s":
-        return "above 0", lambda value: value > 0
-    return "0 or more", lambda value: value >= 0
