@@ -228,7 +228,7 @@ def make_calls(here: Site, held: Any, script: ActorScript, caller: bytes, num_ca
         value = here.get(answers.pop(0))
         if is_error(value) or isinstance(value, Expected):
             journal.calls_failed += 1
-            if caller == OWNER and not script.constructor_raises:
+            if caller == OWNER and not (script.constructor_raises or here.says_job_is_over(value)):
                 here.judge(journal.error_read, held.actor_id, script.max_task_retries, value)
             continue
         journal.calls_done += 1

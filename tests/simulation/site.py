@@ -55,7 +55,7 @@ FAULTS = (
     WorkerCrashedError,
 )
 """Errors that something's going wrong is a reason for."""
-JOB_IS_OVER = " is over"
+JOB_IS_OVER = (" is over", " has finished")
 DIES_WITH_NODE_S = 1.0
 """Virtual seconds after its node's end in which a driver ends."""
 
@@ -266,14 +266,15 @@ class Site:
             self.journal.crash_read(task_id, error)
         if isinstance(error, ObjectStoreFullError | OutOfDiskError | Expected):
             return
-        if isinstance(error, TaskUnschedulableError) and str(error).endswith(JOB_IS_OVER):
-            self._expect_end()
+        if isinstance(error, TaskUnschedulableError) and self.says_job_is_over(error):
             return
         if self.journal.is_harmless or not isinstance(error, FAULTS):
             raise CheckFailed(f"{self.process.name} reads {type(error).__name__}: {error}") from error
 
-    def _expect_end(self) -> None:
-        """Of this job's driver."""
+    def says_job_is_over(self, error: BaseException) -> bool:
+        """If it does, that has to be true."""
+        if not str(error).endswith(JOB_IS_OVER):
+            return False
         world, journal, job_id = self.world, self.journal, self.job_id
         journal.end_read(job_id)
 
@@ -281,6 +282,7 @@ class Site:
             world.judge(journal.check_ended, job_id)
 
         world.loop.call_later(DIES_WITH_NODE_S, check, context=contextvars.Context())
+        return True
 
     def judge(self, judgement: Callable[..., Any], *args: Any) -> Any:
         """Nothing of what a process does that is dead counts."""
