@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ import pytest
 import ray_mono as ray
 from ray_mono.cluster_utils import Cluster
 from tests.integration.bounded import get
+from tests.integration.small_disks import file_system
 from tests.waiting import wait_until
 
 MIB = 1 << 20
@@ -103,18 +103,11 @@ def test_a_value_larger_than_the_store_comes_from_elsewhere(spilled: Path) -> No
 @pytest.fixture
 def small_disk(tmp_path: Path, session_base: Path) -> Iterator[Path]:
     """A file system with room for 64 MiB of copies."""
-    place = tmp_path / "disk"
-    place.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=72m", "none", str(place)], check=False)
-    if mounted.returncode:
-        pytest.skip("this machine lets us mount nothing")
-    cluster = start(place)
-    try:
+    with file_system(tmp_path / "disk", 72) as place:
+        cluster = start(place)
         yield place
-    finally:
         ray.shutdown()
         cluster.shutdown()
-        subprocess.run(["umount", "--lazy", str(place)], check=True)
 
 
 def test_a_get_for_which_the_disk_has_no_room_either_is_an_out_of_disk_error(small_disk: Path) -> None:

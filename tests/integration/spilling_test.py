@@ -7,7 +7,6 @@ import json
 import os
 import random
 import re
-import subprocess
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -23,6 +22,7 @@ from ray_mono.cluster_utils import Cluster
 from tests.integration.bounded import get
 from tests.integration.nothing_left import wait_for_nothing_left
 from tests.integration.scripts import Script
+from tests.integration.small_disks import file_system
 from tests.waiting import wait_until
 
 MIB = 1 << 20
@@ -230,16 +230,9 @@ def test_nothing_is_left_where_the_object_manager_is_killed(tmp_path: Path, sess
 @pytest.fixture
 def small_disk(tmp_path: Path, session_base: Path) -> Iterator[Path]:
     """A file system of 100 MiB."""
-    place = tmp_path / "small"
-    place.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=100m", "tmpfs", str(place)], check=False)
-    if mounted.returncode:
-        pytest.skip("this machine mounts no file systems for us")
-    try:
+    with file_system(tmp_path / "small", 100) as place:
         yield place
-    finally:
         ray.shutdown()
-        subprocess.run(["umount", "--lazy", str(place)], check=True)
 
 
 def test_a_full_disk_is_an_out_of_disk_error_and_the_cluster_lives(small_disk: Path) -> None:

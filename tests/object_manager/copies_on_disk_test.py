@@ -142,16 +142,22 @@ def test_an_object_larger_than_the_store_is_copied_to_a_file_at_once() -> None:
     run(play)
 
 
+async def it_waits_for_memory(s: Scene) -> None:
+    """A get of one object, while readers hold the memory."""
+    pinned = await s.get(*OBJECTS[:4])
+    waiting = await started(s.get(OBJECTS[4]))
+    await s.cluster.settle()
+    assert not waiting.done()
+    s.release(*pinned)
+    (found,) = await waiting
+    assert found.extent is None
+    s.release(found)
+
+
 def test_a_get_that_could_have_room_waits_for_it_before_it_goes_to_disk() -> None:
     async def play() -> None:
         async with scene(copy_to_disk_after_s=TIMEOUT_S) as s:
-            pinned = await s.get(*OBJECTS[:4])
-            waiting = await started(s.get(OBJECTS[4]))
-            assert not waiting.done()
-            s.release(*pinned)
-            (found,) = await waiting
-            assert found.extent is None
-            s.release(found)
+            await it_waits_for_memory(s)
 
     run(play)
 
@@ -220,15 +226,8 @@ def test_without_room_on_the_disk_a_get_that_never_fits_is_told_so_at_once() -> 
 def test_without_room_on_the_disk_a_get_that_may_fit_waits_for_memory() -> None:
     async def play() -> None:
         async with scene() as s:
-            pinned = await s.get(*OBJECTS[:4])
             s.disk.broken[0] = NO_SPACE
-            waiting = await started(s.get(OBJECTS[4]))
-            await s.cluster.settle()
-            assert not waiting.done()
-            s.release(*pinned)
-            (found,) = await waiting
-            assert found.extent is None
-            s.release(found)
+            await it_waits_for_memory(s)
 
     run(play)
 
