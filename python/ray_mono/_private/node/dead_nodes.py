@@ -8,7 +8,11 @@ one, has a reaper that cannot be seen from here: it is told by its sockets, whic
 from __future__ import annotations
 
 import contextlib
+import fcntl
+import os
 import socket
+import stat
+import time
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -16,6 +20,9 @@ from ray_mono._private.node.elsewhere import entry_of
 from ray_mono._private.node.remains import remove_files, remove_stale_sockets
 from ray_mono._private.node.session import SHARED_MEMORY, NodeRecord, Session, SessionError
 from ray_mono.common.store_messages import SPILL_DIRECTORY_PREFIX
+
+_NEW_S = 60.0
+"""A store's file that is younger may be about to be locked."""
 
 
 def remove_dead_nodes(sessions: Iterable[Session]) -> None:
@@ -26,6 +33,22 @@ def remove_dead_nodes(sessions: Iterable[Session]) -> None:
                 record = NodeRecord.read(path)
                 if is_dead(record):
                     remove_remains(record)
+
+
+def remove_left_store_files(directory: Path = SHARED_MEMORY) -> None:
+    """Those of this user whose object managers are gone, also where nobody has their records any more. An
+    object manager locks its file as long as it lives (memory_file.py)."""
+    for path in directory.glob("ray_mono.session_*"):
+        with contextlib.suppress(OSError):
+            file = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+            try:
+                status = os.fstat(file)
+                is_new = time.time() - status.st_mtime < _NEW_S
+                if status.st_uid == os.getuid() and stat.S_ISREG(status.st_mode) and not is_new:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    os.unlink(path)
+            finally:
+                os.close(file)
 
 
 def is_dead(record: NodeRecord) -> bool:

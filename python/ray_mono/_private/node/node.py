@@ -19,7 +19,7 @@ from typing import Any
 
 from ray_mono._private.node import elsewhere, services
 from ray_mono._private.node.bootstrap import check_versions, local_sessions, record_current_cluster
-from ray_mono._private.node.dead_nodes import remove_dead_nodes
+from ray_mono._private.node.dead_nodes import remove_dead_nodes, remove_left_store_files
 from ray_mono._private.node.full_disk import full_disk_explained
 from ray_mono._private.node.node_plan import NodePlan, plan_head, plan_member
 from ray_mono._private.node.parameter import RayParams
@@ -196,6 +196,7 @@ class Node:
         waited += self.start_ray_processes(reaper, plan)
         deadline_s = time.monotonic() + SERVICE_START_TIMEOUT_S
         remove_dead_nodes(local_sessions(plan.params.temp_dir))
+        remove_left_store_files()
         meanwhile()
         answers = {}
         for name in waited:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import signal
 import socket
@@ -9,7 +10,7 @@ from pathlib import Path
 
 import psutil
 
-from ray_mono._private.node.dead_nodes import remove_dead_nodes
+from ray_mono._private.node.dead_nodes import remove_dead_nodes, remove_left_store_files
 from ray_mono._private.node.session import NodeRecord, create_session
 from tests.integration.clusters import CommandLineCluster, processes_of_node
 from tests.waiting import wait_until
@@ -82,3 +83,16 @@ def test_the_next_start_removes_what_is_left_of_a_node_whose_reaper_was_killed(s
 
 def runs(process: psutil.Process) -> bool:
     return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+
+
+def test_store_files_without_a_record_go_where_their_object_managers_are_gone(tmp_path: Path) -> None:
+    names = ("ray_mono.session_1.dead", "ray_mono.session_1.living", "ray_mono.session_2.new", "of_another")
+    dead, living, new, other = (tmp_path / name for name in names)
+    for path in (dead, living, new, other):
+        path.write_bytes(b"objects")
+    for path in (dead, living, other):
+        os.utime(path, (0, 0))
+    with living.open("r+b") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        remove_left_store_files(tmp_path)
+        assert sorted(tmp_path.iterdir()) == sorted([living, new, other])
