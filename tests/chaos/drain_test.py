@@ -260,9 +260,9 @@ def test_a_node_that_dies_meanwhile_is_an_ordinary_dead_node(node: NodeRecord, t
     wait_until(begun.exists, "the task runs")
     assert drain(node).status == 0
     psutil.Process(service_pid(node, "raylet")).kill()
+    until_it_ended(node)
     go_on.touch()
     assert get(running) != node.node_id
-    until_it_ended(node)
 
 
 @pytest.mark.parametrize(

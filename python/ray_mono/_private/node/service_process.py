@@ -106,7 +106,7 @@ def last_words(tail: str) -> str:
     """Why a service ended, by the end of its log."""
     line = (tail.splitlines() or [""])[-1]
     _, *told = re.split(f"{AFTER_FAILURE}|{IN_ORDER}", line, maxsplit=1)
-    return told[0].strip() if told else ""
+    return (told[0] if told else line).strip()
 
 
 def raise_descriptor_limit() -> None:
