@@ -263,7 +263,8 @@ class NormalTaskSubmitter:
     def _lost(self, queue: SchedulingQueue, lease_id: bytes, reason: str) -> None:
         queue.requested.pop(lease_id, None)
         if not self._context.is_leaving:  # else those that still wait are told that this process left
-            self._fail_all(queue, LocalRayletDiedError(f"Nothing can run any more: {reason}"))
+            message = f"The raylet of this node is gone ({reason}): nothing can run any more."
+            self._fail_all(queue, LocalRayletDiedError(message))
 
     def forget_queued(self) -> None:
         """Empties the queues, since all that waits in them is about to fail."""

@@ -171,7 +171,7 @@ def test_what_waits_is_told_why_the_node_ended_where_that_is_known(cluster: Clus
     with pytest.raises(LocalRayletDiedError, match="killed by SIGKILL"):
         core.get([ref], 10)
     later = Scene.submit(as_scene(core))
-    with pytest.raises(LocalRayletDiedError, match="Nothing can run any more"):
+    with pytest.raises(LocalRayletDiedError, match="nothing can run any more"):
         core.get([later], 10)
     core.shutdown()
 
