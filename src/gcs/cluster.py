@@ -264,6 +264,10 @@ class Cluster:
         if row.type == common_pb2.DRIVER:
             for job in self.jobs.driver_joined(WorkerID(row.worker_id), NodeID(row.node_id)):
                 self._write_job(job)
+        if self.nodes.is_dead(NodeID(row.node_id)):
+            # This was on its way when its node ended.
+            cause = common_pb2.DeathCause(kind=common_pb2.DeathCause.NODE_DIED, message="its node had died")
+            self.worker_died(common_pb2.WorkerInfo(worker_id=row.worker_id, death_cause=cause))
 
     def worker_died(self, info: common_pb2.WorkerInfo) -> None:
         """A worker or driver ended. Nothing happens where that is known."""

@@ -281,6 +281,23 @@ def test_a_job_whose_driver_did_not_know_its_node_yet_ends_with_that_node_also_a
     play(script)
 
 
+def test_a_driver_of_which_its_node_told_after_its_own_end_is_dead_and_its_job_is_finished() -> None:
+    async def script(scene: GcsScene) -> None:
+        gcs = await scene.start_gcs()
+        node = await scene.add_node({"CPU": 4})
+        await gcs.AddJob(driver_job(b""))
+        await gcs.UnregisterNode(gcs_pb2.UnregisterNodeRequest(node_id=node.node_id))
+        await gcs.AddWorker(
+            common_pb2.WorkerInfo(worker_id=OWNER.binary(), node_id=node.node_id, type=common_pb2.DRIVER)
+        )
+        [job] = (await gcs.GetAllJobs(EMPTY)).jobs
+        assert job.is_finished
+        [row] = (await gcs.GetAllWorkers(EMPTY)).workers
+        assert (row.is_alive, row.death_cause.kind) == (False, common_pb2.DeathCause.NODE_DIED)
+
+    play(script)
+
+
 def test_job_ids_are_the_gcss_to_give() -> None:
     async def script(scene: GcsScene) -> None:
         gcs = await scene.start_gcs()

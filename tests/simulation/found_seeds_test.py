@@ -21,6 +21,7 @@ FOUND = {
     3001099: "the same, of copies",
     3002967: "a head ended before it had heard a late node, and the next one heard no more of it: a hang",
     3003116: "no worker was asked for a task whose function's others were long, and waited for it: a hang",
+    4001129: "a node told of a driver after its own end: that counted as living, and its job ran for ever",
     3002105: "that a job was over was said while its driver lived, behind a cut, and was held to be dead",
 }
 
