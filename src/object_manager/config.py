@@ -61,8 +61,6 @@ class ObjectManagerConfig:
     """A send of this size at a time: the loop serves others between two."""
     frees_pending_max: int = 1_000_000
     """Object ids that wait to be freed on another node. More are given up: copies can be evicted."""
-    free_retry_timeout_s: float = 30.0
-    """How long a node that is alive but cannot be reached is asked again to free objects."""
     dead_owners_max: int = 10_000
     """Workers remembered as dead, so that an object of theirs that is finished late goes at once."""
     min_spilling_size_bytes: int = 100 * 1000 * 1000
@@ -125,7 +123,6 @@ class ObjectManagerConfig:
             "slow_range_s",
             "backing_ahead_bytes",
             "sent_on_bytes_min",
-            "free_retry_timeout_s",
             "min_spilling_size_bytes",
             "object_spilling_threshold",
             "spill_retry_s",

@@ -1,8 +1,8 @@
 """Tells other nodes that objects are freed.
 
-One queue per node, one message under way to each, with everything that has gathered meanwhile. A node that is
-alive and cannot be reached is tried again for a while. What is given up is not lost for ever: copies can be
-evicted, and the rest goes with its owner.
+One queue per node, one message under way to each, with everything that has gathered meanwhile. A node that
+cannot be reached, by the network or since no GCS says where it is, is tried again until it is dead: what is
+not freed there stays as long as its owner lives.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from ray_mono.common.backoff import Backoff
 from ray_mono.object_manager.config import ObjectManagerConfig
 from ray_mono.object_manager.keys import NodeKey, ObjectKey
 from ray_mono.object_manager.puller import AddressBook
-from ray_mono.object_manager.seams import TransferFailed, TransferStreams
+from ray_mono.object_manager.seams import NodeGone, TransferFailed, TransferStreams
 
 _RETRY_FIRST_S = 0.1
 _RETRY_LONGEST_S = 5.0
@@ -63,24 +63,16 @@ class FreeForwarder:
             del self._pending[node_id]
 
     async def _free(self, node_id: NodeKey, object_ids: Sequence[ObjectKey]) -> None:
-        """Tries until it is done or given up."""
-        backoff, left_s = Backoff(_RETRY_FIRST_S, _RETRY_LONGEST_S), self._config.free_retry_timeout_s
+        """Tries until it is done, or the node has nothing left to free."""
+        backoff = Backoff(_RETRY_FIRST_S, _RETRY_LONGEST_S)
         while True:
             try:
-                # Raises for a node that is dead, which has nothing left to free.
                 peer = await self._nodes.find(node_id, self._config.unknown_node_timeout_s)
-            except TransferFailed as error:
-                logger.info("not freeing %d objects on node %s: %s", len(object_ids), node_id.hex(), error)
-                return
-            try:
                 await self._streams.free(peer, object_ids)
                 return
+            except NodeGone as error:
+                logger.info("not freeing %d objects on node %s: %s", len(object_ids), node_id.hex(), error)
+                return
             except TransferFailed as error:
-                if left_s <= 0:
-                    logger.warning(
-                        "gave up freeing %d objects on node %s: %s", len(object_ids), node_id.hex(), error
-                    )
-                    return
-            pause_s = backoff.next_s()
-            await asyncio.sleep(pause_s)
-            left_s -= pause_s
+                logger.debug("freeing objects on node %s later: %s", node_id.hex(), error)
+            await asyncio.sleep(backoff.next_s())

@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterable
 
 from ray_mono.common.backoff import Backoff
 from ray_mono.object_manager.keys import NodeKey, WorkerKey
-from ray_mono.object_manager.seams import PeerAddress, TransferFailed
+from ray_mono.object_manager.seams import NodeGone, PeerAddress, TransferFailed
 from ray_mono.protobuf import common_pb2, gcs_pb2
 from ray_mono.protobuf.gcs_rpc import GcsServiceAsyncStub
 from ray_mono.rpc.surface import AsyncChannel, RpcError, Transport
@@ -67,19 +67,23 @@ class NodeDirectory:
     async def find(self, node_id: NodeKey, timeout_s: float) -> PeerAddress:
         """Where the node's object manager answers.
 
-        Waits up to timeout_s for a node that is unknown. Raises TransferFailed.
+        Waits up to timeout_s for a node that is unknown. Raises NodeGone, and TransferFailed where a GCS that
+        cannot be reached may know it.
         """
+        was_connected = self.is_connected
         try:
             async with asyncio.timeout(timeout_s):
                 while True:
                     if node_id in self._dead:
-                        raise TransferFailed(f"the node is dead ({self._dead[node_id]})")
+                        raise NodeGone(f"the node is dead ({self._dead[node_id]})")
                     if node_id in self._addresses:
                         return self._addresses[node_id]
                     await self._changed.wait()
         except TimeoutError:
-            gcs = "" if self.is_connected else "; the GCS cannot be reached"
-            raise TransferFailed(f"the GCS did not tell of such a node within {timeout_s:g} s{gcs}") from None
+            told = f"the GCS did not tell of such a node within {timeout_s:g} s"
+            if was_connected and self.is_connected:
+                raise NodeGone(told) from None
+            raise TransferFailed(f"{told}; the GCS cannot be reached") from None
 
     def follow(self, gcs_address: str) -> None:
         """The GCS is there. A connection to another place leads to one that was stopped."""

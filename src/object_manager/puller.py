@@ -42,7 +42,7 @@ class AddressBook(Protocol):
     async def find(self, node_id: NodeKey, timeout_s: float) -> PeerAddress:
         """Waits up to timeout_s for a node that nobody has heard of yet.
 
-        Raises TransferFailed: unknown, or dead.
+        Raises NodeGone: dead, or unknown. Raises TransferFailed where nobody can say.
         """
         ...
 

@@ -119,6 +119,10 @@ class TransferFailed(Exception):
     """The peer did not give the object (all of it), or could not be reached; the message says which."""
 
 
+class NodeGone(TransferFailed):
+    """The node is dead, or the GCS, which is there, has never told of it."""
+
+
 class SentOn(Exception):  # noqa: N818 (an answer)
     """The peer sends the object to others already: this one passes it on."""
 

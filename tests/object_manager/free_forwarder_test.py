@@ -1,4 +1,4 @@
-"""Frees for other nodes: gathered, sent, tried again, given up."""
+"""Frees for other nodes: gathered, sent, tried again."""
 
 from __future__ import annotations
 
@@ -10,24 +10,29 @@ from ray_mono.common.background import BackgroundTasks
 from ray_mono.object_manager.config import ObjectManagerConfig
 from ray_mono.object_manager.free_forwarder import FreeForwarder
 from ray_mono.object_manager.keys import NodeKey, ObjectKey
-from ray_mono.object_manager.seams import Fetch, Landing, PeerAddress, TransferFailed
+from ray_mono.object_manager.seams import Fetch, Landing, NodeGone, PeerAddress, TransferFailed
 
 FAR, DEAD = NodeKey(b"far"), NodeKey(b"dead")
 
 
 class Peers:
-    """Both doors: addresses, and streams whose first `failures` messages are lost."""
+    """Both doors: addresses, of which the first `unknown` questions have no answer since the GCS is away, and
+    streams whose first `failures` messages are lost."""
 
     sent_bytes = received_bytes = 0
 
-    def __init__(self, failures: int) -> None:
+    def __init__(self, failures: int, unknown: int = 0) -> None:
         self.failures = failures
+        self.unknown = unknown
         self.freed: list[list[ObjectKey]] = []
         self.attempts = 0
 
     async def find(self, node_id: NodeKey, timeout_s: float) -> PeerAddress:
         if node_id == DEAD:
-            raise TransferFailed("the node is dead")
+            raise NodeGone("the node is dead")
+        self.unknown -= 1
+        if self.unknown >= 0:
+            raise TransferFailed("the GCS cannot be reached")
         return PeerAddress(node_id.decode(), 1)
 
     async def free(self, peer: PeerAddress, object_ids: Sequence[ObjectKey]) -> None:
@@ -77,25 +82,15 @@ def test_what_gathers_while_a_message_is_under_way_goes_with_the_next() -> None:
     assert peers.freed == [[b"a", b"b"], [b"c", b"d"]]
 
 
-def test_a_node_that_cannot_be_reached_is_asked_again() -> None:
-    peers = Peers(failures=1)
-
-    async def scene(forwarder: FreeForwarder) -> None:
-        forwarder.free(FAR, ObjectKey(b"a"))
-
-    run(peers, scene)
-    assert peers.freed == [[b"a"]] and peers.attempts == 2
-
-
-def test_a_node_that_stays_away_is_given_up_and_a_dead_one_at_once() -> None:
-    peers = Peers(failures=100)
+def test_a_node_that_cannot_be_reached_or_found_is_asked_again_until_it_is_and_a_dead_one_never() -> None:
+    peers = Peers(failures=2, unknown=2)
 
     async def scene(forwarder: FreeForwarder) -> None:
         forwarder.free(FAR, ObjectKey(b"a"))
         forwarder.free(DEAD, ObjectKey(b"a"))
 
-    run(peers, scene, free_retry_timeout_s=0)
-    assert peers.freed == [] and peers.attempts == 1
+    run(peers, scene)
+    assert peers.freed == [[b"a"]] and peers.attempts == 3
 
 
 def test_of_too_many_only_so_many_wait() -> None:

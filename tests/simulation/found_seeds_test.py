@@ -22,6 +22,8 @@ FOUND = {
     3002967: "a head ended before it had heard a late node, and the next one heard no more of it: a hang",
     3003116: "no worker was asked for a task whose function's others were long, and waited for it: a hang",
     4001129: "a node told of a driver after its own end: that counted as living, and its job ran for ever",
+    4002381: "while the head was away frees for a node that a store did not know yet were given up",
+    4001392: "a simulated store removed a file in the process that told it of that, which was killed",
     3002105: "that a job was over was said while its driver lived, behind a cut, and was held to be dead",
 }
 

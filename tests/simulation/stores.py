@@ -170,7 +170,8 @@ class SimStreams:
 
     async def free(self, peer: PeerAddress, object_ids: Sequence[ObjectKey]) -> None:
         holder = await self._reach(peer)
-        holder.node_store.free(object_ids)
+        # There, where what follows goes on when this process has been killed.
+        holder.process.run(holder.node_store.free, object_ids)
 
     async def _send(
         self, holder: SimStore, asked: Asked, sent: asyncio.Queue[Parcel | bytes | Exception]
