@@ -10,7 +10,7 @@ import pytest
 
 from ray_mono.object_manager.keys import NodeKey, WorkerKey
 from ray_mono.object_manager.node_directory import NodeDirectory
-from ray_mono.object_manager.seams import PeerAddress, TransferFailed
+from ray_mono.object_manager.seams import NodeGone, PeerAddress, TransferFailed
 from ray_mono.protobuf import common_pb2, gcs_pb2
 from ray_mono.protobuf.gcs_rpc import GcsServiceServicer, gcs_service_handlers
 from ray_mono.rpc.surface import CallContext
@@ -112,8 +112,21 @@ def test_who_looks_for_a_node_waits_until_the_gcs_tells_of_it() -> None:
 
 def test_a_node_that_nobody_tells_of_is_given_up_after_the_time_that_the_caller_has() -> None:
     async def script(scene: Scene) -> None:
-        with pytest.raises(TransferFailed, match="did not tell of such a node within 5 s"):
+        with pytest.raises(NodeGone, match="did not tell of such a node within 5 s"):
             await scene.directory.find(FAR, timeout_s=5)
+
+    play(script)
+
+
+def test_a_node_may_be_known_to_a_gcs_that_cannot_be_reached() -> None:
+    async def script(scene: Scene) -> None:
+        scene.world.network.partition("head", "here")
+        scene.gcs.hang_up()
+        scene.directory.follow("10.9.9.9:1")
+        await asyncio.sleep(1)
+        with pytest.raises(TransferFailed, match="the GCS cannot be reached") as caught:
+            await scene.directory.find(FAR, timeout_s=5)
+        assert not isinstance(caught.value, NodeGone)
 
     play(script)
 
