@@ -19,7 +19,8 @@ new id. Raylets, workers and drivers see by that id that it knows nothing of the
 - An actor whose owner has told, and did not name it, has no handle: the head before was told so.
 - What nobody told of is gone when hearing is over: a worker, owner or driver that its node did not name
   counts as dead; a lease that no actor has is freed; an actor without a worker is placed. A node that others
-  named and that has not come yet counts as alive, with all that is on it, for node_return_timeout_s.
+  named and that has not come yet counts as alive, with all that is on it, for node_return_timeout_s. An actor
+  without a worker may have one there: it is placed when the node has told, or can run it no more.
 - A head that ends before it has heard all leaves half of it in the store, and who told it would not tell the
   next. So the store says that the hearing is not over: the next head drops what is told, draws a new id once
   more, and adopts nodes of either earlier one. In LATE it says which nodes: the next head goes on with them,
@@ -48,6 +49,7 @@ from ray_mono.protobuf import common_pb2, gcs_pb2
 logger = logging.getLogger(__name__)
 
 LOOK_PERIOD_S = 0.05
+SUSPECT_PERIOD_S = 0.5
 CLUSTER_ID_KEY = b"cluster_id"
 HEARING_KEY = b"hearing"
 """In the store until a job has begun, or what the head before knew was heard."""
@@ -105,6 +107,8 @@ class Adoption:
         self._leases: dict[bytes, tuple[NodeID, WorkerID]] = {}
         # The nodes whose leases these are.
         self._hearing: set[NodeID] = set()
+        # The nodes that may have a worker of an actor which nobody has told with one.
+        self._suspects: set[NodeID] = set()
         # Who is silent for longer is not waited for.
         self._grace_end_s = 0.0
 
@@ -288,13 +292,18 @@ class Adoption:
         """What was told, and is on nodes that have come."""
         cluster = self._cluster
         logger.info("heard of %d actors and %d jobs", len(self._actors), len(self._jobs))
+        missing = set(self._nodes.unregistered())
+        unplaced = {actor_id for actor_id, worker in self._actors.items() if worker is None and missing}
         for actor_id, worker in sorted(self._actors.items(), key=lambda told: told[0]):
-            cluster.judge_adopted_actor(actor_id, worker, self._has_handles(actor_id))
+            if actor_id not in unplaced:
+                cluster.judge_adopted_actor(actor_id, worker, self._has_handles(actor_id))
         self._actors = {
             actor_id: worker
             for actor_id, worker in self._actors.items()
-            if cluster.depends_on_missing_node(actor_id)
+            if actor_id in unplaced or cluster.depends_on_missing_node(actor_id)
         }
+        if unplaced:
+            self._suspect(missing)
         for job_id in sorted(self._jobs):
             cluster.judge_adopted_job(job_id)
         self._jobs = {job_id for job_id in self._jobs if self._known_jobs.is_running(job_id)}
@@ -305,6 +314,24 @@ class Adoption:
         if not self._nodes.unregistered():
             self._owned, self._adopted = {}, set()
         cluster.drop_code_without_job()
+
+    def _suspect(self, node_ids: set[NodeID]) -> None:
+        if not self._suspects:
+            self._environment.tasks.spawn(self._await_suspects(), "await missing nodes")
+        self._suspects |= node_ids
+
+    async def _await_suspects(self) -> None:
+        """Then all actors are judged."""
+        clock, fences = self._environment.clock, self._cluster.fences
+        while self._suspects:
+            await asyncio.sleep(SUSPECT_PERIOD_S)
+            if self._state is AdoptionState.OVER:
+                self._suspects = {
+                    node_id
+                    for node_id in self._suspects
+                    if self._nodes.is_awaited(node_id) or fences.left_s(node_id, clock.time_s())
+                }
+        self._judge()
 
     def _has_handles(self, actor_id: ActorID) -> bool:
         """As far as it is known. Of one that was registered here its owner may have told before that."""

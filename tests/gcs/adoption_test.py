@@ -326,6 +326,48 @@ def test_a_silent_node_that_others_named_may_run_its_actors_for_the_time_of_its_
     play(script)
 
 
+def test_an_actor_without_a_worker_is_not_placed_while_a_silent_node_may_have_one_of_it() -> None:
+    """The head before had leased it there, and its owner had not heard of that."""
+
+    async def script(scene: GcsScene) -> None:
+        scene.head_lease_s = 60.0
+        it = Lost(scene)
+        await it.play()
+        first = FakeNode(scene, scene.world.network.add_host("first").name, {"CPU": 1})
+        await first.process.spawn(first.start())
+        scene.world.network.crash_host(it.node.process.host_name)
+        began_s = scene.world.clock.time_s()
+        await first.process.spawn(first.join({}, told_by_node(owner_row(first), others=(it.node,))))
+        told = registration(1, owner_node_id=first.node_id)
+        await tell(it.gcs, OWNER.binary(), actor_row(told, common_pb2.PENDING_CREATION), job=job_row(first))
+        await until_state(it.gcs, common_pb2.ALIVE)
+        assert 65 <= scene.world.clock.time_s() - began_s < 70
+
+    play(script)
+
+
+def test_an_actor_whose_node_comes_late_with_its_worker_is_not_placed_again() -> None:
+    async def script(scene: GcsScene) -> None:
+        it = Lost(scene)
+        await it.play()
+        first = FakeNode(scene, scene.world.network.add_host("first").name, {"CPU": 1})
+        await first.process.spawn(first.start())
+        await first.process.spawn(first.join({}, told_by_node(owner_row(first), others=(it.node,))))
+        told = registration(1, owner_node_id=first.node_id)
+        await tell(it.gcs, OWNER.binary(), actor_row(told, common_pb2.PENDING_CREATION), job=job_row(first))
+        await asyncio.sleep(2 * GRACE_S)
+        await it.node_joins(worker_row(it.worker))
+        await tell(
+            it.gcs, it.worker.worker_id, actor_row(told, common_pb2.ALIVE, it.worker), job=job_row(None)
+        )
+        info = await until_state(it.gcs, common_pb2.ALIVE)
+        await asyncio.sleep(100)
+        assert info.address == it.worker.address
+        assert not first.leases and it.node.returned == []
+
+    play(script)
+
+
 def test_a_new_cluster_waits_for_nobody() -> None:
     async def script(scene: GcsScene) -> None:
         gcs = await scene.start_gcs()

@@ -24,6 +24,7 @@ FOUND = {
     4001129: "a node told of a driver after its own end: that counted as living, and its job ran for ever",
     4002381: "while the head was away frees for a node that a store did not know yet were given up",
     4001392: "a simulated store removed a file in the process that told it of that, which was killed",
+    4004079: "a head with an empty store placed an actor that a node behind a cut had begun",
     3002105: "that a job was over was said while its driver lived, behind a cut, and was held to be dead",
 }
 
