@@ -15,7 +15,7 @@ from tests.simulation.draws import (
     draw_scenario,
     in_order,
 )
-from tests.simulation.memory import MemoryFault
+from tests.simulation.memory import MemoryFault, draw_memory_fault
 from tests.simulation.scenario import STOPS, FaultKind, Scenario
 
 CUTS_PROBABILITY = 0.1
@@ -73,12 +73,4 @@ def _with_harmless_drains(scenario: Scenario, seed: int) -> Scenario:
 def _draw_memory_faults(rng: random.Random) -> tuple[MemoryFault, ...]:
     if rng.random() >= SHORT_MEMORY_PROBABILITY:
         return ()
-    return tuple(
-        MemoryFault(
-            at_s=rng.uniform(0.1, 8.0),
-            choice=rng.getrandbits(8),
-            num_workers=rng.choice([0, 1, 2]),
-            lasts_s=rng.choice([0.3, 1.0, 4.0]),
-        )
-        for _ in range(rng.randint(1, 4))
-    )
+    return tuple(draw_memory_fault(rng) for _ in range(rng.randint(1, 4)))

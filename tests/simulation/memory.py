@@ -4,6 +4,7 @@ of it. A fault leaves room for so many and no more, for a while.
 
 from __future__ import annotations
 
+import random
 from dataclasses import dataclass
 
 from ray_mono.raylet.memory.memory_usage import MemoryUsage
@@ -25,6 +26,15 @@ class MemoryFault:
     num_workers: int
     """For how many of its workers there is room."""
     lasts_s: float
+
+
+def draw_memory_fault(rng: random.Random) -> MemoryFault:
+    return MemoryFault(
+        at_s=rng.uniform(0.1, 8.0),
+        choice=rng.getrandbits(8),
+        num_workers=rng.choice([0, 1, 2]),
+        lasts_s=rng.choice([0.3, 1.0, 4.0]),
+    )
 
 
 class SimMemory:

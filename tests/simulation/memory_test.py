@@ -13,7 +13,7 @@ import pytest
 from ray_mono.raylet import memory_guard
 from ray_mono.raylet.memory.killing_policy import RunningWorker, Victim
 from tests.simulation.draws import Weather, draw_scenario
-from tests.simulation.memory import MemoryFault
+from tests.simulation.memory import draw_memory_fault
 from tests.simulation.scenario import Scenario, run_scenario
 
 SEEDS = range(6)
@@ -22,15 +22,7 @@ SEEDS = range(6)
 def draw_short_memory(seed: int, weather: Weather) -> Scenario:
     rng = random.Random(f"{seed}/memory")
     usual = draw_scenario(seed, 80, weather)
-    faults = tuple(
-        MemoryFault(
-            at_s=rng.uniform(0.1, 8.0),
-            choice=rng.getrandbits(8),
-            num_workers=rng.choice([0, 1, 2]),
-            lasts_s=rng.choice([0.3, 1.0, 4.0]),
-        )
-        for _ in range(rng.randint(2, 6))
-    )
+    faults = tuple(draw_memory_fault(rng) for _ in range(rng.randint(2, 6)))
     return replace(usual, actors=(), programs=(), generators=(), memory_faults=faults)
 
 
