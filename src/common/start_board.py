@@ -23,6 +23,10 @@ leaves, the worker keeps them here as well, so that its death loses none. Answer
 with their task's id, since an actor has no lease; those of its calls that came together with the id of the
 first of these, as if they were of lease 0.
 
+Answers that have left may be lost with their connection. So an actor's worker also says whose connections
+have ended: of these callers' calls nobody knows which were answered. There is room for the latest of them,
+since each finds the actor again within seconds, or asks then.
+
 The memory is the worker's (memfd); its raylet maps it by /proc when the worker registers. Cost to a task:
 some 0.3 µs.
 """
@@ -40,7 +44,8 @@ _PAGE_BYTES = 4096
 _BYTES = 17 * _PAGE_BYTES
 _BEGUN, _CLOSED, _IDENTITY, _NAME_BYTES, _HEAD_LEASE, _HEAD_LEASE_AWAKE = 0, 1, 2, 3, 7, 8
 _FRAME_START, _FRAME_END = 32, 56
-_NAME_START = 72
+_LOST_CALLERS, _LOST_CALLERS_MAX = 9, 256
+_NAME_START = 8 * (_LOST_CALLERS + _LOST_CALLERS_MAX)
 _NAME_BYTES_MAX = _PAGE_BYTES - _NAME_START
 # Behind the first page: answers that are kept. Those that follow each other and are one object, as most are,
 # are kept once: how many there are, the size of one, and its bytes, which end with a cell.
@@ -68,7 +73,7 @@ class StartBoard:
         self._memory = mmap.mmap(self.fd, _BYTES)
         self._cells = memoryview(self._memory).cast("Q")
         self._cells[_CLOSED] = _NO_LEASE
-        self._cells[_IDENTITY] = _identity(worker_id)
+        self._cells[_IDENTITY] = cell_of(worker_id)
         self._cells[_HEAD_LEASE] = _NO_END
         self._name: str | None = None
         self._name_bytes = 0
@@ -81,6 +86,7 @@ class StartBoard:
         self._num_last_cell = 0
         # Where the answer of a call stands that was kept last.
         self._last_start = 0
+        self._num_lost_callers = 0
 
     def may_begin(self, number: int, name: str) -> bool:
         """The task of this number and name is about to start: whether it may."""
@@ -165,6 +171,18 @@ class StartBoard:
             self._memory[_FRAME_START:_FRAME_END] = frame_id
         return self.keep(place, answer)
 
+    def caller_lost(self, worker_id: bytes) -> None:
+        """The connection of an actor's caller has ended."""
+        self._cells[_LOST_CALLERS + self._num_lost_callers % _LOST_CALLERS_MAX] = cell_of(worker_id)
+        self._num_lost_callers += 1
+
+    def caller_came(self, worker_id: bytes) -> None:
+        """On a new connection. What it sent before is settled: it waits for no answer of an earlier one."""
+        lost = cell_of(worker_id)
+        for place in range(min(self._num_lost_callers, _LOST_CALLERS_MAX)):
+            if self._cells[_LOST_CALLERS + place] == lost:
+                self._cells[_LOST_CALLERS + place] = 0
+
     def forget_kept(self) -> None:
         """They have left."""
         self._cells[_KEPT_BYTES] = 0
@@ -188,7 +206,7 @@ class BoardOfAnother:
         finally:
             os.close(opened)
         self._cells = memoryview(self._memory).cast("Q")
-        if self._cells[_IDENTITY] != _identity(worker_id):
+        if self._cells[_IDENTITY] != cell_of(worker_id):
             self.close()
             raise ValueError(f"process {pid} is not worker {worker_id.hex()}")
 
@@ -257,6 +275,10 @@ class BoardOfAnother:
         calls, the place of the first answer, and each of them in order."""
         return self._memory[_FRAME_START:_FRAME_END], *self.kept(0)
 
+    def lost_callers(self) -> list[int]:
+        """Each as cell_of says."""
+        return [each for each in self._cells[_LOST_CALLERS : _LOST_CALLERS + _LOST_CALLERS_MAX] if each]
+
     def lease_ends(self, at_ns: int, awake_ns: int) -> None:
         """As in node_time.py."""
         self._cells[_HEAD_LEASE_AWAKE] = awake_ns
@@ -271,5 +293,6 @@ class BoardOfAnother:
         self._memory.close()
 
 
-def _identity(worker_id: bytes) -> int:
+def cell_of(worker_id: bytes) -> int:
+    """How a board names a worker."""
     return int.from_bytes(worker_id[:8], "little")

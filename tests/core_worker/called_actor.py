@@ -190,7 +190,7 @@ class CalledActor:
         self._num_arguments = 0
         scene.wire.replies["AddBorrower"] = lambda request: common_pb2.Empty()
         scene.wire.replies["KillActor"] = lambda request: common_pb2.Empty()
-        self.last_answers = raylet_pb2.LastAnswersReply()
+        self.last_answers = raylet_pb2.LastAnswersReply(is_known=True)
         """What the raylet says of a process that is gone."""
         scene.wire.replies["LastAnswers"] = lambda request: self.last_answers
         if is_created_here:
@@ -205,6 +205,10 @@ class CalledActor:
         """A reference of another process's."""
         owner = OWNER.SerializeToString(deterministic=True)
         return self.scene.core.reference_arrived(object_id, owner)
+
+    @property
+    def caller_id(self) -> bytes:
+        return self.scene.env.worker_id
 
     # ---- what was said
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from ray_mono.common.start_board import LEASE_SHIFT, BoardOfAnother, StartBoard
+from ray_mono.common.start_board import LEASE_SHIFT, BoardOfAnother, StartBoard, cell_of
 from tests.simulation.machine import SimBoard
 
 WORKER_ID = b"w" * 28
@@ -149,6 +149,17 @@ def test_calls_for_whose_answers_there_is_no_room_are_not_kept(sides: Sides) -> 
     worker, raylet = sides
     assert worker.keep_call(ONE, bytes(60_000)) and not worker.keep_call(TWO, bytes(10_000))
     assert [task_id for task_id, _ in raylet.kept_calls()] == [ONE]
+
+
+def test_callers_whose_connections_have_ended_are_named_until_they_come_again(sides: Sides) -> None:
+    worker, raylet = sides
+    assert raylet.lost_callers() == []
+    worker.caller_lost(b"a" * 28)
+    worker.caller_lost(b"b" * 28)
+    assert sorted(raylet.lost_callers()) == [cell_of(b"a" * 28), cell_of(b"b" * 28)]
+    worker.caller_came(b"a" * 28)
+    worker.caller_came(b"c" * 28)
+    assert raylet.lost_callers() == [cell_of(b"b" * 28)]
 
 
 def test_what_began_last_is_told_whatever_its_lease(sides: Sides) -> None:

@@ -25,6 +25,7 @@ FOUND = {
     4002381: "while the head was away frees for a node that a store did not know yet were given up",
     4001392: "a simulated store removed a file in the process that told it of that, which was killed",
     4004079: "a head with an empty store placed an actor that a node behind a cut had begun",
+    4001095: "answers of an actor were lost with the connection, and then it died: its calls ran too often",
     3002105: "that a job was over was said while its driver lived, behind a cut, and was held to be dead",
 }
 

@@ -19,7 +19,7 @@ from types import SimpleNamespace
 from typing import Any, NoReturn
 
 from ray_mono.common.private_files import open_file
-from ray_mono.common.start_board import LEASE_SHIFT, LEASES_MASK
+from ray_mono.common.start_board import LEASE_SHIFT, LEASES_MASK, cell_of
 from ray_mono.core_worker import core_worker, object_ref
 from ray_mono.core_worker.objects.lineage import Lineage
 from ray_mono.core_worker.process import current, servicer, worker_exit
@@ -94,6 +94,7 @@ class SimBoard:
         self._kept: dict[int, bytes] = {}
         self._kept_calls: list[tuple[bytes, bytes]] = []
         self._frame_id = b""
+        self._lost_callers: list[int] = []
 
     def _check_alive(self) -> None:
         if not self._is_alive():
@@ -148,6 +149,16 @@ class SimBoard:
         if not self._kept:
             self._frame_id = frame_id
         return self.keep(place, answer)
+
+    def caller_lost(self, worker_id: bytes) -> None:
+        if self._is_alive():
+            self._lost_callers.append(cell_of(worker_id))
+
+    def caller_came(self, worker_id: bytes) -> None:
+        self._lost_callers = [lost for lost in self._lost_callers if lost != cell_of(worker_id)]
+
+    def lost_callers(self) -> list[int]:
+        return list(self._lost_callers)
 
     def forget_kept(self) -> None:
         self._check_alive()

@@ -64,7 +64,9 @@ class Execution:
         self.running = running
         parts.context.share(running)
         kept = KeptAnswers(env, board)
-        self.receiver = TaskReceiver(env, running, parts.blocked, parts.worker_runs, board, kept)
+        self.receiver = TaskReceiver(
+            env, parts.context, running, parts.blocked, parts.worker_runs, board, kept
+        )
         self.replies = TaskReplies(
             env,
             parts.references,

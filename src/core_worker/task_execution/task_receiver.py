@@ -18,6 +18,7 @@ from typing import Any
 
 from ray_mono.common.ids import TaskID
 from ray_mono.common.start_board import LEASE_SHIFT, StartBoard
+from ray_mono.core_worker.context import WorkerContext
 from ray_mono.core_worker.environment import Environment
 from ray_mono.core_worker.objects.blocked_notice import BlockedNotice
 from ray_mono.core_worker.task_execution.call import Call, KnownSpec, Reply, call_of
@@ -32,6 +33,8 @@ from ray_mono.rpc.reactor_server import ServerCall
 
 Queued = Call | SharedCalls | None
 
+_CALLER = "caller of the actor"
+
 
 class TaskReceiver:
     """The queue of one worker."""
@@ -39,6 +42,7 @@ class TaskReceiver:
     def __init__(
         self,
         env: Environment,
+        context: WorkerContext,
         running: Running,
         blocked: BlockedNotice,
         worker_runs: WorkerRuns,
@@ -46,6 +50,7 @@ class TaskReceiver:
         kept: KeptAnswers,
     ) -> None:
         self._env = env
+        self._context = context
         self._board = board
         self._kept = kept
         self._running = running
@@ -83,7 +88,7 @@ class TaskReceiver:
             if wanted and wanted != self._env.worker_id:
                 call.reply(Reply(status=Reply.WRONG_WORKER))
                 return
-            spec = self._learn(request, call.connection.state)
+            spec = self._learn(request, call.connection)
             number = self._next_number
             answer_to: Any = call
             if spec.type == common_pb2.ACTOR_CREATION_TASK:
@@ -97,20 +102,32 @@ class TaskReceiver:
         if waiter is not None and not waiter.done:
             waiter.set()
 
-    def _learn(self, request: Any, templates: dict[Any, KnownSpec]) -> KnownSpec:
+    def _learn(self, request: Any, connection: Any) -> KnownSpec:
         """What a push brings that those behind it leave out. Returns its own specification."""
+        templates = connection.state
         if request.lease_id:
             # Now, and not when the task runs: it may be given back before, and only the first task of a lease
             # names it.
             self._blocked.under_lease(request.lease_id)
             self._next_number = (request.lease_number << LEASE_SHIFT) + 1 if request.lease_number else 0
         number = request.template_id
-        if not number:
-            return KnownSpec(request.spec)
-        if request.HasField("spec"):
-            templates[number] = KnownSpec(request.spec)
+        if number and not request.HasField("spec"):
+            return templates[number]
+        spec = KnownSpec(request.spec)
+        if number:
+            templates[number] = spec
             self._worker_runs.learn(request.run_first)
-        return templates[number]
+        if spec.type == common_pb2.ACTOR_TASK and _CALLER not in templates:
+            templates[_CALLER] = spec.caller.worker_id
+            self._follow_caller(connection, spec.caller.worker_id)
+        return spec
+
+    def _follow_caller(self, connection: Any, worker_id: bytes) -> None:
+        """It calls this worker's actor, on a connection that is new."""
+        self._board.caller_came(worker_id)
+        connection.on_close(
+            lambda reason: None if self._context.is_leaving else self._board.caller_lost(worker_id)
+        )
 
     def PushTasks(self, request: Any, call: ServerCall) -> None:
         num_calls = len(request.task_ids) // TaskID.SIZE

@@ -393,7 +393,7 @@ class ActorTaskSubmitter:
                     self._on_reply(actor, worker, task, answer, None)
                 if reply.plain:
                     self._tasks.complete_all_usual(*actor.answered_in_frame(reply))
-                actor.is_heard_out()
+                actor.is_heard_out(self._last_answers.are_all(reply))
             if not actor.is_dead:
                 self._heard(actor, info)
 

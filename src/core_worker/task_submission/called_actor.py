@@ -405,10 +405,10 @@ class CalledActor:
         self._excess.clear()
         self._excess_bytes, self._excess_bytes_max = 0, self._config.excess_bytes_max
 
-    def is_heard_out(self) -> None:
-        """All is here that its last process had answered, which is gone. Of calls that ran one after another
-        only the first that is left had begun."""
-        if not (self.rules.is_concurrent or self.rules.is_unordered):
+    def is_heard_out(self, is_all: bool) -> None:
+        """Its last process is gone. is_all: what that had answered is here, so that of calls that ran one
+        after another only the first that is left had begun."""
+        if is_all and not (self.rules.is_concurrent or self.rules.is_unordered):
             for task in islice(self.in_flight.values(), 1, None):
                 if not task.came_back:  # it may be said twice
                     task.not_started()

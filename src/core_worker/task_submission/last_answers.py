@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+from ray_mono.common.start_board import cell_of
 from ray_mono.core_worker.environment import Environment
 from ray_mono.core_worker.peers import Peer, PeerPool
 from ray_mono.core_worker.task_submission.pending_task import PendingTask
@@ -43,6 +44,10 @@ class LastAnswers:
 
         timer = self._env.reactor.call_later(self._env.config.last_answers_s, lambda: once(None))
         peer.channel.on_close(lambda reason: None if is_over else self._ask_raylet(worker, once))
+
+    def are_all(self, reply: raylet_pb2.LastAnswersReply) -> bool:
+        """Whether no answer of the process to this one is lost."""
+        return reply.is_known and cell_of(self._env.worker_id) not in reply.lost_callers
 
     def _ask_raylet(self, worker: common_pb2.Address, then: Then) -> None:
         request = raylet_pb2.LastAnswersRequest(worker_id=worker.worker_id)

@@ -9,7 +9,7 @@ from collections import OrderedDict
 from ray_mono.common.start_board import BoardOfAnother
 from ray_mono.protobuf import raylet_pb2
 
-KEPT_MAX = 100
+KEPT_MAX = 400
 """Dead workers, with at most the 68 KiB of a board each. They are asked for within seconds or never."""
 
 
@@ -34,9 +34,8 @@ class LastWords:
 
     def actor_died(self, worker_id: bytes, board: BoardOfAnother | None) -> None:
         """As died, of an actor's worker."""
-        answers = None if board is None else answers_on(board)
-        if answers is not None and (answers.answers or answers.plain):
-            self._answers[worker_id] = answers
+        if board is not None:
+            self._answers[worker_id] = answers_on(board)
             while len(self._answers) > KEPT_MAX:
                 self._answers.popitem(last=False)
 
@@ -63,9 +62,11 @@ def kept_on(board: BoardOfAnother) -> list[raylet_pb2.LastAnswer]:
 
 
 def answers_on(board: BoardOfAnother) -> raylet_pb2.LastAnswersReply:
-    """Answers of an actor's calls that are on its worker's board."""
-    answers = kept_on(board)
+    """Answers of an actor's calls that are on its worker's board, and whose answers may be lost."""
+    said = raylet_pb2.LastAnswersReply(
+        is_known=True, answers=kept_on(board), lost_callers=board.lost_callers()
+    )
     frame_id, place, plain = board.kept_of_frame()
-    if not plain:
-        return raylet_pb2.LastAnswersReply(answers=answers)
-    return raylet_pb2.LastAnswersReply(answers=answers, frame_id=frame_id, first=place - 1, plain=plain)
+    if plain:
+        said.MergeFrom(raylet_pb2.LastAnswersReply(frame_id=frame_id, first=place - 1, plain=plain))
+    return said

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from ray_mono.common.start_board import cell_of
 from ray_mono.protobuf import common_pb2
 from tests.core_worker.scene import Connection, Served
-from tests.core_worker.worker_scene import Reply, Worker
+from tests.core_worker.worker_scene import CALLER, Reply, Worker
 
 
 def nothing() -> None: ...
@@ -40,6 +41,40 @@ def test_tasks_of_a_lease_are_counted_as_they_come_whatever_becomes_of_them(
     worker.ask(task, 9, lease_id=b"second", lease_number=9)
     worker.run()
     assert begun == [1, 3, 1]
+
+
+def test_callers_of_an_actor_whose_connection_has_ended_are_named_on_the_board_until_they_come_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Actor:
+        def method(self) -> None: ...
+
+    worker = Worker(monkeypatch)
+    raylet = worker.as_raylet()
+    worker.actor(Actor)
+    worker.connection.close()  # the head's, which brought the constructor
+    method = worker.method("method")
+    first, second = Connection(), Connection()
+    for connection in (first, first, second):
+        worker.ask(method, connection=connection)
+    assert raylet.lost_callers() == []
+    first.close()
+    assert raylet.lost_callers() == [cell_of(CALLER.worker_id)]
+    worker.ask(method, connection=Connection())
+    assert raylet.lost_callers() == []
+
+
+def test_an_actor_that_leaves_in_order_loses_no_caller(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Actor:
+        def method(self) -> None: ...
+
+    worker = Worker(monkeypatch)
+    worker.actor(Actor)
+    worker.ask(worker.method("method"))
+    raylet = worker.as_raylet()
+    worker.context.leave_cluster()
+    worker.connection.close()
+    assert raylet.lost_callers() == []
 
 
 def test_a_lease_whose_holder_does_not_count_has_no_numbers(monkeypatch: pytest.MonkeyPatch) -> None:

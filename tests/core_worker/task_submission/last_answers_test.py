@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from ray_mono.common.exceptions import ActorDiedError, ActorUnavailableError, TaskCancelledError
+from ray_mono.common.start_board import cell_of
 from ray_mono.core_worker.options import CallRules
 from ray_mono.protobuf import common_pb2, gcs_pb2, raylet_pb2
 from ray_mono.rpc.surface import RpcError, StatusCode
@@ -122,6 +123,29 @@ def test_where_the_raylet_does_not_say_what_was_answered_each_pays_one() -> None
         world.scene.wire.last("LastAnswers").fail(RpcError(StatusCode.UNAVAILABLE, "gone"))
         world.starts()
     assert all(isinstance(world.outcome(call), ActorUnavailableError) for call in calls)
+
+
+@pytest.mark.parametrize("nobody_knows", ["its board was not read", "its connection ended before"])
+def test_where_answers_may_be_lost_each_that_was_sent_pays_one(nobody_knows: str) -> None:
+    world = running_actor()
+    if nobody_knows == "its board was not read":
+        world.last_answers.is_known = False
+    else:
+        world.last_answers.lost_callers.extend([cell_of(b"another".ljust(28)), cell_of(world.caller_id)])
+    calls = [world.submit(max_retries=1) for _ in range(2)]
+    dies_again(world)
+    dies_again(world)
+    assert all(isinstance(world.outcome(call), ActorUnavailableError) for call in calls)
+
+
+def test_connections_of_other_callers_that_ended_cost_this_one_nothing() -> None:
+    world = running_actor()
+    world.last_answers.lost_callers.append(cell_of(b"another".ljust(28)))
+    calls = [world.submit(max_retries=1) for _ in range(2)]
+    dies_again(world)
+    dies_again(world)
+    assert isinstance(world.outcome(calls[0]), ActorUnavailableError)
+    assert sent(world, world.lines[-1]) == call_ids(calls[1])
 
 
 def test_a_call_that_was_cancelled_is_not_made_again() -> None:
