@@ -423,8 +423,7 @@ class ActorTaskSubmitter:
 
     def _not_watched(self, actor: CalledActor, error: RpcError) -> None:
         if error.code is StatusCode.NOT_FOUND and not self._registers_later(actor):
-            message = "the cluster does not know this actor: it belongs to another session"
-            self.fail_creation(actor, message, self._why_not_created(actor))
+            self.fail_creation(actor, actor.why_unknown, self._why_not_created(actor))
             return
         # Not here and now: this may be the watch of a call that is not in the queue yet.
         self._env.reactor.call_later(self._env.config.watch_retry_s, partial(self._watch_again, actor, error))
@@ -440,8 +439,8 @@ class ActorTaskSubmitter:
 
     def _registers_later(self, actor: CalledActor) -> bool:
         """Whether its owner is alive and has not registered it yet: the arguments of its constructor are not
-        there."""
-        if actor.creation_id not in self._references:
+        there. Of an actor of its own this process has told the GCS before it asks."""
+        if actor.is_registered_here or actor.creation_id not in self._references:
             return False
         self._resolver.ask_owner(actor.creation_id)
         return self._memory_store.is_pending(actor.creation_id)

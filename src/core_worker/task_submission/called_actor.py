@@ -229,6 +229,18 @@ class CalledActor:
         """The GCS has taken it from this process."""
         self._registration = request
 
+    @property
+    def is_registered_here(self) -> bool:
+        """Whether the GCS has taken it from this process."""
+        return self._registration is not None
+
+    @property
+    def why_unknown(self) -> str:
+        """For people: why the GCS does not know it."""
+        if self.is_registered_here:
+            return "the GCS does not know this actor any more: it ended long ago, or the GCS lost its data"
+        return "the cluster does not know this actor: it belongs to another session"
+
     def told_again(self) -> common_pb2.ActorInfo | None:
         """For a GCS that has lost it (AdoptRequest): as it was last heard of; None where it is not this
         process's, or dead."""

@@ -443,6 +443,17 @@ def test_an_actor_that_the_gcs_does_not_know_is_of_another_session() -> None:
     assert isinstance(world.outcome(call), ActorDiedError)
 
 
+@pytest.mark.parametrize("has_lived", [False, True])
+def test_an_actor_of_its_own_that_the_gcs_has_lost_is_dead_and_not_waited_for(has_lived: bool) -> None:
+    world = running_actor() if has_lived else CalledActor(is_created_here=True)
+    call = world.submit()
+    if has_lived:
+        world.end_line(world.line)
+    world.tell(NOT_FOUND)
+    error = world.outcome(call)
+    assert isinstance(error, ActorDiedError) and "lost its data" in str(error)
+
+
 def test_an_actor_whose_owner_lives_is_registered_later() -> None:
     world = CalledActor(watch_retry_s=0.2)
     call = world.submit()
