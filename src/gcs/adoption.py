@@ -9,7 +9,7 @@ new id. Raylets, workers and drivers see by that id that it knows nothing of the
 
     EMPTY ──a node of an earlier head──► HEARING ──all have told, or adoption_grace_s──► OVER
       │                                                │                                 │  ▲ the same
-      └──a job begins──► OVER                          a late node of that cluster comes ▼  │
+      └──a job begins──► OVER           a late node of that cluster, or a process, tells ▼  │
                                                                                          LATE
 
 - Meanwhile nothing is disowned or placed, no job begins, and what is not known is not refused: such
@@ -24,7 +24,7 @@ new id. Raylets, workers and drivers see by that id that it knows nothing of the
 - A head that ends before it has heard all leaves half of it in the store, and who told it would not tell the
   next. So the store says that the hearing is not over: the next head drops what is told, draws a new id once
   more, and adopts nodes of either earlier one. In LATE it says which nodes: the next head goes on with them,
-  and with whom and what they had told of.
+  and with whom and what they had told of. And it says which actors wait for a node that has not come.
 - So may heads do whose stores are all lost: a node may have told one of them, and another node none. So each
   node says all heads that it knew, and whoever knew one of those that are adopted is adopted.
 - The numbers of new jobs begin above all that any node has heard of. So a node of an earlier head is not
@@ -37,10 +37,11 @@ from __future__ import annotations
 import asyncio
 import enum
 import logging
-from collections.abc import Callable, Sequence, Set
+from collections.abc import Callable, Iterable, Sequence
 
 from ray_mono.common.ids import ActorID, JobID, NodeID, WorkerID
 from ray_mono.common.our_bug import check
+from ray_mono.gcs.actor.actor_state import Actor
 from ray_mono.gcs.cluster import Cluster
 from ray_mono.gcs.environment import Environment
 from ray_mono.gcs.storage.table_storage import Table
@@ -57,6 +58,8 @@ EARLIER_CLUSTER_KEY = b"earlier_cluster/"
 """Followed by the id of a head whose nodes are adopted."""
 LATE_NODE_KEY = b"late_node/"
 """Followed by the id of a node that came late, until what it and its processes tell was judged."""
+UNPLACED_ACTOR_KEY = b"unplaced_actor/"
+"""Followed by the id of an actor that a node which has yet to come may have a worker of."""
 TOLD_AGAIN = (Table.NODE, Table.JOB, Table.ACTOR, Table.WORKER)
 
 
@@ -104,6 +107,8 @@ class Adoption:
         # Of these actors, those of which nothing was known here before; and what each owner named.
         self._adopted: set[ActorID] = set()
         self._owned: dict[WorkerID, set[ActorID]] = {}
+        # Of them, those that wait for a node which may have a worker of it.
+        self._unplaced: set[ActorID] = set()
         self._leases: dict[bytes, tuple[NodeID, WorkerID]] = {}
         # The nodes whose leases these are.
         self._hearing: set[NodeID] = set()
@@ -114,23 +119,18 @@ class Adoption:
 
     # ---- its life
 
-    def begin(self, tables: dict[Table, dict[bytes, bytes]]) -> Set[NodeID]:
-        """What was in the store. Rows that are told again go from there, and from here.
-
-        Returns the nodes that told the head before late, and were not judged.
-        """
+    def begin(self, tables: dict[Table, dict[bytes, bytes]]) -> None:
+        """What was in the store. Rows that are told again go from there, and from here."""
         meta = tables[Table.META]
-        self._earlier = {
-            key.removeprefix(EARLIER_CLUSTER_KEY) for key in meta if key.startswith(EARLIER_CLUSTER_KEY)
-        }
+        self._earlier = set(_after(EARLIER_CLUSTER_KEY, meta))
         if CLUSTER_ID_KEY in meta and HEARING_KEY not in meta:
             self._move(AdoptionState.OVER)
             self._heard.set()
-            late = [NodeID(key.removeprefix(LATE_NODE_KEY)) for key in meta if key.startswith(LATE_NODE_KEY)]
-            if late:
-                self._hearing.update(late)
+            self._unplaced = {ActorID(actor_id) for actor_id in _after(UNPLACED_ACTOR_KEY, meta)}
+            self._hearing = {NodeID(node_id) for node_id in _after(LATE_NODE_KEY, meta)}
+            if self._hearing:
                 self._hear_late()
-            return self._hearing
+            return
         if CLUSTER_ID_KEY in meta and self._earlier:
             self._adopts([meta.pop(CLUSTER_ID_KEY)])
             for table in TOLD_AGAIN:
@@ -139,7 +139,11 @@ class Adoption:
                 tables[table] = {}
         self._writes.put(Table.META, HEARING_KEY, b"1")
         self._environment.tasks.spawn(self._await_first_node(), "await the first node")
-        return set()
+
+    def judges(self, actor: Actor) -> bool:
+        """Whether this actor of the store's waits for what late and missing nodes tell."""
+        nodes = {actor.node_id, actor.registration.owner_node_id}
+        return actor.actor_id in self._unplaced or not self._hearing.isdisjoint(nodes)
 
     def _adopts(self, cluster_ids: Sequence[bytes]) -> None:
         for cluster_id in cluster_ids:
@@ -228,6 +232,8 @@ class Adoption:
             if self._cluster.adopt_actor(info):
                 has_worker = bool(info.address.worker_id)
                 self._actors[actor_id] = WorkerID(info.address.worker_id) if has_worker else None
+        if self._state is AdoptionState.OVER:
+            self._hear_late()
 
     def _adopt_job(self, job: common_pb2.JobInfo) -> None:
         if self._cluster.adopt_job(job):
@@ -248,18 +254,19 @@ class Adoption:
 
     def resume(self) -> None:
         """The rows of an earlier GCS are there: of nodes that told it late, and were not judged, who has yet
-        to tell, and what was told."""
+        to tell, and what was told. And the nodes are there for which actors wait."""
         late = self._hearing
         self._awaited = {
             WorkerID(row.worker_id) for node_id in late for row in self._workers.of_node(node_id)
         }
         self._actors = {
-            actor.actor_id: actor.worker_id
-            for actor in self._known_actors.all()
-            if actor.node_id in late or actor.registration.owner_node_id in late
+            actor.actor_id: actor.worker_id for actor in self._known_actors.all() if self.judges(actor)
         }
         node_ids = {node_id.binary() for node_id in late}
         self._jobs = {JobID(row.job_id) for row in self._known_jobs.rows() if row.driver.node_id in node_ids}
+        if self._unplaced:
+            lingering = {NodeID(row.node_id) for row in self._nodes.lingering()}
+            self._suspect(lingering.union(self._nodes.unregistered()))
 
     def _hear_late(self) -> None:
         self._give_grace()
@@ -292,8 +299,9 @@ class Adoption:
         """What was told, and is on nodes that have come."""
         cluster = self._cluster
         logger.info("heard of %d actors and %d jobs", len(self._actors), len(self._jobs))
-        missing = set(self._nodes.unregistered())
+        missing = self._suspects.union(self._nodes.unregistered())
         unplaced = {actor_id for actor_id, worker in self._actors.items() if worker is None and missing}
+        self._leave_unplaced(unplaced)
         for actor_id, worker in sorted(self._actors.items(), key=lambda told: told[0]):
             if actor_id not in unplaced:
                 cluster.judge_adopted_actor(actor_id, worker, self._has_handles(actor_id))
@@ -314,6 +322,13 @@ class Adoption:
         if not self._nodes.unregistered():
             self._owned, self._adopted = {}, set()
         cluster.drop_code_without_job()
+
+    def _leave_unplaced(self, actor_ids: set[ActorID]) -> None:
+        for actor_id in actor_ids - self._unplaced:
+            self._writes.put(Table.META, UNPLACED_ACTOR_KEY + actor_id.binary(), b"1")
+        for actor_id in self._unplaced - actor_ids:
+            self._writes.delete(Table.META, UNPLACED_ACTOR_KEY + actor_id.binary())
+        self._unplaced = actor_ids
 
     def _suspect(self, node_ids: set[NodeID]) -> None:
         if not self._suspects:
@@ -340,3 +355,8 @@ class Adoption:
             return True
         owned = self._owned.get(actor.registration.owner_worker_id)
         return owned is None or actor_id in owned
+
+
+def _after(prefix: bytes, rows: Iterable[bytes]) -> list[bytes]:
+    """What follows it in the keys of these rows that begin with it."""
+    return [key.removeprefix(prefix) for key in rows if key.startswith(prefix)]

@@ -8,7 +8,7 @@ The servicers and the health checks call it. It never waits, and knows nothing o
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Set
+from collections.abc import Callable, Iterable
 
 from ray_mono.common.ids import ActorID, JobID, NodeID, WorkerID
 from ray_mono.common.our_bug import known
@@ -18,7 +18,7 @@ from ray_mono.gcs.actor.actor_ender import ActorEnder
 from ray_mono.gcs.actor.actor_manager import ActorManager
 from ray_mono.gcs.actor.actor_rows import adopted_row, death_from_proto, registration_of
 from ray_mono.gcs.actor.actor_scheduler import ActorScheduler
-from ray_mono.gcs.actor.actor_state import ActorLife, Death, DeathKind
+from ray_mono.gcs.actor.actor_state import Actor, ActorLife, Death, DeathKind
 from ray_mono.gcs.actor.actor_table import ActorTable
 from ray_mono.gcs.answers import Answers
 from ray_mono.gcs.driver_warnings import DriverWarnings
@@ -383,6 +383,7 @@ class Cluster:
             row.head_lease_s = head_lease_s
             if self.nodes.expect(row):
                 node_id = NodeID(row.node_id)
+                self._writes.put(Table.NODE, row.node_id, row.SerializeToString())  # the next head waits too
                 self.fences.confirmed(node_id, self._clock.time_s())
                 self.health.watch(node_id)
         self.jobs.heard_of(last_job_number)
@@ -482,9 +483,8 @@ class Cluster:
 
     # ---- after a restart
 
-    def restore(self, tables: dict[Table, dict[bytes, bytes]], late: Set[NodeID]) -> None:
-        """Takes over the rows of an earlier GCS, and what was under way then. late: nodes that have yet to
-        tell all of their actors, which are judged when they have."""
+    def restore(self, tables: dict[Table, dict[bytes, bytes]], waits: Callable[[Actor], bool]) -> None:
+        """Takes over the rows of an earlier GCS, and what was under way then. waits: see Adoption.judges."""
         next_number = int(tables[Table.META].get(NEXT_JOB_NUMBER_KEY, b"1"))
         self.jobs.restore(
             (common_pb2.JobInfo.FromString(row) for row in tables[Table.JOB].values()), next_number
@@ -503,7 +503,7 @@ class Cluster:
         for node in self.nodes.lingering():
             self._await_end(node)
         rows = [common_pb2.ActorInfo.FromString(row) for row in tables[Table.ACTOR].values()]
-        self._run(self.actors.restore(self.actor_table.restore(rows), late))
+        self._run(self.actors.restore(self.actor_table.restore(rows), waits))
         self._end_jobs_without_actors(self.jobs.outlived())
 
     def give_up_missing_nodes(self) -> None:

@@ -88,9 +88,9 @@ class GcsServer:
         await self._listen()
         head_number = await self._room.until(self._storage.open)
         tables = {table: await self._storage.load_all(table) for table in Table}
-        late = self._adoption.begin(tables)
+        self._adoption.begin(tables)
         self._make_info(tables[Table.META], head_number)
-        self.cluster.restore(tables, late)
+        self.cluster.restore(tables, self._adoption.judges)
         self._adoption.resume()
         self._tasks.spawn(self._give_up_missing_nodes(), "give up missing nodes")
         self._tasks.spawn(self._give_up_missing_drivers(), "give up missing drivers")

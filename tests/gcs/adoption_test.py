@@ -368,6 +368,66 @@ def test_an_actor_whose_node_comes_late_with_its_worker_is_not_placed_again() ->
     play(script)
 
 
+def test_an_actor_that_waits_for_a_missing_node_waits_under_the_next_head_as_well() -> None:
+    async def script(scene: GcsScene) -> None:
+        it = Lost(scene)
+        await it.play()
+        first = FakeNode(scene, scene.world.network.add_host("first").name, {"CPU": 1})
+        await first.process.spawn(first.start())
+        await first.process.spawn(first.join({}, told_by_node(owner_row(first), others=(it.node,))))
+        told = registration(1, owner_node_id=first.node_id)
+        await tell(it.gcs, OWNER.binary(), actor_row(told, common_pb2.PENDING_CREATION), job=job_row(first))
+        await asyncio.sleep(2 * GRACE_S)
+        scene.kill_gcs()
+        it.gcs = await scene.start_gcs()
+        await first.process.spawn(first.join({}))
+        await asyncio.sleep(1)
+        await it.node_joins(worker_row(it.worker))
+        await tell(
+            it.gcs, it.worker.worker_id, actor_row(told, common_pb2.ALIVE, it.worker), job=job_row(None)
+        )
+        assert (await until_state(it.gcs, common_pb2.ALIVE)).address == it.worker.address
+        assert not first.leases and it.node.returned == []
+
+    play(script)
+
+
+def test_and_it_is_placed_where_that_node_does_not_come_to_the_next_head() -> None:
+    async def script(scene: GcsScene) -> None:
+        it = Lost(scene)
+        await it.play()
+        first = FakeNode(scene, scene.world.network.add_host("first").name, {"CPU": 1})
+        await first.process.spawn(first.start())
+        await first.process.spawn(first.join({}, told_by_node(owner_row(first), others=(it.node,))))
+        told = registration(1, owner_node_id=first.node_id)
+        await tell(it.gcs, OWNER.binary(), actor_row(told, common_pb2.PENDING_CREATION), job=job_row(first))
+        await asyncio.sleep(2 * GRACE_S)
+        scene.kill_gcs()
+        it.gcs = await scene.start_gcs()
+        await first.process.spawn(first.join({}))
+        assert (await until_state(it.gcs, common_pb2.ALIVE)).address.node_id == first.node_id
+
+    play(script)
+
+
+def test_what_a_process_tells_after_the_grace_is_judged_as_well() -> None:
+    """It was stopped for that long."""
+
+    async def script(scene: GcsScene) -> None:
+        it = Lost(scene)
+        await it.play()
+        await it.node_joins(owner_row(it.node), worker_row(it.worker))
+        await tell(it.gcs, it.worker.worker_id, it.row(), job=job_row(None))
+        await asyncio.sleep(2 * GRACE_S)
+        second = registration(2, owner_node_id=it.node.node_id)
+        waits = actor_row(second, common_pb2.PENDING_CREATION)
+        await tell(it.gcs, OWNER.binary(), it.row(), waits, job=job_row(it.node))
+        await until_state(it.gcs, common_pb2.ALIVE, 2)
+        assert (await until_state(it.gcs, common_pb2.ALIVE)).address == it.info.address
+
+    play(script)
+
+
 def test_a_new_cluster_waits_for_nobody() -> None:
     async def script(scene: GcsScene) -> None:
         gcs = await scene.start_gcs()

@@ -21,7 +21,7 @@ are to happen: RowChanged first, and what others can see of the rest only when t
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Set
+from collections.abc import Callable, Iterable
 from dataclasses import fields, replace
 
 from ray_mono.common.ids import ActorID, JobID, NodeID, WorkerID
@@ -119,8 +119,8 @@ class ActorManager:
         actor = self._move(actor, ActorEvent.DEPENDENCIES_READY)
         return [RowChanged(actor), self._place(actor)]
 
-    def restore(self, actors: Iterable[Actor], late: Set[NodeID]) -> list[Effect]:
-        """Takes over the rows of an earlier GCS. late: actors of these nodes are not placed yet.
+    def restore(self, actors: Iterable[Actor], waits: Callable[[Actor], bool]) -> list[Effect]:
+        """Takes over the rows of an earlier GCS. Those that wait are not placed yet.
 
         A worker that was leased for a creation goes on with it. A worker that was asked to end is asked
         again: it may not have heard.
@@ -138,7 +138,7 @@ class ActorManager:
                 effects += self._end_worker(actor, actor.ending, force=False)
             if actor.killing is not None:
                 effects += self._end_worker(actor, actor.killing, force=not actor.leaves)
-            if actor.node_id not in late and actor.registration.owner_node_id not in late:
+            if not waits(actor):
                 effects += self.go_on_placing(actor.actor_id)
         dead = [actor for actor in self._actors.values() if actor.state is ActorLife.DEAD]
         self._dead = {

@@ -189,7 +189,7 @@ def test_a_restored_manager_goes_on_where_the_last_one_ended() -> None:
     before.pending(number=4)
     before.do("kill", actor_id(4), force=True, no_restart=True, now_s=2.0)
     after = Scene()
-    effects = after.do("restore", before.manager.all(), set())
+    effects = after.do("restore", before.manager.all(), lambda actor: False)
     assert after.manager.names() == [("space", "kept"), ("space", "waits")]
     assert after.actor(1).state is ActorLife.ALIVE
     # The creation that was under way goes on.
