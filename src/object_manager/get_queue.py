@@ -220,13 +220,16 @@ class GetQueue:
         ]
 
     def sealed(self, object_id: ObjectKey, pulled: bool) -> list[GetEffect]:
-        """The object is here: pinned for all who wait, in the order of their coming."""
+        """The object is here: pinned for all who wait, in the order of their coming. One that was written
+        straight to disk is restored, or read there."""
         effects: list[GetEffect] = []
         for number in list(self._waiting_for.get(object_id, ())):
             get = self._gets[number]
             if pulled:
                 get.pulled.add(object_id)
-            if get.is_holding:
+            if get.is_holding and self._store.is_spilled(object_id):
+                effects.append(RestoreWanted(object_id))
+            elif get.is_holding:
                 self._take(get, object_id)
                 effects += self._resolved(get, object_id)
             else:

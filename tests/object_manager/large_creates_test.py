@@ -60,6 +60,21 @@ def test_it_is_written_to_a_file_and_read_there() -> None:
     run(play)
 
 
+def test_who_waits_for_it_while_it_is_written_reads_it_when_it_is_whole() -> None:
+    async def play() -> None:
+        async with scene() as s:
+            extent = await s.node.create(room(s))
+            assert isinstance(extent, Extent)
+            waiting = await started(s.get(A))
+            s.disk.files[extent.file] = content(A, LARGE)
+            s.node.seal(A, s.client)
+            (found,) = await waiting
+            assert found.extent == extent and s.bytes_of(found) == content(A, LARGE)
+            s.node.check_invariants()
+
+    run(play)
+
+
 def test_another_node_whose_store_holds_it_copies_it() -> None:
     async def play() -> None:
         async with scene() as s:

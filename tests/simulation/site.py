@@ -56,6 +56,7 @@ FAULTS = (
 )
 """Errors that something's going wrong is a reason for."""
 JOB_IS_OVER = (" is over", " has finished")
+ACTORS_JOB_IS_OVER = "\tcause: the driver of its job "
 DIES_WITH_NODE_S = 1.0
 """Virtual seconds after its node's end in which a driver ends."""
 
@@ -273,7 +274,7 @@ class Site:
 
     def says_job_is_over(self, error: BaseException) -> bool:
         """If it does, that has to be true."""
-        if not str(error).endswith(JOB_IS_OVER):
+        if not str(error).endswith(JOB_IS_OVER) and ACTORS_JOB_IS_OVER not in str(error):
             return False
         world, journal, job_id = self.world, self.journal, self.job_id
         journal.end_read(job_id)
