@@ -76,6 +76,11 @@ class Peer:
         """Whether the peer was sent all that it has to know before a task with this template."""
         return template.number in self._carried and self._num_told == len(self._worker_runs)
 
+    @property
+    def is_closed(self) -> bool:
+        """Whether the connection has ended: nothing reaches it any more."""
+        return self.channel.is_closed
+
     def push(self, template: CallTemplate, payload: bytes, on_done: OnReply) -> bool:
         """Sends PushTask if the peer knows the template, which must not be a generator's. Returns whether it
         was sent. Lock held.

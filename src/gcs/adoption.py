@@ -278,7 +278,7 @@ class Adoption:
     async def _hear_late_nodes(self) -> None:
         await self._until_all_told()
         self._move(AdoptionState.OVER)
-        for node_id in self._hearing:
+        for node_id in sorted(self._hearing):
             self._writes.delete(Table.META, LATE_NODE_KEY + node_id.binary())
         self._judge()
         self._heard.set()
@@ -324,9 +324,9 @@ class Adoption:
         cluster.drop_code_without_job()
 
     def _leave_unplaced(self, actor_ids: set[ActorID]) -> None:
-        for actor_id in actor_ids - self._unplaced:
+        for actor_id in sorted(actor_ids - self._unplaced):
             self._writes.put(Table.META, UNPLACED_ACTOR_KEY + actor_id.binary(), b"1")
-        for actor_id in self._unplaced - actor_ids:
+        for actor_id in sorted(self._unplaced - actor_ids):
             self._writes.delete(Table.META, UNPLACED_ACTOR_KEY + actor_id.binary())
         self._unplaced = actor_ids
 

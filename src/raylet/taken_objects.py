@@ -33,7 +33,7 @@ class TakenObjects:
         A copy stays pinned until its owner knows of it and it is the primary one: it cannot be evicted
         between.
         """
-        copied = set(await self._store.copy(from_node_id, objects))
+        copied = dict.fromkeys(await self._store.copy(from_node_id, objects))
         try:
             told = await self._tell_owners([item for item in objects if item.object_id in copied])
             return await self._store.mark_primary(told, is_primary=True)

@@ -26,6 +26,11 @@ FOUND = {
     4001392: "a simulated store removed a file in the process that told it of that, which was killed",
     4004079: "a head with an empty store placed an actor that a node behind a cut had begun",
     4001095: "answers of an actor were lost with the connection, and then it died: its calls ran too often",
+    5000337: "that an actor's job was lost was said to its driver, a moment before its own end",
+    5000682: "a restart that only a process knew which had died, and a head that was gone, was held for lost",
+    5001180: "a Get waited for what was written straight to disk, and was told that it was not there",
+    5001423: "a task was lost with its node, and went to another worker of that node: that cost a retry more",
+    5002468: "the same, where others were lost with it",
     3002105: "that a job was over was said while its driver lived, behind a cut, and was held to be dead",
 }
 

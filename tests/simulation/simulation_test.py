@@ -28,6 +28,7 @@ from ray_mono.raylet.worker.worker_pool import WorkerPool
 from ray_mono.raylet.worker.worker_states import Worker
 from tests.simulation.actor_programs import ActorScript
 from tests.simulation.draws import draw_scenario
+from tests.simulation.explore import draw
 from tests.simulation.loop import SimulationError
 from tests.simulation.network import NetworkKnobs
 from tests.simulation.scenario import (
@@ -76,12 +77,12 @@ def test_a_seeded_run_with_delays_and_faults_is_clean(seed: int) -> None:
     assert outcome.outcomes["done"] > 0, f"seed {seed}: {outcome}"
 
 
-def run_in_a_process(seed: int, hash_seed: int) -> str:
+def run_in_a_process(seed: int, num_tasks: int, hash_seed: int) -> str:
     """The digest of a seed's run in an interpreter of its own."""
     program = (
-        "from tests.simulation.draws import draw_scenario;"
+        "from tests.simulation.explore import draw;"
         "from tests.simulation.scenario import run_scenario;"
-        f"print(run_scenario({seed}, draw_scenario({seed}, num_tasks=60)).digest)"
+        f"print(run_scenario({seed}, draw({seed}, {num_tasks})).digest)"
     )
     environment = {
         **os.environ,
@@ -94,11 +95,13 @@ def run_in_a_process(seed: int, hash_seed: int) -> str:
     return done.stdout.strip()
 
 
-def test_a_seed_gives_one_digest_whatever_the_hash_seed() -> None:
-    here = run_scenario(7, draw_scenario(7, num_tasks=60)).digest
-    assert run_scenario(7, draw_scenario(7, num_tasks=60)).digest == here
-    assert run_in_a_process(7, hash_seed=1) == here
-    assert run_in_a_process(7, hash_seed=2) == here
+# In the second nodes are drained that hold large values.
+@pytest.mark.parametrize(("seed", "num_tasks"), [(7, 60), (5001176, 120)])
+def test_a_seed_gives_one_digest_whatever_the_hash_seed(seed: int, num_tasks: int) -> None:
+    here = run_scenario(seed, draw(seed, num_tasks)).digest
+    assert run_scenario(seed, draw(seed, num_tasks)).digest == here
+    assert run_in_a_process(seed, num_tasks, hash_seed=1) == here
+    assert run_in_a_process(seed, num_tasks, hash_seed=2) == here
 
 
 def test_another_seed_gives_another_digest() -> None:

@@ -112,7 +112,7 @@ class Stream:
         self._peer: Peer | None = None
         # How many items of the present attempt were received.
         self._sent_received = 0
-        self._awaited: set[bytes] = set()
+        self._awaited: dict[bytes, None] = {}
 
     def item_id(self, number: int) -> bytes:
         return object_id_bytes(self.task_id, number + 1)
@@ -144,7 +144,7 @@ class Stream:
             return
         self.num_received = number
         parts.references.add_owned(object_id)
-        self._awaited.discard(object_id)
+        self._awaited.pop(object_id, None)
         self._put(object_id, item)
 
     def _put(self, object_id: bytes, item: Any) -> None:
@@ -191,7 +191,7 @@ class Stream:
         self.is_dropped = True
         for number in range(self.num_taken + 1, self.num_received + 1):
             self._parts.references.remove_local(self.item_id(number))
-        awaited, self._awaited = self._awaited, set()
+        awaited, self._awaited = self._awaited, {}
         for object_id in awaited:
             self._parts.memory_store.remove(object_id)
         if not self.is_ended:
@@ -213,7 +213,7 @@ class Stream:
         object_id = self.item_id(number)
         store = self._parts.memory_store
         if number > self.num_received and store.get(object_id) is None:
-            self._awaited.add(object_id)
+            self._awaited[object_id] = None
             if self.is_ended:
                 store.put_inline(object_id, serialization.PLAIN, b"")
             else:

@@ -82,7 +82,7 @@ class ObjectRecovery:
         # How often an object was looked for in vain, of those that are not found or freed since.
         self._tries: dict[bytes, int] = {}
         # By object: nodes that are not named any more, and may have a copy.
-        self._left_behind: dict[bytes, set[bytes]] = {}
+        self._left_behind: dict[bytes, dict[bytes, None]] = {}
         # Those of `_looked_for` that are tried again a moment later.
         self._waiting: set[bytes] = set()
         # Which question to the GCS is open; 0: none.
@@ -246,4 +246,4 @@ class ObjectRecovery:
     def _leave_behind(self, object_id: bytes, node_ids: Iterable[bytes]) -> None:
         alive = [node_id for node_id in node_ids if node_id not in self._dead]
         if alive:
-            self._left_behind.setdefault(object_id, set()).update(alive)
+            self._left_behind.setdefault(object_id, {}).update(dict.fromkeys(alive))

@@ -7,7 +7,7 @@
     IDLE       lingers for the next task
     STALLED    its first task is long, and nothing is pushed behind it
     RETURNED   went back to its raylet: from any of these
-    LOST       its worker is gone: from any of these but IDLE: a holder that has no task there is not told
+    LOST       its worker is gone: from any of these. Of an idle one that is seen when it gets a task
 
 A lease moves itself, when normal_task_submitter.py or stalls.py tell it what happened. Lock held.
 """
@@ -58,7 +58,7 @@ MOVES = frozenset(
         (STALLED, BUSY),
         *((state, ENDING) for state in (IDLE, BUSY, STALLED)),
         *((state, RETURNED) for state in (IDLE, BUSY, STALLED, ENDING)),
-        *((state, LOST) for state in (BUSY, STALLED, ENDING)),
+        *((state, LOST) for state in (IDLE, BUSY, STALLED, ENDING)),
     }
 )
 
@@ -133,6 +133,11 @@ class Lease:
     def takes_more(self) -> bool:
         """Whether tasks may be pushed behind the one that runs."""
         return self.state is BUSY
+
+    @property
+    def is_reachable(self) -> bool:
+        """Whether its worker may take a task."""
+        return not self.peer.is_closed
 
     @property
     def is_ending(self) -> bool:

@@ -111,7 +111,8 @@ def _when_known(
 
     def answered(death: Any, failure: RpcError | None) -> None:
         if failure is not None:
-            once(None, _node_died(lease, failure.message))
+            # Not at once: right after this it is known that its other workers are gone, too (reclaims.py).
+            env.reactor.call_later(0.0, lambda: once(None, _node_died(lease, failure.message)))
         elif asks_for_words:
             request = raylet_pb2.LastWordsRequest(
                 worker_id=lease.address.worker_id, lease_number=lease.number

@@ -10,8 +10,8 @@ raylet.
               spillback ──► another raylet is asked. It grants or rejects; if the request fits nowhere else,
                             it may have it wait
               rejected ──► gone; asked for again while tasks wait
-    lease     others wait (WatchReclaims), or it does not answer ──► nothing is pushed any more; when all is
-                            answered, it is returned
+    lease     others wait (reclaims.py), its raylet is gone, or it does not answer ──► nothing is pushed any
+                            more; when all is answered, it is returned
               worker lost ──► what had begun is retried or fails; the rest runs elsewhere (lost_worker.py)
 
 Short tasks are pushed ahead, so that a worker need not wait for a round trip: as many as it runs in ahead_us,
@@ -54,6 +54,7 @@ from ray_mono.core_worker.task_submission.lease import (
 )
 from ray_mono.core_worker.task_submission.lost_worker import settle_lost
 from ray_mono.core_worker.task_submission.pending_task import PendingTask
+from ray_mono.core_worker.task_submission.reclaims import Reclaims
 from ray_mono.core_worker.task_submission.shared_tasks import SharedTasks
 from ray_mono.core_worker.task_submission.stalls import Stalls
 from ray_mono.core_worker.task_submission.task_manager import DONE, NO_ROOM, WRONG_WORKER, Reply, TaskManager
@@ -80,8 +81,7 @@ class NormalTaskSubmitter:
         self._queues: dict[Any, SchedulingQueue] = {}
         self._stalls = Stalls(env, self._on_closed, self.pump)
         self._shared = SharedTasks(env, tasks, self._stalls, self)
-        # Raylets that tell which of our leases others wait for.
-        self._watched: set[RayletServiceStub] = set()
+        self._reclaims = Reclaims(self._queues, self._end_if_answered)
         # Of lease ids, which nobody else has.
         self._lease_prefix = env.rng.getrandbits(8 * _LEASE_PREFIX_BYTES).to_bytes(
             _LEASE_PREFIX_BYTES, "little"
@@ -104,7 +104,7 @@ class NormalTaskSubmitter:
                 if lease.tasks[-1].template.pace is pace:
                     self.push(lease, task)
                     return
-            if queue.idle:
+            if queue.idle and queue.idle[-1].is_reachable:
                 self.push(queue.wake(pace), task)
                 return
         queue.tasks.append(task)
@@ -119,7 +119,11 @@ class NormalTaskSubmitter:
     def pump(self, queue: SchedulingQueue) -> None:
         """A task may wait, or a worker: pushes, and asks for leases."""
         while queue.tasks and queue.idle:
-            self.push(queue.idle.pop(), queue.tasks.popleft())
+            lease = queue.idle.pop()
+            if lease.is_reachable:
+                self.push(lease, queue.tasks.popleft())
+            else:
+                self.on_worker_lost(lease, ())
         if self._context.is_leaving:
             return  # requests would fail at once, and the tasks fail by that
         # Looked at anew each time: a request can fail at once, and the tasks with it.
@@ -150,8 +154,7 @@ class NormalTaskSubmitter:
         return self._lease_prefix + self._num_asked.to_bytes(_LEASE_COUNTER_BYTES, "little")
 
     def _request(self, queue: SchedulingQueue, raylet: RayletServiceStub, spilled: bool) -> None:
-        if raylet not in self._watched:
-            self._watch(raylet)
+        self._reclaims.watch(raylet)
         lease_id = self._new_lease_id()
         queue.requested[lease_id] = raylet
         options, job = queue.options, self._context.job
@@ -201,23 +204,6 @@ class NormalTaskSubmitter:
                 self._request(queue, raylet, not target.may_wait)
         else:
             self._on_rejection(queue, reply.rejection)
-
-    def _watch(self, raylet: RayletServiceStub) -> None:
-        self._watched.add(raylet)
-        raylet.WatchReclaims.start(
-            common_pb2.Empty(), self._on_reclaimed, lambda error: self._watched.discard(raylet)
-        )
-
-    def _on_reclaimed(self, named: Any) -> None:
-        """Others wait for these leases."""
-        for lease_id in named.lease_ids:
-            for queue in self._queues.values():
-                lease = queue.leases.get(lease_id)
-                if lease is not None and not lease.is_ending:
-                    lease.end()
-                    if len(lease.tasks) > 1:
-                        lease.peer.stub.GiveBackTasks.notify(common_pb2.Empty())
-                    self._end_if_answered(lease)
 
     def _on_closed(self, lease: Lease, begun: int) -> None:
         """The raylet has taken back what a worker that does not answer had not begun."""

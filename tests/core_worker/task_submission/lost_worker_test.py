@@ -17,7 +17,15 @@ from ray_mono.core_worker.object_ref import ObjectRef
 from ray_mono.protobuf import common_pb2, raylet_pb2
 from ray_mono.rpc.surface import RpcError, StatusCode
 from tests.core_worker.scene import NODE_ID, Said, Scene, address_of, value
-from tests.core_worker.task_submission.tasks import SECOND, a_worker_with, asked, id_of, lose, raylet_says
+from tests.core_worker.task_submission.tasks import (
+    SECOND,
+    a_worker_with,
+    asked,
+    id_of,
+    lose,
+    push_of,
+    raylet_says,
+)
 
 KILLED = common_pb2.DeathCause.OUT_OF_MEMORY
 
@@ -265,3 +273,49 @@ def test_a_task_without_retries_shares_no_worker_with_one_that_has_some() -> Non
     scene.submit(max_retries=3)
     requests = [said.request for said in asked(scene)]
     assert [request.is_retriable for request in requests] == [False, True]
+
+
+def two_on_another_node(scene: Scene) -> list[ObjectRef[Any]]:
+    """Tasks on a worker each of one node, whose raylet is at far:7."""
+    refs = [scene.submit(max_retries=1) for _ in range(2)]
+    spillback = raylet_pb2.Spillback(host="far", port=7)
+    for said in asked(scene):
+        said.answer(raylet_pb2.RequestWorkerLeaseReply(spillback=spillback))
+    scene.grant()
+    scene.grant(SECOND)
+    return refs
+
+
+@pytest.mark.parametrize("first_to_end", ["far:7", "unix:worker"])
+def test_a_task_that_is_lost_with_its_node_does_not_go_to_another_worker_of_that_node(
+    first_to_end: str,
+) -> None:
+    """That would cost it a retry for each of them."""
+    scene = Scene(rejected_retry_s=0.1)
+    lost, other = two_on_another_node(scene)
+    push_of(scene, other).answer(value("other"))
+    lose(scene, first_to_end)
+    lose(scene, "far:7")
+    lose(scene, "unix:worker")
+    scene.pass_time(0.0)
+    lose(scene, "unix:second")
+    scene.turn()
+    assert attempts(scene, lost) == [0]
+    assert asked(scene)[0].to == "raylet"
+    scene.grant(address_of(b"third"))
+    push_of(scene, lost).answer(value("lost"))
+    assert scene.core.get([lost, other], None) == ["lost", "other"]
+    assert attempts(scene, lost) == [0, 1]
+
+
+def test_a_task_does_not_go_to_an_idle_worker_that_is_gone_and_pays_nothing() -> None:
+    scene = Scene()
+    first = scene.submit(max_retries=0)
+    scene.grant()
+    push_of(scene, first).answer(value(1))
+    lose(scene)
+    ref = scene.submit(max_retries=0)
+    assert [said.request.worker_id for said in scene.wire.all("LostWorker")] == [scene.worker.worker_id]
+    scene.grant(SECOND)
+    push_of(scene, ref).answer(value(2))
+    assert scene.state_of(ref) == 2 and attempts(scene, ref) == [0]
