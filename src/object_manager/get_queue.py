@@ -314,6 +314,10 @@ class GetQueue:
             if since_s is not None:
                 yield max(since_s, get.started_s) + get.room_timeout_s, get
 
+    def wants(self, object_id: ObjectKey) -> bool:
+        """Whether a Get waits for it."""
+        return object_id in self._waiting_for
+
     def locations_of(self, number: int, object_id: ObjectKey) -> tuple[NodeKey, ...]:
         """As its owner named them to a Get that waits."""
         return self._gets[number].missing[object_id]
@@ -484,6 +488,8 @@ class GetQueue:
         for found in get.found.values():
             if found.state is FoundState.FOUND:
                 self._store.release(found.object_id, get.client)
+        for object_id in sorted(get.pulled):
+            self._store.drop_copy(object_id)
         return GetDone(get.number, (), error)
 
     def check_invariants(self) -> None:

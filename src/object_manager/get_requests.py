@@ -88,11 +88,17 @@ class GetRequests:
                 for found in answer.result():
                     if found.state is FoundState.FOUND:
                         self._store.release(found.object_id, client)
+                    if found.pulled:
+                        self._store.drop_copy(found.object_id)
             self._settle()
             raise
 
     def client_gone(self, client: ClientKey) -> None:
         self._carry_out(self._queue.client_gone(client))
+
+    def wants(self, object_id: ObjectKey) -> bool:
+        """Whether somebody waits for it."""
+        return self._queue.wants(object_id)
 
     # ---- room
 

@@ -209,6 +209,12 @@ class Store:
         if entry is not None and entry.is_copy_in_file and not entry.num_pins:
             self._remove(entry)
 
+    def drop_copy(self, object_id: ObjectKey) -> None:
+        """A copy of which its owner does not hear has no reason to stay, unless somebody reads it."""
+        self.drop_unread(object_id)
+        if object_id in self._evictable and not self._objects[object_id].is_primary:
+            self._evict(self._objects[object_id])
+
     def contains(self, object_id: ObjectKey) -> bool:
         """Whether a sealed copy is here, in memory or on disk, that nobody freed."""
         return self._state(object_id) in KEPT

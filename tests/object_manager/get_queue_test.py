@@ -30,7 +30,7 @@ class Scene:
     def __init__(self) -> None:
         self.store = Store(1 << 20, SpillFiles(1.0), dead_owners_max=10)
         self.store.allocator.raise_limit(1 << 20)
-        for client in (ANNA, BERT):
+        for client in (ANNA, BERT, TRANSFERS):
             self.store.connect(client)
         self.queue = GetQueue(self.store, HERE)
 
@@ -170,6 +170,23 @@ def test_a_get_for_whose_objects_there_is_no_room_fails_and_lets_go_of_the_rest(
     assert unwanted == PullUnwanted(A)
     assert isinstance(done, GetDone) and done.error == "no room"
     assert scene.store.num_pins == 0
+
+
+def test_copies_of_a_get_that_fails_go_since_their_owners_hear_nothing_of_them(scene: Scene) -> None:
+    scene.get(Wanted(A, (FAR,)), Wanted(B, (FAR,)))
+    scene.create(A, TRANSFERS)
+    scene.seal(A, TRANSFERS, pulled=True)
+    scene.checked(scene.queue.unobtainable(B, "no room"))
+    assert not scene.store.contains(A)
+
+
+def test_but_not_where_somebody_reads_them(scene: Scene) -> None:
+    scene.get(Wanted(A, (FAR,)), client=BERT)
+    scene.get(Wanted(A, (FAR,)), Wanted(B, (FAR,)))
+    scene.create(A, TRANSFERS)
+    scene.seal(A, TRANSFERS, pulled=True)
+    scene.checked(scene.queue.unobtainable(B, "no room"))
+    assert scene.store.contains(A) and scene.store.num_pins == 1
 
 
 def test_who_may_go_elsewhere_waits_for_room_only_for_a_while(scene: Scene) -> None:
