@@ -273,9 +273,7 @@ class NodeStore:
         """A copy is whole."""
         self.pulls.fetched(object_id)
         self._sealed(object_id, self.store.seal(object_id, TRANSFERS), pulled=True)
-        self.store.drop_unread(object_id)
-        if not self.gets.wants(object_id):
-            self.store.drop_copy(object_id)
+        self.store.drop_copy(object_id, self.gets.wants(object_id))
         self._settle()
 
     def appeared(self, object_id: ObjectKey) -> None:

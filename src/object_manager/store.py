@@ -154,14 +154,12 @@ class Store:
 
         False where its owner freed it meanwhile, and it is gone. Raises ObjectUnknown.
         """
-        entry = self._unsealed_of(object_id, client)
-        return self._seal(entry)
+        return self._seal(self._unsealed_of(object_id, client))
 
     def abort(self, object_id: ObjectKey, client: ClientKey) -> None:
         """The creator gives its unsealed object up. Raises ObjectUnknown."""
-        entry = self._unsealed_of(object_id, client)
+        self._remove(self._unsealed_of(object_id, client))
         del self._clients[client].unsealed[object_id]
-        self._remove(entry)
         self.allocator.forget_writer(client)  # where it lay may have been a bad place
 
     # ---- reading
@@ -203,17 +201,14 @@ class Store:
             pins[object_id] = count - 1
         self._unpin(self._objects[object_id], 1)
 
-    def drop_unread(self, object_id: ObjectKey) -> None:
-        """A copy in a file that nobody reads has no reason to stay."""
+    def drop_copy(self, object_id: ObjectKey, is_wanted: bool = False) -> None:
+        """A copy of which its owner does not hear has no reason to stay, unless somebody reads it. is_wanted:
+        or waits for it, and it is in memory."""
         entry = self._objects.get(object_id)
         if entry is not None and entry.is_copy_in_file and not entry.num_pins:
             self._remove(entry)
-
-    def drop_copy(self, object_id: ObjectKey) -> None:
-        """A copy of which its owner does not hear has no reason to stay, unless somebody reads it."""
-        self.drop_unread(object_id)
-        if object_id in self._evictable and not self._objects[object_id].is_primary:
-            self._evict(self._objects[object_id])
+        elif entry is not None and not (is_wanted or entry.is_primary) and object_id in self._evictable:
+            self._evict(entry)
 
     def contains(self, object_id: ObjectKey) -> bool:
         """Whether a sealed copy is here, in memory or on disk, that nobody freed."""

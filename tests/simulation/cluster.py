@@ -94,14 +94,17 @@ class SimCluster:
         journal.objects.stored = self._stored
         journal.actors.is_stopped = self._is_stopped
         journal.is_cut_off = self._is_cut_off
+        journal.objects.is_on_dead_node = self._is_dead
 
     def _is_cut_off(self, job_id: bytes) -> bool:
-        gcs = self._gcs
-        return gcs is not None and any(
-            gcs.cluster.nodes.is_dead(NodeID(driver.core.env.address.node_id))
+        return any(
+            self._is_dead(driver.core.env.address.node_id)
             for driver in self._drivers
             if driver.job_id == job_id
         )
+
+    def _is_dead(self, node_id: bytes) -> bool:
+        return self._gcs is not None and self._gcs.cluster.nodes.is_dead(NodeID(node_id))
 
     def _is_stopped(self, worker_id: bytes) -> bool:
         name = f"worker {worker_id.hex()[:8]}"

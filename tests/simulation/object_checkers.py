@@ -80,6 +80,8 @@ class ObjectJournal:
         self.is_harmless = False
         self.stored: Callable[[bool], list[bytes]] = lambda with_evictable: []
         """The objects in all stores, perhaps without copies that a store may evict; set by the cluster."""
+        self.is_on_dead_node: Callable[[bytes], bool] = lambda node_id: False
+        """Whether the head holds this node to be dead; set by the cluster."""
         self.values_read = 0
         self.errors_read = 0
         self._actors = actors
@@ -160,9 +162,12 @@ class ObjectJournal:
         return living
 
     def _counts_as_dead(self, process: SimProcess) -> bool:
-        """Also one that lives, and is the process of an actor that nobody can call any more."""
+        """Also one that lives, and is the process of an actor that nobody can call any more, or on a node
+        that is dead, as its own end will tell it soon."""
         core = process.core
-        return not process.is_alive or (core is not None and self._actors.is_doomed(core.worker_id))
+        if not process.is_alive or core is None:
+            return not process.is_alive
+        return self._actors.is_doomed(core.worker_id) or self.is_on_dead_node(core.env.address.node_id)
 
     def check_invariants(self) -> None:
         """Has the processes that live recount their tables."""

@@ -23,6 +23,7 @@ from ray_mono.core_worker.task_submission.called_actor import CalledActor
 from ray_mono.core_worker.task_submission.lease import Lease
 from ray_mono.core_worker.task_submission.normal_task_submitter import NormalTaskSubmitter
 from ray_mono.core_worker.task_submission.pending_task import PendingTask
+from ray_mono.core_worker.task_submission.reclaims import Reclaims
 from ray_mono.core_worker.task_submission.task_manager import TaskManager
 from ray_mono.protobuf import raylet_pb2
 from tests.simulation.draws import draw_scenario
@@ -91,7 +92,7 @@ def returns_a_lease_twice(patch: pytest.MonkeyPatch) -> None:
 
 
 def uses_a_lease_that_others_wait_for(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(NormalTaskSubmitter, "_on_reclaimed", lambda submitter, named: None)
+    patch.setattr(Reclaims, "_named", lambda reclaims, named: None)
 
 
 def pushes_on_a_lease_that_it_returned(patch: pytest.MonkeyPatch) -> None:
