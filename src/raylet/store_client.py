@@ -134,8 +134,17 @@ class StoreClient:
             may_go_elsewhere=True,
             priority=object_manager_pb2.GetRequest.WAIT,
         )
-        found = (await self._store.Get(request)).objects
-        return [item.object_id for item in found if item.state == object_manager_pb2.ObjectFound.FOUND]
+        # Not cancelled with its caller: an answer that comes then has pins, too.
+        answer = asyncio.ensure_future(self._store.Get(request))
+        try:
+            return _found_in(await asyncio.shield(answer))
+        except asyncio.CancelledError:
+            answer.add_done_callback(self._not_waited_for)
+            raise
+
+    def _not_waited_for(self, answer: asyncio.Future[object_manager_pb2.GetReply]) -> None:
+        if not answer.cancelled() and answer.exception() is None:
+            self.release(_found_in(answer.result()))
 
     def release(self, object_ids: Iterable[bytes]) -> None:
         if self._store is not None:
@@ -155,3 +164,7 @@ class StoreClient:
     def close(self) -> None:
         if self._channel is not None:
             self._channel.close()
+
+
+def _found_in(reply: object_manager_pb2.GetReply) -> list[bytes]:
+    return [item.object_id for item in reply.objects if item.state == object_manager_pb2.ObjectFound.FOUND]

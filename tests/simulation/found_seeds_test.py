@@ -30,6 +30,7 @@ FOUND = {
     5000682: "a restart that only a process knew which had died, and a head that was gone, was held for lost",
     5001180: "a Get waited for what was written straight to disk, and was told that it was not there",
     5001423: "a task was lost with its node, and went to another worker of that node: that cost a retry more",
+    5005460: "a store copied for a drained node, whose raylet was gone by then: the copy stayed pinned",
     5003830: "an owner freed what a driver on a dead node held, a moment before the driver's own end",
     5003790: "a copy came when nobody waited for it any more: its owner never heard of it, and it stayed",
     5002468: "the same, where others were lost with it",
