@@ -326,6 +326,22 @@ def test_a_silent_node_that_others_named_may_run_its_actors_for_the_time_of_its_
     play(script)
 
 
+async def owner_tells(it: Lost) -> tuple[FakeNode, gcs_pb2.RegisterActorRequest]:
+    """The owner of an actor, on a node that names the other one, knows of no worker of it."""
+    first = FakeNode(it.scene, it.scene.world.network.add_host("first").name, {"CPU": 1})
+    await first.process.spawn(first.start())
+    await first.process.spawn(first.join({}, told_by_node(owner_row(first), others=(it.node,))))
+    told = registration(1, owner_node_id=first.node_id)
+    await tell(it.gcs, OWNER.binary(), actor_row(told, common_pb2.PENDING_CREATION), job=job_row(first))
+    return first, told
+
+
+async def its_node_tells(it: Lost, told: gcs_pb2.RegisterActorRequest) -> None:
+    """That has it."""
+    await it.node_joins(worker_row(it.worker))
+    await tell(it.gcs, it.worker.worker_id, actor_row(told, common_pb2.ALIVE, it.worker), job=job_row(None))
+
+
 def test_an_actor_without_a_worker_is_not_placed_while_a_silent_node_may_have_one_of_it() -> None:
     """The head before had leased it there, and its owner had not heard of that."""
 
@@ -333,13 +349,9 @@ def test_an_actor_without_a_worker_is_not_placed_while_a_silent_node_may_have_on
         scene.head_lease_s = 60.0
         it = Lost(scene)
         await it.play()
-        first = FakeNode(scene, scene.world.network.add_host("first").name, {"CPU": 1})
-        await first.process.spawn(first.start())
         scene.world.network.crash_host(it.node.process.host_name)
         began_s = scene.world.clock.time_s()
-        await first.process.spawn(first.join({}, told_by_node(owner_row(first), others=(it.node,))))
-        told = registration(1, owner_node_id=first.node_id)
-        await tell(it.gcs, OWNER.binary(), actor_row(told, common_pb2.PENDING_CREATION), job=job_row(first))
+        await owner_tells(it)
         await until_state(it.gcs, common_pb2.ALIVE)
         assert 65 <= scene.world.clock.time_s() - began_s < 70
 
@@ -350,16 +362,9 @@ def test_an_actor_whose_node_comes_late_with_its_worker_is_not_placed_again() ->
     async def script(scene: GcsScene) -> None:
         it = Lost(scene)
         await it.play()
-        first = FakeNode(scene, scene.world.network.add_host("first").name, {"CPU": 1})
-        await first.process.spawn(first.start())
-        await first.process.spawn(first.join({}, told_by_node(owner_row(first), others=(it.node,))))
-        told = registration(1, owner_node_id=first.node_id)
-        await tell(it.gcs, OWNER.binary(), actor_row(told, common_pb2.PENDING_CREATION), job=job_row(first))
+        first, told = await owner_tells(it)
         await asyncio.sleep(2 * GRACE_S)
-        await it.node_joins(worker_row(it.worker))
-        await tell(
-            it.gcs, it.worker.worker_id, actor_row(told, common_pb2.ALIVE, it.worker), job=job_row(None)
-        )
+        await its_node_tells(it, told)
         info = await until_state(it.gcs, common_pb2.ALIVE)
         await asyncio.sleep(100)
         assert info.address == it.worker.address
@@ -372,20 +377,13 @@ def test_an_actor_that_waits_for_a_missing_node_waits_under_the_next_head_as_wel
     async def script(scene: GcsScene) -> None:
         it = Lost(scene)
         await it.play()
-        first = FakeNode(scene, scene.world.network.add_host("first").name, {"CPU": 1})
-        await first.process.spawn(first.start())
-        await first.process.spawn(first.join({}, told_by_node(owner_row(first), others=(it.node,))))
-        told = registration(1, owner_node_id=first.node_id)
-        await tell(it.gcs, OWNER.binary(), actor_row(told, common_pb2.PENDING_CREATION), job=job_row(first))
+        first, told = await owner_tells(it)
         await asyncio.sleep(2 * GRACE_S)
         scene.kill_gcs()
         it.gcs = await scene.start_gcs()
         await first.process.spawn(first.join({}))
         await asyncio.sleep(1)
-        await it.node_joins(worker_row(it.worker))
-        await tell(
-            it.gcs, it.worker.worker_id, actor_row(told, common_pb2.ALIVE, it.worker), job=job_row(None)
-        )
+        await its_node_tells(it, told)
         assert (await until_state(it.gcs, common_pb2.ALIVE)).address == it.worker.address
         assert not first.leases and it.node.returned == []
 
@@ -396,11 +394,7 @@ def test_and_it_is_placed_where_that_node_does_not_come_to_the_next_head() -> No
     async def script(scene: GcsScene) -> None:
         it = Lost(scene)
         await it.play()
-        first = FakeNode(scene, scene.world.network.add_host("first").name, {"CPU": 1})
-        await first.process.spawn(first.start())
-        await first.process.spawn(first.join({}, told_by_node(owner_row(first), others=(it.node,))))
-        told = registration(1, owner_node_id=first.node_id)
-        await tell(it.gcs, OWNER.binary(), actor_row(told, common_pb2.PENDING_CREATION), job=job_row(first))
+        first, told = await owner_tells(it)
         await asyncio.sleep(2 * GRACE_S)
         scene.kill_gcs()
         it.gcs = await scene.start_gcs()
