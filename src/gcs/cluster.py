@@ -366,8 +366,7 @@ class Cluster:
 
     def missing_worker_s(self) -> float:
         """For how long a worker may run that is not in the table; 0: for ever."""
-        alive = [row for row in self.nodes.rows() if row.state == common_pb2.NODE_ALIVE]
-        return self.fences.missing_worker_s([row.head_lease_s for row in alive], self._clock.time_s())
+        return self.fences.missing_worker_s(self.nodes.head_leases_s(), self._clock.time_s())
 
     # ---- what an earlier GCS knew, told by those who outlived it (adoption.py)
 
@@ -497,6 +496,8 @@ class Cluster:
         self.workers.restore(common_pb2.WorkerInfo.FromString(row) for row in tables[Table.WORKER].values())
         self.kv.restore(tables[Table.KV])
         self.answers.restore(tables[Table.ANSWER])
+        for head_lease_s in self.nodes.head_leases_s():
+            self.fences.takes_over(head_lease_s, self._clock.time_s())
         for node_id in self.nodes.unregistered():
             self.fences.confirmed(node_id, self._clock.time_s())
             self.health.watch(node_id)

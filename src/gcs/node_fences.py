@@ -8,7 +8,8 @@ clocks that do not go alike. A node whose processes have ended is not waited for
 
 A head that takes over knows no times of the one before. That one confirms nothing any more, so the time of
 the takeover stands for all of its confirmations. On an empty store it does not even know the nodes: one that
-the head before held to be dead is named by nobody. So whatever node it does not know has that time as well.
+the head before held to be dead is named by nobody. So whatever node it does not know has that time as well,
+and has it under the next head, on the store of this one.
 """
 
 from __future__ import annotations
@@ -36,8 +37,8 @@ class NodeFences:
         self._taken_over_s: float | None = None
 
     def takes_over(self, head_lease_s: float, now_s: float) -> None:
-        """A node of a head that is unknown here tells its lease. That head has confirmed nothing since the
-        first of these told."""
+        """A node of the head before has this lease, as it tells, or the store. That head has confirmed
+        nothing since the first of these was heard of."""
         if self._taken_over_s is None:
             self._taken_over_s = now_s
         end_s = self._taken_over_s + self._after_s(head_lease_s)

@@ -221,6 +221,10 @@ class NodeManager:
         """Whether it is one of these."""
         return node_id in self._living and not self._living[node_id].is_registered
 
+    def head_leases_s(self) -> list[float]:
+        """How long each living node may run its actors after it was last confirmed."""
+        return [node.info.head_lease_s for node in self._living.values()]
+
     def rows(self) -> list[common_pb2.NodeInfo]:
         """Every row: the living in the order of registration, then the dead in the order of death."""
         return [node.info for node in self._living.values()] + list(self._dead.values())

@@ -22,8 +22,10 @@ from tests.gcs.lost_head import (
 )
 from tests.gcs.scene import (
     OWNER,
+    FakeNode,
     GcsScene,
     play,
+    registration,
     until_state,
 )
 
@@ -85,6 +87,31 @@ async def late_node_is_half_heard(it: Lost) -> None:
     it.scene.kill_gcs()
     it.gcs = await it.scene.start_gcs()
     await it.other.process.spawn(it.other.join())
+
+
+def test_a_silent_node_that_nobody_named_has_its_time_under_the_head_after_that_as_well() -> None:
+    """The actor's owner has heard that it is lost there, and nobody else knows of that node."""
+
+    async def script(scene: GcsScene) -> None:
+        scene.head_lease_s = 60.0
+        it = Lost(scene)
+        await it.play(max_restarts=1)
+        scene.world.network.crash_host(it.node.process.host_name)
+        other = FakeNode(scene, scene.world.network.add_host("other").name, {"CPU": 1})
+        await other.process.spawn(other.start(told_by_node(owner_row(other))))
+        told = registration(1, owner_node_id=other.node_id, max_restarts=1)
+        lost = actor_row(told, common_pb2.RESTARTING, num_restarts=1)
+        lost.lost_on_node_id = it.node.node_id
+        await tell(it.gcs, OWNER.binary(), lost, job=job_row(other))
+        await asyncio.sleep(GRACE_S + 1)
+        scene.kill_gcs()
+        began_s = scene.world.clock.time_s()
+        it.gcs = await scene.start_gcs()
+        await other.process.spawn(other.join())
+        await until_state(it.gcs, common_pb2.ALIVE, num_restarts=1)
+        assert 65 <= scene.world.clock.time_s() - began_s < 70
+
+    play(script)
 
 
 def test_what_a_late_node_had_half_told_when_the_head_ended_is_heard_by_the_next() -> None:
