@@ -8,8 +8,9 @@ finds it and registers there. Then it says where that is (`AwaitHead`), and this
 and sends once more what has no answer, in its order. So the GCS may get a call twice, and each of its calls
 bears that (gcs.proto says how). Those that must not be done twice (ONCE) carry a number for it.
 
-A head that lost its store is another cluster to itself (its id says so). It is first told what the one before
-knew of this process (`on_other_cluster`), and then what has no answer.
+A head that lost its store is another cluster to itself (its id says so). Once the raylet is registered there,
+which names its processes, it is first told what the one before knew of this one (`on_other_cluster`), and
+then what has no answer.
 
 A head that was stopped holds its connections. If another one takes over meanwhile, the raylet says so, and
 the connection to the old one counts as lost.
@@ -353,7 +354,8 @@ class GcsChannel:
         self._bind(channel)
         if not channel.is_closed:
             # The first answer shows that it is there.
-            GcsServiceStub(channel).GetClusterInfo.start(common_pb2.Empty(), partial(self._back, channel))
+            back = partial(self._back, channel, found.cluster_id)
+            GcsServiceStub(channel).GetClusterInfo.start(common_pb2.Empty(), back)
 
     def _heard(self, head: Any, error: RpcError | None) -> None:
         """The raylet is registered at a head that is new to us. While this looks for one itself, that is no
@@ -367,11 +369,15 @@ class GcsChannel:
             self._channel.close("another head has taken over")
         self._await_head(self._head_number, self._heard)
 
-    def _back(self, channel: ReactorChannel, info: Any, error: RpcError | None) -> None:
+    def _back(self, channel: ReactorChannel, cluster_id: bytes, info: Any, error: RpcError | None) -> None:
         if self._is_closed or channel is not self._channel:
             return
         if error is not None:
             channel.close(error.message)
+            return
+        if info.cluster_id != cluster_id:
+            # Its raylet, which has yet to see that the head is another one, tells it of this process first.
+            channel.close("the node's raylet is not registered there yet")
             return
         self._cancel_patience()
         now_s = self.clock.time_s()

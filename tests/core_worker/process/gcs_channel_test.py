@@ -150,6 +150,7 @@ def test_a_head_that_lost_its_store_is_told_what_there_is_before_what_had_no_ans
     scene.head_is_back("gcs2")
     assert told == []
     scene.head_dies("gcs2")
+    scene.cluster_id = b"another cluster"
     scene.raylet_says("gcs3")
     scene.head_answers("gcs3", b"another cluster")
     assert [each.method for each in scene.said_to("gcs3")] == ["GetClusterInfo", "Adopt", "KvGet"]
@@ -159,6 +160,23 @@ def test_a_head_that_lost_its_store_is_told_what_there_is_before_what_had_no_ans
     scene.head_answers("gcs4", b"another cluster")
     assert told == [b"told"]
     assert [each.method for each in scene.said_to("gcs4")] == ["GetClusterInfo", "KvGet", "Adopt"]
+
+
+def test_a_head_that_lost_its_store_is_told_nothing_before_the_raylet_has_told_it_of_this_process() -> None:
+    scene = Scene()
+    told: list[bytes] = []
+    scene.channel.on_other_cluster(lambda: told.append(b"told"))
+    scene.get(b"k")
+    scene.head_dies()
+    # The raylet has not seen that yet, and the next head is in the same place.
+    scene.raylet_says("gcs")
+    scene.head_answers("gcs", b"another cluster")
+    assert not told and scene.keys_asked("gcs") == [b"k"]
+    scene.cluster_id = b"another cluster"
+    scene.pass_time(1)
+    scene.raylet_says("gcs")
+    scene.head_answers("gcs", b"another cluster")
+    assert told == [b"told"] and scene.keys_asked("gcs") == [b"k", b"k"]
 
 
 def test_a_process_that_joined_under_a_head_and_first_hears_of_the_next_one_tells_that_one() -> None:
