@@ -24,7 +24,8 @@ new id. Raylets, workers and drivers see by that id that it knows nothing of the
 - A head that ends before it has heard all leaves half of it in the store, and who told it would not tell the
   next. So the store says that the hearing is not over: the next head drops what is told, draws a new id once
   more, and adopts nodes of either earlier one. In LATE it says which nodes: the next head goes on with them,
-  and with whom and what they had told of. And it says which actors wait for a node that has not come.
+  and with whom and what they had told of. And it says which actors wait for a node that has not come. Who was
+  silent for longer than the grace tells the next head where it has told none.
 - So may heads do whose stores are all lost: a node may have told one of them, and another node none. So each
   node says all heads that it knew, and whoever knew one of those that are adopted is adopted.
 - The numbers of new jobs begin above all that any node has heard of. So a node of an earlier head is not
@@ -99,8 +100,10 @@ class Adoption:
         self._heard = asyncio.Event()
         # Of the heads whose nodes are adopted.
         self._earlier: set[bytes] = set()
-        # Who has yet to tell: processes that their raylets named.
+        # Who has yet to tell: processes that their raylets named. And who may have to, but is not waited for:
+        # those whom the head before knew.
         self._awaited: set[WorkerID] = set()
+        self._silent: set[WorkerID] = set()
         # What was told and not judged yet: actors with their workers, and jobs.
         self._actors: dict[ActorID, WorkerID | None] = {}
         self._jobs: set[JobID] = set()
@@ -219,9 +222,10 @@ class Adoption:
     def told(self, request: gcs_pb2.AdoptRequest) -> None:
         """By a worker or driver. Raises ValueError naming what is malformed."""
         worker_id = WorkerID(request.worker_id)
-        if worker_id not in self._awaited:
+        if worker_id not in self._awaited and worker_id not in self._silent:
             return
-        self._awaited.remove(worker_id)
+        self._awaited.discard(worker_id)
+        self._silent.discard(worker_id)
         if request.HasField("job"):
             self._adopt_job(request.job)
         self._owned[worker_id] = {ActorID(actor_id) for actor_id in request.owned_actor_ids}
@@ -259,6 +263,9 @@ class Adoption:
         self._awaited = {
             WorkerID(row.worker_id) for node_id in late for row in self._workers.of_node(node_id)
         }
+        if self._earlier:
+            # Whoever was stopped for longer than the grace has told nobody yet.
+            self._silent = {WorkerID(row.worker_id) for row in self._workers.rows() if row.is_alive}
         self._actors = {
             actor.actor_id: actor.worker_id for actor in self._known_actors.all() if self.judges(actor)
         }

@@ -145,6 +145,28 @@ def test_a_late_nodes_actor_whose_worker_tells_no_head_is_placed_after_the_grace
     play(script)
 
 
+def test_what_a_process_tells_after_the_grace_is_heard_by_the_head_after_that_as_well() -> None:
+    """It was stopped for that long, and has told nobody of the second actor."""
+
+    async def script(scene: GcsScene) -> None:
+        it = Lost(scene)
+        await it.play()
+        await it.node_joins(owner_row(it.node), worker_row(it.worker))
+        await tell(it.gcs, it.worker.worker_id, it.row(), job=job_row(None))
+        await asyncio.sleep(GRACE_S + 1)
+        cluster_id = (await it.gcs.GetClusterInfo(EMPTY)).cluster_id
+        scene.kill_gcs()
+        it.gcs = await scene.start_gcs()
+        await it.node_joins(known_cluster_ids=(cluster_id, BEFORE))
+        second = registration(2, owner_node_id=it.node.node_id)
+        waits = actor_row(second, common_pb2.PENDING_CREATION)
+        await tell(it.gcs, OWNER.binary(), it.row(), waits, job=job_row(it.node))
+        await until_state(it.gcs, common_pb2.ALIVE, 2)
+        assert (await until_state(it.gcs, common_pb2.ALIVE)).address == it.info.address
+
+    play(script)
+
+
 def test_a_late_node_that_was_heard_is_not_waited_for_by_the_next_head() -> None:
     async def script(scene: GcsScene) -> None:
         it = Lost(scene)
