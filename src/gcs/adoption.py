@@ -20,7 +20,8 @@ new id. Raylets, workers and drivers see by that id that it knows nothing of the
 - What nobody told of is gone when hearing is over: a worker, owner or driver that its node did not name
   counts as dead; a lease that no actor has is freed; an actor without a worker is placed. A node that others
   named and that has not come yet counts as alive, with all that is on it, for node_return_timeout_s. An actor
-  without a worker may have one there: it is placed when the node has told, or can run it no more.
+  without a worker may have one there: it is placed when the node has told, or can run it no more. A job's
+  driver may be there: the job runs on.
 - A head that ends before it has heard all leaves half of it in the store, and who told it would not tell the
   next. So the store says that the hearing is not over: the next head drops what is told, draws a new id once
   more, and adopts nodes of either earlier one. In LATE it says which nodes: the next head goes on with them,
@@ -319,7 +320,9 @@ class Adoption:
         }
         if unplaced:
             self._suspect(missing)
-        for job_id in sorted(self._jobs):
+        # Of a job that only its workers have told, the driver may be on a node that has yet to come.
+        undecided = self._known_jobs.without_driver() if self._nodes.unregistered() else ()
+        for job_id in sorted(self._jobs.difference(undecided)):
             cluster.judge_adopted_job(job_id)
         self._jobs = {job_id for job_id in self._jobs if self._known_jobs.is_running(job_id)}
         for lease_id, (node_id, worker_id) in self._leases.items():

@@ -20,6 +20,7 @@ from tests.gcs.lost_head import (
     job_row,
     named,
     owner_row,
+    owner_tells,
     tell,
     told_by_node,
     worker_row,
@@ -247,29 +248,6 @@ def test_what_nobody_knows_is_refused_once_all_have_told_and_after_the_grace_whe
     play(script)
 
 
-def test_a_node_that_others_named_has_its_time_to_come_and_what_is_there_lives() -> None:
-    async def script(scene: GcsScene) -> None:
-        it = Lost(scene)
-        await it.play(name="name", max_restarts=1)
-        first = FakeNode(scene, scene.world.network.add_host("first").name, {"CPU": 1})
-        await first.process.spawn(first.start())
-        await first.process.spawn(first.join({}, told_by_node(owner_row(first), others=(it.node,))))
-        # The owner, on the first node, tells of the actor, whose node comes late.
-        told = registration(1, owner_node_id=first.node_id, name="name", max_restarts=1)
-        row = actor_row(told, common_pb2.ALIVE, it.worker)
-        await tell(it.gcs, OWNER.binary(), row, job=job_row(first))
-        await asyncio.sleep(2 * GRACE_S)
-        assert (await named(it.gcs, "name")).num_restarts == 0
-        assert await it.node_joins(worker_row(it.worker)) == []
-        await tell(it.gcs, it.worker.worker_id, row, job=job_row(None))
-        await asyncio.sleep(100)
-        info = await named(it.gcs, "name")
-        assert (info.num_restarts, info.address) == (0, it.worker.address)
-        assert it.node.returned == []
-
-    play(script)
-
-
 def test_a_node_that_does_not_come_is_dead_and_its_actors_restart_elsewhere() -> None:
     async def script(scene: GcsScene) -> None:
         it = Lost(scene)
@@ -326,22 +304,6 @@ def test_a_silent_node_that_others_named_may_run_its_actors_for_the_time_of_its_
     play(script)
 
 
-async def owner_tells(it: Lost) -> tuple[FakeNode, gcs_pb2.RegisterActorRequest]:
-    """The owner of an actor, on a node that names the other one, knows of no worker of it."""
-    first = FakeNode(it.scene, it.scene.world.network.add_host("first").name, {"CPU": 1})
-    await first.process.spawn(first.start())
-    await first.process.spawn(first.join({}, told_by_node(owner_row(first), others=(it.node,))))
-    told = registration(1, owner_node_id=first.node_id)
-    await tell(it.gcs, OWNER.binary(), actor_row(told, common_pb2.PENDING_CREATION), job=job_row(first))
-    return first, told
-
-
-async def its_node_tells(it: Lost, told: gcs_pb2.RegisterActorRequest) -> None:
-    """That has it."""
-    await it.node_joins(worker_row(it.worker))
-    await tell(it.gcs, it.worker.worker_id, actor_row(told, common_pb2.ALIVE, it.worker), job=job_row(None))
-
-
 def test_an_actor_without_a_worker_is_not_placed_while_a_silent_node_may_have_one_of_it() -> None:
     """The head before had leased it there, and its owner had not heard of that."""
 
@@ -354,52 +316,6 @@ def test_an_actor_without_a_worker_is_not_placed_while_a_silent_node_may_have_on
         await owner_tells(it)
         await until_state(it.gcs, common_pb2.ALIVE)
         assert 65 <= scene.world.clock.time_s() - began_s < 70
-
-    play(script)
-
-
-def test_an_actor_whose_node_comes_late_with_its_worker_is_not_placed_again() -> None:
-    async def script(scene: GcsScene) -> None:
-        it = Lost(scene)
-        await it.play()
-        first, told = await owner_tells(it)
-        await asyncio.sleep(2 * GRACE_S)
-        await its_node_tells(it, told)
-        info = await until_state(it.gcs, common_pb2.ALIVE)
-        await asyncio.sleep(100)
-        assert info.address == it.worker.address
-        assert not first.leases and it.node.returned == []
-
-    play(script)
-
-
-def test_an_actor_that_waits_for_a_missing_node_waits_under_the_next_head_as_well() -> None:
-    async def script(scene: GcsScene) -> None:
-        it = Lost(scene)
-        await it.play()
-        first, told = await owner_tells(it)
-        await asyncio.sleep(2 * GRACE_S)
-        scene.kill_gcs()
-        it.gcs = await scene.start_gcs()
-        await first.process.spawn(first.join({}))
-        await asyncio.sleep(1)
-        await its_node_tells(it, told)
-        assert (await until_state(it.gcs, common_pb2.ALIVE)).address == it.worker.address
-        assert not first.leases and it.node.returned == []
-
-    play(script)
-
-
-def test_and_it_is_placed_where_that_node_does_not_come_to_the_next_head() -> None:
-    async def script(scene: GcsScene) -> None:
-        it = Lost(scene)
-        await it.play()
-        first, told = await owner_tells(it)
-        await asyncio.sleep(2 * GRACE_S)
-        scene.kill_gcs()
-        it.gcs = await scene.start_gcs()
-        await first.process.spawn(first.join({}))
-        assert (await until_state(it.gcs, common_pb2.ALIVE)).address.node_id == first.node_id
 
     play(script)
 

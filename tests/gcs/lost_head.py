@@ -139,3 +139,19 @@ class Lost:
 
     def row(self) -> common_pb2.ActorInfo:
         return actor_row(self.told, common_pb2.ALIVE, self.worker)
+
+
+async def owner_tells(it: Lost) -> tuple[FakeNode, gcs_pb2.RegisterActorRequest]:
+    """The owner of an actor, on a node that names the other one, knows of no worker of it."""
+    first = FakeNode(it.scene, it.scene.world.network.add_host("first").name, {"CPU": 1})
+    await first.process.spawn(first.start())
+    await first.process.spawn(first.join({}, told_by_node(owner_row(first), others=(it.node,))))
+    told = registration(1, owner_node_id=first.node_id)
+    await tell(it.gcs, OWNER.binary(), actor_row(told, common_pb2.PENDING_CREATION), job=job_row(first))
+    return first, told
+
+
+async def its_node_tells(it: Lost, told: gcs_pb2.RegisterActorRequest) -> None:
+    """That has it."""
+    await it.node_joins(worker_row(it.worker))
+    await tell(it.gcs, it.worker.worker_id, actor_row(told, common_pb2.ALIVE, it.worker), job=job_row(None))

@@ -1,0 +1,129 @@
+"""A GCS that starts on an empty store, in virtual time: others name a node that comes late, or never."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from ray_mono.protobuf import common_pb2, gcs_pb2
+from tests.gcs.lost_head import (
+    EMPTY,
+    GRACE_S,
+    Lost,
+    actor_row,
+    its_node_tells,
+    job_row,
+    named,
+    owner_row,
+    owner_tells,
+    tell,
+    told_by_node,
+    worker_row,
+)
+from tests.gcs.scene import (
+    JOB,
+    OWNER,
+    FakeNode,
+    GcsScene,
+    play,
+    registration,
+    until_state,
+)
+
+
+def test_a_node_that_others_named_has_its_time_to_come_and_what_is_there_lives() -> None:
+    async def script(scene: GcsScene) -> None:
+        it = Lost(scene)
+        await it.play(name="name", max_restarts=1)
+        first = FakeNode(scene, scene.world.network.add_host("first").name, {"CPU": 1})
+        await first.process.spawn(first.start())
+        await first.process.spawn(first.join({}, told_by_node(owner_row(first), others=(it.node,))))
+        # The owner, on the first node, tells of the actor, whose node comes late.
+        told = registration(1, owner_node_id=first.node_id, name="name", max_restarts=1)
+        row = actor_row(told, common_pb2.ALIVE, it.worker)
+        await tell(it.gcs, OWNER.binary(), row, job=job_row(first))
+        await asyncio.sleep(2 * GRACE_S)
+        assert (await named(it.gcs, "name")).num_restarts == 0
+        assert await it.node_joins(worker_row(it.worker)) == []
+        await tell(it.gcs, it.worker.worker_id, row, job=job_row(None))
+        await asyncio.sleep(100)
+        info = await named(it.gcs, "name")
+        assert (info.num_restarts, info.address) == (0, it.worker.address)
+        assert it.node.returned == []
+
+    play(script)
+
+
+@pytest.mark.parametrize("lives", [True, False])
+def test_a_job_whose_drivers_node_comes_late_runs_on_where_the_driver_does(lives: bool) -> None:
+    async def script(scene: GcsScene) -> None:
+        it = Lost(scene)
+        await it.play()
+        far = FakeNode(scene, scene.world.network.add_host("far").name, {"CPU": 1})
+        await far.process.spawn(far.start())
+        scene.kill_gcs()
+        scene.lose_storage()
+        it.gcs = await scene.start_gcs()
+        await it.node_joins(worker_row(it.worker), others=(far,))
+        told = registration(1, owner_node_id=far.node_id, name="name")
+        await tell(
+            it.gcs, it.worker.worker_id, actor_row(told, common_pb2.ALIVE, it.worker), job=job_row(None)
+        )
+        await asyncio.sleep(2 * GRACE_S)
+        await far.process.spawn(far.join({}, told_by_node(*([owner_row(far)] if lives else []))))
+        if lives:
+            await tell(it.gcs, OWNER.binary(), job=job_row(far))
+        await asyncio.sleep(200)
+        job = await it.gcs.GetJob(gcs_pb2.GetJobRequest(job_id=JOB.binary()))
+        [actor] = (await it.gcs.GetAllActors(EMPTY)).actors
+        expected = (False, common_pb2.ALIVE) if lives else (True, common_pb2.DEAD)
+        assert (job.is_finished, actor.state) == expected
+
+    play(script)
+
+
+def test_an_actor_whose_node_comes_late_with_its_worker_is_not_placed_again() -> None:
+    async def script(scene: GcsScene) -> None:
+        it = Lost(scene)
+        await it.play()
+        first, told = await owner_tells(it)
+        await asyncio.sleep(2 * GRACE_S)
+        await its_node_tells(it, told)
+        info = await until_state(it.gcs, common_pb2.ALIVE)
+        await asyncio.sleep(100)
+        assert info.address == it.worker.address
+        assert not first.leases and it.node.returned == []
+
+    play(script)
+
+
+def test_an_actor_that_waits_for_a_missing_node_waits_under_the_next_head_as_well() -> None:
+    async def script(scene: GcsScene) -> None:
+        it = Lost(scene)
+        await it.play()
+        first, told = await owner_tells(it)
+        await asyncio.sleep(2 * GRACE_S)
+        scene.kill_gcs()
+        it.gcs = await scene.start_gcs()
+        await first.process.spawn(first.join({}))
+        await asyncio.sleep(1)
+        await its_node_tells(it, told)
+        assert (await until_state(it.gcs, common_pb2.ALIVE)).address == it.worker.address
+        assert not first.leases and it.node.returned == []
+
+    play(script)
+
+
+def test_and_it_is_placed_where_that_node_does_not_come_to_the_next_head() -> None:
+    async def script(scene: GcsScene) -> None:
+        it = Lost(scene)
+        await it.play()
+        first, told = await owner_tells(it)
+        await asyncio.sleep(2 * GRACE_S)
+        scene.kill_gcs()
+        it.gcs = await scene.start_gcs()
+        await first.process.spawn(first.join({}))
+        assert (await until_state(it.gcs, common_pb2.ALIVE)).address.node_id == first.node_id
+
+    play(script)
