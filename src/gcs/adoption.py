@@ -15,7 +15,8 @@ new id. Raylets, workers and drivers see by that id that it knows nothing of the
 - Meanwhile nothing is disowned or placed, no job begins, and what is not known is not refused: such
   questions wait (`heard`). In EMPTY they wait for the first node, first_node_wait_s at most. A new node ends
   that: this is a new cluster. In LATE they wait as well, and what was known before goes on.
-- Of two that tell of an actor, the later incarnation is right, and of one incarnation its worker.
+- Of two that tell of an actor, the later incarnation is right, and of one incarnation its worker. A node that
+  the head before held to be dead may run an earlier one: that ends before the actor is placed.
 - An actor whose owner has told, and did not name it, has no handle: the head before was told so.
 - What nobody told of is gone when hearing is over: a worker, owner or driver that its node did not name
   counts as dead; a lease that no actor has is freed; an actor without a worker is placed. A node that others
@@ -96,6 +97,7 @@ class Adoption:
         self._workers = cluster.workers
         self._known_jobs = cluster.jobs
         self._known_actors = cluster.actors
+        self._scheduler = cluster.scheduler
         self._state = AdoptionState.EMPTY
         # Set when a question that cannot be answered need not wait any more.
         self._heard = asyncio.Event()
@@ -146,7 +148,7 @@ class Adoption:
 
     def judges(self, actor: Actor) -> bool:
         """Whether this actor of the store's waits for what late and missing nodes tell."""
-        nodes = {actor.node_id, actor.registration.owner_node_id}
+        nodes = {actor.node_id, actor.registration.owner_node_id, actor.lost_on}
         return actor.actor_id in self._unplaced or not self._hearing.isdisjoint(nodes)
 
     def _adopts(self, cluster_ids: Sequence[bytes]) -> None:
@@ -216,6 +218,11 @@ class Adoption:
                     common_pb2.JobInfo(job_id=worker.job_id, driver=address, driver_pid=worker.pid)
                 )
         self._cluster.adopt_others(request.other_nodes, request.node.head_lease_s, request.last_job_number)
+        for actor in self._known_actors.all():
+            if actor.lost_on == node_id and actor.is_waiting_for_place and actor.worker_id is None:
+                # The head before held this node to be dead. It runs the actor until its lease is freed.
+                self._scheduler.stop(actor.actor_id)
+                self._actors[actor.actor_id] = None
         if self._state in (AdoptionState.OVER, AdoptionState.LATE):
             self._writes.put(Table.META, LATE_NODE_KEY + node_id.binary(), b"1")
             self._hear_late()

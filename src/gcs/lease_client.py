@@ -57,6 +57,8 @@ class LeaseClient:
         self._nodes = nodes
         # Asked for and not answered yet. Another lease belongs to its worker by now, or is being freed.
         self._awaited: set[bytes] = set()
+        # What `free_at` does, and where.
+        self._freeing: dict[asyncio.Task[None], NodeID] = {}
         # Invariant: by node, the sum of what these leases hold: the nodes' reports do not have it yet. Only
         # a sum, since thousands of actors may wait at once, and each looks at all nodes.
         self._asked: dict[NodeID, ResourceSet] = {}
@@ -160,7 +162,15 @@ class LeaseClient:
         """The same of a lease that an earlier GCS asked for."""
         info = self._nodes.alive(node_id)
         if info is not None:
-            self._free(node_id, raylet_address(info), lease_id)
+            task = self._free(node_id, raylet_address(info), lease_id)
+            self._freeing[task] = node_id
+            task.add_done_callback(self._freeing.pop)
+
+    async def until_freed_at(self, node_id: NodeID) -> None:
+        """Waits for the ends of the workers that `free_at` ends there."""
+        tasks = [task for task, node in self._freeing.items() if node == node_id]
+        if tasks:
+            await asyncio.wait(tasks)
 
     def _free(self, node_id: NodeID, address: str, lease_id: bytes) -> asyncio.Task[None]:
         return self._environment.tasks.spawn(

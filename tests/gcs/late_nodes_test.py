@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from ray_mono.protobuf import common_pb2, gcs_pb2
+from ray_mono.protobuf import common_pb2, core_worker_pb2, gcs_pb2, raylet_pb2
 from tests.gcs.lost_head import (
     EMPTY,
     GRACE_S,
@@ -26,6 +26,7 @@ from tests.gcs.scene import (
     OWNER,
     FakeNode,
     GcsScene,
+    create_actor,
     play,
     registration,
     until_state,
@@ -125,5 +126,43 @@ def test_and_it_is_placed_where_that_node_does_not_come_to_the_next_head() -> No
         it.gcs = await scene.start_gcs()
         await first.process.spawn(first.join({}))
         assert (await until_state(it.gcs, common_pb2.ALIVE)).address.node_id == first.node_id
+
+    play(script)
+
+
+@pytest.mark.parametrize("comes_after_s", [0, 20])
+def test_a_node_that_was_held_to_be_dead_and_is_taken_back_ends_its_actor_before_that_starts_elsewhere(
+    comes_after_s: float,
+) -> None:
+    """The head before waited for its lease. This one does not know of it, and its owner does."""
+
+    async def script(scene: GcsScene) -> None:
+        it = Lost(scene)
+        scene.head_lease_s = 60.0
+        await it.play(max_restarts=1)
+        happened: list[str] = []
+
+        async def create(request: core_worker_pb2.PushTaskRequest) -> core_worker_pb2.PushTaskReply:
+            happened.append("it starts again")
+            return await create_actor(request)
+
+        async def end_worker(request: raylet_pb2.ReturnWorkerRequest) -> None:
+            await asyncio.sleep(2)
+            happened.append("its worker has ended")
+
+        scene.push, scene.on_return = create, end_worker
+        near = FakeNode(scene, scene.world.network.add_host("near").name, {"CPU": 1})
+        silent = common_pb2.WorkerInfo(worker_id=b"s" * 28, node_id=near.node_id)
+        await near.process.spawn(near.start(told_by_node(owner_row(near), silent)))
+        told = registration(1, owner_node_id=near.node_id, max_restarts=1)
+        lost = actor_row(told, common_pb2.RESTARTING, num_restarts=1)
+        lost.lost_on_node_id = it.node.node_id
+        await tell(it.gcs, OWNER.binary(), lost, job=job_row(near))
+        await asyncio.sleep(comes_after_s)
+        await it.node_joins(worker_row(it.worker))
+        await asyncio.sleep(1)
+        await tell(it.gcs, it.worker.worker_id, it.row(), job=job_row(None))
+        await until_state(it.gcs, common_pb2.ALIVE, num_restarts=1)
+        assert happened == ["its worker has ended", "it starts again"]
 
     play(script)

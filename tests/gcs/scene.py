@@ -189,6 +189,7 @@ class FakeNode(raylet_rpc.RayletServiceServicer):
         self, request: raylet_pb2.ReturnWorkerRequest, context: CallContext
     ) -> common_pb2.Empty:
         self.returned.append(request)
+        await self.scene.on_return(request)
         return common_pb2.Empty()
 
     async def KillWorker(
@@ -235,6 +236,7 @@ class GcsScene:
         self.pushed: list[core_worker_pb2.PushTaskRequest] = []
         self.exits: list[tuple[bytes, core_worker_pb2.ExitRequest]] = []
         self.on_exit: Callable[[core_worker_pb2.ExitRequest], Awaitable[None]] = at_once
+        self.on_return: Callable[[raylet_pb2.ReturnWorkerRequest], Awaitable[None]] = at_once
         world.network.add_host("head")
         self.address = f"{world.network.ip_of('head')}:{GCS_PORT}"
 

@@ -164,10 +164,12 @@ class ActorScheduler:
         await self._place(actor_id, incarnation, 0.0)
 
     async def _until_last_ended(self, actor_id: ActorID) -> None:
-        """Waits until the actor's last worker has ended, also where its node is only silent. Bounded by the
-        node's lease."""
+        """Waits until the actor's last worker has ended, also where its node is only silent, or is back at a
+        head that did not know that. Bounded by the node's lease."""
         clock = self._environment.clock
         while (actor := self._actors.get(actor_id)) is not None:
+            if actor.lost_on is not None:
+                await self._leases.until_freed_at(actor.lost_on)
             left_s = self._fences.left_s(actor.lost_on, clock.time_s())
             if not left_s:
                 return
