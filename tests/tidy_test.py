@@ -110,7 +110,7 @@ FLOORS = {
         | object_manager
     """,
     "core_worker": """
-        config context object_ref options task_wire
+        config context missing_peers object_ref options task_wire
         | call_template environment object_ref_generator values
         | global_state job_warnings peers store_provider task_errors
         | interface reference_counting

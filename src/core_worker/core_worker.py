@@ -111,7 +111,7 @@ class CoreWorker:
         self._plasma = PlasmaStoreProvider(env, store_channel, references.__contains__)
         self._dropped = DroppedReferences(env.reactor, references, self._plasma)
         run_keys: list[bytes] = []
-        self.peers = PeerPool(connect, env.node_id, run_keys, env.raylet, env.clock, env.reactor)
+        self.peers = PeerPool(connect, env.node_id, run_keys, env.raylet, env.gcs, env.clock, env.reactor)
         self.job_code = JobCode(env, context, self.peers, run_keys)
         self.worker_runs = WorkerRuns(env, context, self, self.job_code, run_keys)
         self.borrowing = Borrowing(

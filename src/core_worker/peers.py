@@ -5,7 +5,8 @@ A connection may end, and the process at its other end live: who decides by its 
 `insist`. Such calls may be made twice.
 
 A machine that is cut off, or stands still, ends no connection. So those to a node that the cluster holds to
-be dead are closed here. Until then who cannot be reached may live, and `insist` waits for him.
+be dead are closed here. Until then who cannot be reached may live, and `insist` waits for him, unless he is
+missing at the head as well (missing_peers.py).
 """
 
 from __future__ import annotations
@@ -17,9 +18,11 @@ from typing import Any
 from ray_mono.common.world import Clock
 from ray_mono.core_worker.call_template import CallTemplate, OnPart
 from ray_mono.core_worker.environment import ReactorInterface
+from ray_mono.core_worker.missing_peers import MissingPeers
 from ray_mono.core_worker.task_wire import shared_push
 from ray_mono.protobuf import common_pb2, core_worker_pb2
 from ray_mono.protobuf.core_worker_rpc import CoreWorkerServiceStub
+from ray_mono.protobuf.gcs_rpc import GcsServiceStub
 from ray_mono.protobuf.raylet_rpc import RayletServiceStub
 from ray_mono.rpc.reactor_channel import ReactorChannel, ReactorMethod
 from ray_mono.rpc.surface import OutOfReach, RpcError, StatusCode
@@ -145,11 +148,13 @@ class PeerPool:
         node_id: bytes,
         worker_runs: Sequence[bytes],
         raylet: RayletServiceStub,
+        gcs: GcsServiceStub,
         clock: Clock,
         reactor: ReactorInterface,
     ) -> None:
         """connect(address) opens a channel. node_id: this node's; peers on it are reached by their Unix
         sockets. raylet: this node's, which knows what nodes are dead."""
+        self._missing = MissingPeers(gcs, clock)
         self._connect = connect
         self._clock = clock
         self._reactor = reactor
@@ -254,10 +259,10 @@ class PeerPool:
                 then(not self._is_closed, num_lost + 1)
             elif not self._may_live(address, error):
                 then(False, num_lost)
-            elif isinstance(error, OutOfReach):
+            elif isinstance(error, OutOfReach) and not self._missing.is_gone(address.worker_id):
                 # Nobody says that it is gone, until its node is held to be dead or can be reached.
                 self._reactor.call_later(UNREACHED_PAUSE_S, lambda: self._probe(address, num_lost, then))
-            elif is_late:
+            elif is_late or isinstance(error, OutOfReach):
                 then(False, num_lost)
             else:
                 self._probe(address, num_lost + 1, then)

@@ -8,8 +8,10 @@ from typing import Any
 
 import pytest
 
+from ray_mono.core_worker.missing_peers import ASK_PERIOD_S
 from ray_mono.core_worker.peers import IN_A_ROW_S, LOST_MAX, UNREACHED_PAUSE_S, PeerPool
-from ray_mono.protobuf import common_pb2, core_worker_pb2, raylet_pb2
+from ray_mono.protobuf import common_pb2, core_worker_pb2, gcs_pb2, raylet_pb2
+from ray_mono.protobuf.gcs_rpc import GcsServiceStub
 from ray_mono.rpc.surface import OutOfReach, StatusCode
 from tests.core_worker.scene import ELSEWHERE, LOST, NODE_ID, Wire, address_of
 from tests.core_worker.scene_time import SceneReactor
@@ -17,7 +19,7 @@ from tests.core_worker.scene_time import SceneReactor
 
 class Pool:
     def __init__(self) -> None:
-        self.wire = Wire()
+        self.wire, self.head = Wire(), Wire()
         self.opened: list[str] = []
 
         def connect(address: str) -> object:
@@ -28,8 +30,9 @@ class Pool:
         """Who hears of nodes that died."""
         watch = SimpleNamespace(start=lambda request, on_item, on_end: self.watches.append(on_item))
         raylet: Any = SimpleNamespace(WatchDeadNodes=watch)
-        self.clock = SceneReactor()
-        self.peers = PeerPool(connect, NODE_ID, [], raylet, self.clock, self.clock)  # type: ignore[arg-type]
+        gcs: Any = GcsServiceStub(self.head.connect("gcs"))  # type: ignore[arg-type]
+        clock = self.clock = SceneReactor()
+        self.peers = PeerPool(connect, NODE_ID, [], raylet, gcs, clock, clock)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -161,6 +164,29 @@ def test_who_is_cut_off_is_gone_when_he_is_reached_and_nobody_listens_or_his_nod
             pool.clock.now_s += IN_A_ROW_S
             pool.wire.open("CheckAlive")[0].fail(error)
         assert [end.code for end in ends] == [StatusCode.UNAVAILABLE]
+
+
+FAR = common_pb2.WorkerInfo(worker_id=b"far", is_alive=True)
+
+
+@pytest.mark.parametrize(
+    ("row", "dead_after_s", "is_gone"), [(None, 65, True), (None, 0, False), (FAR, 65, False)]
+)
+def test_who_is_cut_off_is_gone_when_the_head_has_not_had_him_for_as_long_as_he_may_live(
+    row: common_pb2.WorkerInfo | None, dead_after_s: float, is_gone: bool
+) -> None:
+    """His node died before this node's raylet was there, and the head has lost its store since."""
+    pool = Pool()
+    ends = cut_off_from_a_peer(pool)
+    reply = gcs_pb2.GetAllWorkersReply(workers=[row] if row else [], missing_dead_after_s=dead_after_s)
+    for _ in range(20):
+        for asked in pool.head.open("GetAllWorkers"):
+            asked.answer(reply)
+        pool.clock.now_s += ASK_PERIOD_S / 3
+        for probed in pool.wire.open("CheckAlive"):
+            probed.fail(OutOfReach("no answer within 10 s"))
+        pool.clock.fire(pool.clock.now_s + UNREACHED_PAUSE_S)
+    assert [end.code for end in ends] == [StatusCode.UNAVAILABLE] * is_gone
 
 
 def test_who_is_on_a_node_that_is_known_to_be_dead_is_not_waited_for() -> None:
