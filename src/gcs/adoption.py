@@ -3,7 +3,8 @@
 A head whose store was lost (memory storage, or one started by hand) is a new cluster to itself: it draws a
 new id. Raylets, workers and drivers see by that id that it knows nothing of them, and tell:
 
-    a raylet            its workers and drivers, its actors' leases, the other nodes, the last job's number
+    a raylet            its workers and drivers, its actors' leases, other nodes, the dead as well, and the
+                        last job's number
     every process       code that it exported; its job; the actor that it holds; actors that it owns; and of
                         which of these it has yet to tell that no handle is left
 
@@ -15,8 +16,10 @@ new id. Raylets, workers and drivers see by that id that it knows nothing of the
 - Meanwhile nothing is disowned or placed, no job begins, and what is not known is not refused: such
   questions wait (`heard`). In EMPTY they wait for the first node, first_node_wait_s at most. A new node ends
   that: this is a new cluster. In LATE they wait as well, and what was known before goes on.
+- A node that another one knows to be dead is refused. Where only an actor's owner has heard of its death, it
+  is taken back.
 - Of two that tell of an actor, the later incarnation is right, and of one incarnation its worker. A node that
-  the head before held to be dead may run an earlier one: that ends before the actor is placed.
+  was taken back may run an earlier one: that ends before the actor is placed.
 - An actor whose owner has told, and did not name it, has no handle: the head before was told so.
 - What nobody told of is gone when hearing is over: a worker, owner or driver that its node did not name
   counts as dead; a lease that no actor has is freed; an actor without a worker is placed. A node that others

@@ -373,18 +373,19 @@ class Cluster:
     def adopt_others(
         self, nodes: Iterable[common_pb2.NodeInfo], head_lease_s: float, last_job_number: int
     ) -> None:
-        """What a node has heard of: other nodes, and jobs up to a number. head_lease_s: its own, which stands
-        for theirs. The head before has confirmed them until now at most."""
+        """What a node has heard of: other nodes, the dead as well, and jobs up to a number. head_lease_s: its
+        own, which stands for theirs. The head before has confirmed them until now at most."""
         self.fences.takes_over(head_lease_s, self._clock.time_s())
         for info in nodes:
-            row = common_pb2.NodeInfo()
-            row.CopyFrom(info)
-            row.head_lease_s = head_lease_s
+            row = common_pb2.NodeInfo(head_lease_s=head_lease_s)
+            row.MergeFrom(info)
             if self.nodes.expect(row):
                 node_id = NodeID(row.node_id)
                 self._writes.put(Table.NODE, row.node_id, row.SerializeToString())  # the next head waits too
                 self.fences.confirmed(node_id, self._clock.time_s())
                 self.health.watch(node_id)
+            if info.state == common_pb2.NODE_DEAD:
+                self.node_died(NodeID(info.node_id), info.death_cause)
         self.jobs.heard_of(last_job_number)
         self._write_next_job_number()
 
@@ -484,10 +485,8 @@ class Cluster:
 
     def restore(self, tables: dict[Table, dict[bytes, bytes]], waits: Callable[[Actor], bool]) -> None:
         """Takes over the rows of an earlier GCS, and what was under way then. waits: see Adoption.judges."""
-        next_number = int(tables[Table.META].get(NEXT_JOB_NUMBER_KEY, b"1"))
-        self.jobs.restore(
-            (common_pb2.JobInfo.FromString(row) for row in tables[Table.JOB].values()), next_number
-        )
+        jobs = (common_pb2.JobInfo.FromString(row) for row in tables[Table.JOB].values())
+        self.jobs.restore(jobs, int(tables[Table.META].get(NEXT_JOB_NUMBER_KEY, b"1")))
         for row in self.jobs.rows():
             if not row.is_finished:
                 for channel in (gcs_pb2.LOG, gcs_pb2.ERROR):

@@ -15,6 +15,11 @@ from ray_mono.raylet.scheduling.cluster_view import ClusterView
 from ray_mono.raylet.scheduling.lease_manager import LeaseManager
 from ray_mono.raylet.store_client import StoreClient
 
+HELD_TO_BE_DEAD = common_pb2.DeathCause(
+    kind=common_pb2.DeathCause.KILLED, message="the head before held it to be dead"
+)
+"""Drivers have heard why. As for a node that was stopped, it is no news to them."""
+
 
 class ClusterEvents:
     """gcs_client.GcsEvents for one raylet."""
@@ -65,9 +70,10 @@ class ClusterEvents:
                     host=other.host,
                     node_manager_port=other.port,
                     total=other.total.to_proto(),
+                    state=common_pb2.NODE_ALIVE if other.is_alive else common_pb2.NODE_DEAD,
+                    death_cause=None if other.is_alive else HELD_TO_BE_DEAD,
                 )
                 for other in self._cluster.nodes()
-                if other.is_alive
             ],
             last_job_number=self._last_job_number,
         )

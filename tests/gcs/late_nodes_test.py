@@ -7,6 +7,7 @@ import asyncio
 import pytest
 
 from ray_mono.protobuf import common_pb2, core_worker_pb2, gcs_pb2, raylet_pb2
+from ray_mono.rpc.surface import RpcError, StatusCode
 from tests.gcs.lost_head import (
     EMPTY,
     GRACE_S,
@@ -164,5 +165,28 @@ def test_a_node_that_was_held_to_be_dead_and_is_taken_back_ends_its_actor_before
         await tell(it.gcs, it.worker.worker_id, it.row(), job=job_row(None))
         await until_state(it.gcs, common_pb2.ALIVE, num_restarts=1)
         assert happened == ["its worker has ended", "it starts again"]
+
+    play(script)
+
+
+@pytest.mark.parametrize("comes_first", [False, True])
+def test_a_node_that_another_one_knows_to_be_dead_is_not_taken_back(comes_first: bool) -> None:
+    """Raylets and drivers would not use it any more."""
+
+    async def script(scene: GcsScene) -> None:
+        it = Lost(scene)
+        await it.play(max_restarts=1)
+        told = told_by_node(others=(it.node,))
+        told.other_nodes[0].state = common_pb2.NODE_DEAD
+        told.other_nodes[0].death_cause.message = "it was silent"
+        rows = owner_row(it.node), worker_row(it.worker)
+        if comes_first:
+            await it.node_joins(*rows)
+        await scene.add_node({"CPU": 1}, told=told)
+        with pytest.raises(RpcError, match="it was silent") as refused:
+            await it.node_joins(*rows)
+        assert refused.value.code is StatusCode.FAILED_PRECONDITION
+        states = [row.state for row in (await it.gcs.GetAllNodes(EMPTY)).nodes]
+        assert states == [common_pb2.NODE_ALIVE, common_pb2.NODE_DEAD]
 
     play(script)

@@ -142,5 +142,7 @@ def test_a_registration_names_what_a_head_without_its_store_cannot_know() -> Non
     assert [each.worker_id for each in told.workers] == [b"w"]
     [other] = told.other_nodes
     assert (other.node_id, other.host, other.total) == (THERE, "there", units(CPU=4).to_proto())
+    assert other.state == common_pb2.NODE_ALIVE
     node.events.node_changed(there(common_pb2.NODE_DEAD))
-    assert not node.events.registration(common_pb2.NodeInfo(), [b"before"]).other_nodes
+    [other] = node.events.registration(common_pb2.NodeInfo(), [b"before"]).other_nodes
+    assert (other.node_id, other.state) == (THERE, common_pb2.NODE_DEAD)
