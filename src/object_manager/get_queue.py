@@ -138,7 +138,7 @@ class _Get:
     asks_for_room: bool = False
     is_holding: bool = True  # False: it asks for room and is not admitted
     absent: set[ObjectKey] = field(default_factory=set)  # of `missing`, while it holds nothing: not seen here
-    pulled: set[ObjectKey] = field(default_factory=set)  # their owners have to be told of copies
+    pulled: set[ObjectKey] = field(default_factory=set)  # copies that came for it
 
 
 class GetQueue:
@@ -150,6 +150,8 @@ class GetQueue:
         self._next_number = 1
         self._gets: dict[int, _Get] = {}
         self._waiting_for: dict[ObjectKey, dict[int, None]] = {}
+        # Copies of which their owners have yet to be told, with the Gets for which they came.
+        self._untold: dict[ObjectKey, set[int]] = {}
         self._deadlines: list[tuple[float, int]] = []
 
     def __len__(self) -> int:
@@ -227,6 +229,7 @@ class GetQueue:
             get = self._gets[number]
             if pulled:
                 get.pulled.add(object_id)
+                self._untold.setdefault(object_id, set()).add(number)
             if get.is_holding and self._store.is_spilled(object_id):
                 effects.append(RestoreWanted(object_id))
             elif get.is_holding:
@@ -323,12 +326,11 @@ class GetQueue:
         return self._gets[number].missing[object_id]
 
     def client_gone(self, client: ClientKey) -> list[GetEffect]:
-        """Ends the Gets of a client; its pins end with its connection."""
+        """Ends the Gets of a client."""
         effects: list[GetEffect] = []
         for get in [get for get in self._gets.values() if get.client == client]:
             effects += self._end(get)
-            del self._gets[get.number]
-            effects.append(GetDone(get.number, (), "the client's connection ended"))
+            effects.append(self._fail(self._gets.pop(get.number), "the client's connection ended"))
         return effects
 
     def cancel(self, number: int) -> list[GetEffect]:
@@ -404,7 +406,7 @@ class GetQueue:
         entry = self._store.pin(object_id, get.client)
         if entry is None:
             return False
-        get.found[object_id] = self._found(entry, object_id in get.pulled)
+        get.found[object_id] = self._found(entry, object_id in self._untold)
         return True
 
     def _found(self, entry: StoredObject, pulled: bool) -> Found:
@@ -482,6 +484,8 @@ class GetQueue:
                 self._store.pin_on_disk(item.object_id, get.client)
             named.add(item.object_id)
             objects.append(found)
+        for object_id in get.pulled:
+            self._is_told(get, object_id)
         return GetDone(get.number, tuple(objects))
 
     def _fail(self, get: _Get, error: str) -> GetDone:
@@ -489,8 +493,17 @@ class GetQueue:
             if found.state is FoundState.FOUND:
                 self._store.release(found.object_id, get.client)
         for object_id in sorted(get.pulled):
-            self._store.drop_copy(object_id)
+            if self._is_told(get, object_id):
+                self._store.drop_copy(object_id)
         return GetDone(get.number, (), error)
+
+    def _is_told(self, get: _Get, object_id: ObjectKey) -> bool:
+        """Its owner hears of the copy by this Get, or never. Returns whether no other Get is to tell it."""
+        gets = self._untold[object_id]
+        gets.remove(get.number)
+        if not gets:
+            del self._untold[object_id]
+        return not gets
 
     def check_invariants(self) -> None:
         """Raises InternalError."""
@@ -499,6 +512,9 @@ class GetQueue:
             (object_id, number) for object_id, some in self._waiting_for.items() for number in some
         )
         check(waiting == indexed, "Gets and the objects that they wait for differ")
+        pulled = sorted((object_id, get.number) for get in self._gets.values() for object_id in get.pulled)
+        untold = sorted((object_id, number) for object_id, some in self._untold.items() for number in some)
+        check(pulled == untold, "Gets and the copies that came for them differ")
         for get in self._gets.values():
             check(bool(get.missing), f"Get {get.number} has all it wants and is not answered")
             if not get.is_holding:

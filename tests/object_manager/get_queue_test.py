@@ -189,6 +189,28 @@ def test_but_not_where_somebody_reads_them(scene: Scene) -> None:
     assert scene.store.contains(A) and scene.store.num_pins == 1
 
 
+def test_who_finds_a_copy_whose_owner_has_yet_to_be_told_tells_it(scene: Scene) -> None:
+    scene.get(Wanted(A, (FAR,)), Wanted(B, (FAR,)))
+    scene.create(A, TRANSFERS)
+    scene.seal(A, TRANSFERS, pulled=True)
+    (done,) = scene.get(Wanted(A, (FAR,)), client=BERT)
+    assert isinstance(done, GetDone) and done.objects[0].pulled
+    scene.checked(scene.queue.unobtainable(B, "no room"))
+    assert scene.store.contains(A)
+    (done,) = scene.get(Wanted(A, (FAR,)), client=BERT)
+    assert isinstance(done, GetDone) and not done.objects[0].pulled
+
+
+def test_copies_of_a_get_whose_client_is_gone_go_since_their_owners_hear_nothing_of_them(
+    scene: Scene,
+) -> None:
+    scene.get(Wanted(A, (FAR,)), Wanted(B, (FAR,)))
+    scene.create(A, TRANSFERS)
+    scene.seal(A, TRANSFERS, pulled=True)
+    scene.checked(scene.queue.client_gone(ANNA))
+    assert not scene.store.contains(A) and scene.store.num_pins == 0
+
+
 def test_who_may_go_elsewhere_waits_for_room_only_for_a_while(scene: Scene) -> None:
     scene.put(B)
     scene.get(Wanted(A, (FAR,)), now_s=5)
