@@ -242,10 +242,14 @@ class TaskManager(PendingTasks):
     def next_attempt(self, task: PendingTask, why: str | bytes, is_free: bool = False) -> None:
         """It failed and will be run again, and the driver may be told. why: a text, or a serialized error,
         which is read only then."""
+        self.begins_again(task, is_free)
+        self._retry_notices.tell(task.template, task.retries_left, why)
+
+    def begins_again(self, task: PendingTask, is_free: bool) -> None:
+        """As next_attempt, where the driver is told otherwise."""
         task.again(is_free)
         if task.template.on_part is not None:
             self._streams.begins_again(task.task_id)
-        self._retry_notices.tell(task.template, task.retries_left, why)
 
     def fail(self, task: PendingTask, error: BaseException) -> None:
         """Every return becomes `error`."""

@@ -31,6 +31,7 @@ from tests.core_worker.scene import (
     NODE_ID,
     Scene,
     Served,
+    address_of,
     in_store,
     nodes,
     rejection,
@@ -281,6 +282,34 @@ def test_a_lost_item_of_a_run_after_which_there_is_none_is_an_error_at_once_if_i
     generator.scene.turn()
     assert "used all its retries" in str(error_of(lost))
     del taken
+
+
+def worker_dies(generator: Generator, name: str, death: common_pb2.DeathCause) -> None:
+    """Its raylet says how. The next attempt, which may be due after a pause, has a worker."""
+    scene = generator.scene
+    scene.wire.channels[f"unix:{name}"].close()
+    for method, said in (("LostWorker", death), ("LastWords", raylet_pb2.LastWordsReply())):
+        (asked,) = scene.wire.open(method)
+        asked.answer(said)
+    scene.pass_time(1)
+    scene.grant(address_of(b"after " + name.encode()))
+
+
+def test_a_generator_that_was_killed_for_memory_has_passed_no_item_when_it_runs_again() -> None:
+    generator = Generator(max_retries=1)
+    worker_dies(generator, "worker", common_pb2.DeathCause())
+    generator.push.part(part(1, None))
+    first = next(generator.made)
+    retries = common_pb2.OomRetries(retries_max=-1, pause_s=1.0)
+    killed = common_pb2.DeathCause(kind=common_pb2.DeathCause.OUT_OF_MEMORY, oom_retries=retries)
+    worker_dies(generator, "after worker", killed)
+    assert generator_attempts(generator) == [0, 1, 2]
+    asked = lose_item(generator, 1)
+    again = part(1, None)
+    again.items[0].node_id = THIRD
+    generator.push.part(again)
+    assert list(asked.answer.location_node_ids) == [THIRD]
+    del first
 
 
 def test_what_a_hurried_attempt_threw_away_comes_though_nobody_wants_its_lost_item_any_more() -> None:
