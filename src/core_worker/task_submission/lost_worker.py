@@ -18,7 +18,7 @@ from typing import Any
 from ray_mono.common.exceptions import NodeDiedError, OutOfMemoryError, WorkerCrashedError
 from ray_mono.core_worker.environment import Environment
 from ray_mono.core_worker.task_submission.last_answers import beside_items
-from ray_mono.core_worker.task_submission.lease import Lease
+from ray_mono.core_worker.task_submission.lease import LOST, Lease
 from ray_mono.core_worker.task_submission.pending_task import PendingTask
 from ray_mono.core_worker.task_submission.task_manager import TaskManager
 from ray_mono.protobuf import common_pb2, raylet_pb2
@@ -36,10 +36,11 @@ def settle_lost(
     not_begun: Callable[[PendingTask], None],
 ) -> None:
     """The lease's worker is gone, and these tasks have no answer, in the order in which they were pushed. The
-    first counts as begun. If it was cancelled it is dropped at once. All others wait for what the raylet
-    says. Those that were over are answered all the same, those that had begun are lost, and not_begun(task)
-    takes the rest. More than one can have begun: an answer may wait for others, for an owner, or for a caller
-    that does not read. Where the raylet does not say, all of them may have.
+    first counts as begun, unless the lease was returned before. If it was cancelled it is dropped at once.
+    All others wait for what the raylet says. Those that were over are answered all the same, those that had
+    begun are lost, and not_begun(task) takes the rest. More than one can have begun: an answer may wait for
+    others, for an owner, or for a caller that does not read. Where the raylet does not say, all of them may
+    have.
 
     Lock held.
     """
@@ -67,6 +68,7 @@ def settle_lost(
                 tasks.lost(task, lambda: error, is_preempted=death is not None and death.is_preempted)
 
     is_alone = len(left) == 1 and left[0] is first and not first.together and first.template.on_part is None
+    is_alone = is_alone and lease.state is LOST
     _when_known(env, lease, settle, asks_for_words=not is_alone)
 
 

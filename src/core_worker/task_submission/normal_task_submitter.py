@@ -416,14 +416,14 @@ class NormalTaskSubmitter:
 
     def on_worker_lost(self, lease: Lease, left: Sequence[PendingTask]) -> None:
         """`left` will not be answered, nor will what was pushed behind them."""
-        if lease.is_over:
-            for task in left:
-                self.again(lease.queue, task)
-        else:
+        if not lease.is_over:
             lease.lost()
             lease.queue.forget(lease)
-            left = [*left, *lease.take_unbegun(0)]
-            settle_lost(self._env, self._tasks, lease, left, partial(self._not_begun, lease.queue))
+        elif not left:
+            return
+        # Of one that was returned, since its worker is about to end, some may have begun as well.
+        left = [*left, *lease.take_unbegun(0)]
+        settle_lost(self._env, self._tasks, lease, left, partial(self._not_begun, lease.queue))
         self.pump(lease.queue)
 
     def _not_begun(self, queue: SchedulingQueue, task: PendingTask) -> None:

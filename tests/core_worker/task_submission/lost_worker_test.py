@@ -16,7 +16,7 @@ from ray_mono.common.exceptions import (
 from ray_mono.core_worker.object_ref import ObjectRef
 from ray_mono.protobuf import common_pb2, raylet_pb2
 from ray_mono.rpc.surface import RpcError, StatusCode
-from tests.core_worker.scene import NODE_ID, Said, Scene, address_of, value
+from tests.core_worker.scene import NODE_ID, Reply, Said, Scene, address_of, value
 from tests.core_worker.task_submission.tasks import (
     SECOND,
     a_worker_with,
@@ -319,3 +319,14 @@ def test_a_task_does_not_go_to_an_idle_worker_that_is_gone_and_pays_nothing() ->
     scene.grant(SECOND)
     push_of(scene, ref).answer(value(2))
     assert scene.state_of(ref) == 2 and attempts(scene, ref) == [0]
+
+
+def test_a_task_that_runs_when_its_worker_refuses_more_and_dies_does_not_run_again_without_retries() -> None:
+    scene = Scene()
+    first, second, third = a_worker_with(scene, 3, max_retries=0)
+    push_of(scene, second).answer(Reply(status=Reply.WRONG_WORKER))
+    lose(scene)
+    raylet_says(scene, begun=1)
+    scene.grant(SECOND)
+    assert attempts(scene, second) == attempts(scene, third) == [0, 0]
+    assert isinstance(scene.state_of(first), WorkerCrashedError) and attempts(scene, first) == [0]
