@@ -24,8 +24,9 @@ with their task's id, since an actor has no lease; those of its calls that came 
 first of these, as if they were of lease 0.
 
 Answers that have left may be lost with their connection. So an actor's worker also says whose connections
-have ended: of these callers' calls nobody knows which were answered. There is room for the latest of them,
-since each finds the actor again within seconds, or asks then.
+have ended, and for whom it has an answer still when the next call begins: of these callers' calls nobody
+knows which were answered. There is room for the latest of them, since each finds the actor again within
+seconds, or asks then.
 
 The memory is the worker's (memfd); its raylet maps it by /proc when the worker registers. Cost to a task:
 some 0.3 µs.
@@ -172,7 +173,7 @@ class StartBoard:
         return self.keep(place, answer)
 
     def caller_lost(self, worker_id: bytes) -> None:
-        """The connection of an actor's caller has ended."""
+        """The connection of an actor's caller has ended, or may end with answers that have not left."""
         self._cells[_LOST_CALLERS + self._num_lost_callers % _LOST_CALLERS_MAX] = cell_of(worker_id)
         self._num_lost_callers += 1
 

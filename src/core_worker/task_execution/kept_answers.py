@@ -15,7 +15,8 @@ where it is held.
 
 The board has room for 64 KiB. What finds no room there does not wait for others, but is sent at once. If
 its caller does not read as fast, and the socket is full, or TCP holds it back (ReactorSocket.has_unsent), the
-worker waits until it has left, but not for long: others may need it, and a caller may be stopped. The core
+worker waits until it has left, but not for long: others may need it, and a caller may be stopped. From then
+on that caller is on the board as one whose answers may be lost, as long as its connection lasts. The core
 worker's lock is held, where nothing else is said.
 """
 
@@ -29,7 +30,10 @@ from ray_mono.common.start_board import StartBoard
 from ray_mono.core_worker.environment import Environment
 from ray_mono.core_worker.task_execution.call import Call, Reply
 
+CALLER = "caller of the actor"
+"""In a connection's state: the worker id of whoever calls this worker's actor."""
 _NOT_WAITED_FOR = "not waited for until"
+_MAY_BE_LOST = "answers may be lost"
 
 
 class ItemSource(Protocol):
@@ -123,6 +127,16 @@ class KeptAnswers:
             and not connection.drain(config.unread_answer_s)
         ):
             state[_NOT_WAITED_FOR] = clock.time_s() + config.unread_again_s
+            with self._env.lock:
+                self.may_be_lost(connection)
+
+    def may_be_lost(self, connection: Any) -> None:
+        """The next call begins, and an answer for this caller has not left: if that ends the process, nobody
+        knows which of the caller's calls had begun."""
+        state = connection.state
+        if CALLER in state and _MAY_BE_LOST not in state:
+            state[_MAY_BE_LOST] = True
+            self._board.caller_lost(state[CALLER])
 
     def _note(self, way: Any) -> None:
         # Loops, here and below: a generator takes longer than all the rest.

@@ -23,7 +23,7 @@ from ray_mono.core_worker.environment import Environment
 from ray_mono.core_worker.objects.blocked_notice import BlockedNotice
 from ray_mono.core_worker.task_execution.call import Call, KnownSpec, Reply, call_of
 from ray_mono.core_worker.task_execution.creation_answer import CreationAnswer
-from ray_mono.core_worker.task_execution.kept_answers import KeptAnswers
+from ray_mono.core_worker.task_execution.kept_answers import CALLER, KeptAnswers
 from ray_mono.core_worker.task_execution.running import Running
 from ray_mono.core_worker.task_execution.shared_calls import SharedAnswers, SharedCalls
 from ray_mono.core_worker.task_submission.worker_runs import WorkerRuns
@@ -32,8 +32,6 @@ from ray_mono.rpc.reactor import Waiter
 from ray_mono.rpc.reactor_server import ServerCall
 
 Queued = Call | SharedCalls | None
-
-_CALLER = "caller of the actor"
 
 
 class TaskReceiver:
@@ -117,8 +115,8 @@ class TaskReceiver:
         if number:
             templates[number] = spec
             self._worker_runs.learn(request.run_first)
-        if spec.type == common_pb2.ACTOR_TASK and _CALLER not in templates:
-            templates[_CALLER] = spec.caller.worker_id
+        if spec.type == common_pb2.ACTOR_TASK and CALLER not in templates:
+            templates[CALLER] = spec.caller.worker_id
             self._follow_caller(connection, spec.caller.worker_id)
         return spec
 

@@ -44,11 +44,11 @@ from ray_mono.core_worker.task_execution.generator_runner import STREAMED, Faile
 from ray_mono.core_worker.task_execution.kept_answers import KeptAnswers
 from ray_mono.core_worker.task_execution.running import Running
 from ray_mono.core_worker.task_execution.task_receiver import TaskReceiver
+from ray_mono.core_worker.task_execution.unsettled_answers import UnsettledAnswers
 from ray_mono.core_worker.task_wire import SHORT_MAX, usual_answer
 from ray_mono.core_worker.values import serialization
 from ray_mono.protobuf import common_pb2, core_worker_pb2
 from ray_mono.protobuf.common_pb2 import ACTOR_CREATION_TASK, ACTOR_TASK, NORMAL_TASK
-from ray_mono.rpc.reactor import Waiter
 
 logger = logging.getLogger(__name__)
 
@@ -86,15 +86,12 @@ class TaskReplies:
         self._unflushed_max = env.config.unflushed_answers_max
         self._alone_us = env.config.answered_alone_us
         env.reactor.serve_queues((kept.collected,), self._write_collected)
-        # Answers that wait until owners have acknowledged references, and who waits for all of these.
-        self._num_unsettled = 0
-        self._await_owners: list[Waiter] = []
-        self._owners_awaited_at_s = 0.0
+        self._unsettled = UnsettledAnswers(env, kept)
 
     @property
     def are_settled(self) -> bool:
         """Whether no answer waits for owners any more."""
-        return not self._num_unsettled
+        return not self._unsettled.has_some
 
     def finish(self, call: Call, task: TaskContext, value: Any) -> None:
         """Serializes the returns and answers."""
@@ -311,43 +308,21 @@ class TaskReplies:
         if call.items is not None:
             items = call.items
             with self._env.lock:
-                self._num_unsettled += 1
+                self._unsettled.waits(call)
                 items.when_settled(lambda: self._follow_items(call, task, reply, serialized))
         elif self._settle(call, task, reply, serialized):
             return
-        self._await_settled()
+        # A coroutine's answer is not waited for: others run beside it all the time.
+        if self._unsettled.has_some and not _is_in_loop():
+            self._unsettled.give_a_moment(call)
         self._kept.leave(call.answer_to.connection)
-
-    def _await_settled(self) -> None:
-        """Gives owners a moment to acknowledge what answers wait for, before the next call begins, which may
-        end the process. A coroutine's answer is not waited for: others run beside it all the time."""
-        env = self._env
-        if not self._num_unsettled or _is_in_loop():
-            return
-        waiter = Waiter(env.reactor)
-        with env.lock:
-            if not self._num_unsettled or env.clock.time_s() < self._owners_awaited_at_s:
-                return
-            self._await_owners.append(waiter)
-        if not env.reactor.wait(waiter, env.config.unread_answer_s):
-            with env.lock:
-                if not waiter.done:
-                    self._owners_awaited_at_s = env.clock.time_s() + env.config.unread_again_s
-                    self._await_owners.remove(waiter)
-
-    def _one_settled(self) -> None:
-        self._num_unsettled -= 1
-        if not self._num_unsettled:
-            waiters, self._await_owners = self._await_owners, []
-            for waiter in waiters:
-                waiter.set()
 
     def _follow_items(self, call: Call, task: TaskContext, reply: Any, serialized: list[Any]) -> None:
         """Every item of a generator is on its way or collected, so the answer may follow. Lock held."""
         known(call.items, "the items of a generator").flush()
         call.sends(None)
         self._settle(call, task, reply, serialized, may_wait=False)
-        self._one_settled()
+        self._unsettled.settled(call)
 
     def _settle(
         self, call: Call, task: TaskContext, reply: Any, serialized: list[Any], may_wait: bool = True
@@ -424,7 +399,7 @@ class TaskReplies:
             self._reply(call, reply)
             self._borrowing.named(borrowed, call.answer_to.connection)
             self._references.remove_submitted(kept)
-            self._one_settled()
+            self._unsettled.settled(call)
             lending.close()
 
         def handed_over() -> None:
@@ -433,7 +408,7 @@ class TaskReplies:
             self._dropped.drain()
             self._borrowing.settle_arrived(task.arrived or {}, kept, spec.caller.worker_id, settled)
 
-        self._num_unsettled += 1
+        self._unsettled.waits(call)
         if spec.type == NORMAL_TASK:
             self._lend_later(lending)
         self._hand_over(call, reply, serialized, kept, handed_over)

@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
+from ray_mono.common.start_board import cell_of
 from ray_mono.protobuf import common_pb2
-from tests.core_worker.worker_scene import OTHER_OWNER, Arriving, Worker
+from tests.core_worker.worker_scene import CALLER, OTHER_OWNER, Arriving, Worker
 
 
 @pytest.mark.parametrize("num_returns", [1, 2])
@@ -38,6 +39,30 @@ def test_before_the_next_call_begins_a_caller_that_does_not_read_is_waited_for_o
     worker.reactor.now_s += worker.config.unread_again_s
     call()
     assert worker.connection.drains_s == [bound_s] * 2
+
+
+@pytest.mark.parametrize("reason", ["it does not read", "an owner does not answer"])
+def test_a_caller_that_is_not_waited_for_any_more_is_on_the_board_since_its_answers_may_be_lost(
+    monkeypatch: pytest.MonkeyPatch, reason: str
+) -> None:
+    class Actor:
+        def keep(self, *given: Any) -> None:
+            kept.extend(given)
+
+    kept: list[Any] = []
+    worker = Worker(monkeypatch)
+    worker.actor(Actor)
+    raylet, keep = worker.as_raylet(), worker.method("keep")
+    worker.ask(keep)
+    worker.run()
+    assert raylet.lost_callers() == []
+    worker.connection.has_unsent = reason == "it does not read"
+    worker.ask(keep, *[Arriving(b"1" * 28, OTHER_OWNER)] * (reason != "it does not read"))
+    worker.run()
+    assert raylet.lost_callers() == [cell_of(CALLER.worker_id)]
+    worker.ask(keep)
+    worker.run()
+    assert raylet.lost_callers() == [cell_of(CALLER.worker_id)]
 
 
 def test_the_next_call_gives_owners_a_moment_and_one_that_is_stopped_is_not_waited_for_again(
