@@ -18,6 +18,9 @@ from typing import Any
 from ray_mono.common.scheduling.node_snapshot import NodeSnapshot
 from ray_mono.common.scheduling.resources import ResourceSet
 
+DEAD_MAX = 1000
+"""The last ones to die are kept."""
+
 
 class _Node:
     """One other node, and what was sent to it since its last report."""
@@ -62,6 +65,8 @@ class ClusterView:
         self._own_node_id = own_node_id
         self._hold_s = hold_s
         self._nodes: dict[bytes, _Node] = {}
+        # Those that are dead, in the order of their deaths.
+        self._dead: dict[bytes, None] = {}
         self._snapshots: list[NodeSnapshot] | None = None
         self.revision = 0
 
@@ -81,11 +86,16 @@ class ClusterView:
         self._changed()
 
     def node_died(self, node_id: bytes) -> bool:
-        """Returns whether that is news. The dead stay known, so that affinity to them fails with a reason."""
+        """Returns whether that is news. The dead stay known for long, so that affinity to them fails with a
+        reason."""
         node = self._nodes.get(node_id)
         if node is None or not node.snapshot.is_alive:
             return False
         node.die()
+        self._dead[node_id] = None
+        if len(self._dead) > DEAD_MAX:
+            forgotten = next(iter(self._dead))
+            del self._dead[forgotten], self._nodes[forgotten]
         self._changed()
         return True
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ray_mono.common.scheduling.resources import ResourceSet
+from ray_mono.raylet.scheduling import cluster_view
 from ray_mono.raylet.scheduling.cluster_view import ClusterView
 
 OWN, A = b"o" * 28, b"a" * 28
@@ -62,6 +63,15 @@ def test_the_dead_stay_known_and_never_come_back() -> None:
     view.node_joined(A, "host", 1, cpus(4))
     assert [node.is_alive for node in view.nodes()] == [False]
     assert not any(node.is_alive for node in view.nodes())
+
+
+def test_of_many_dead_the_last_ones_stay_known() -> None:
+    view = joined()
+    dead = [b"%028d" % number for number in range(cluster_view.DEAD_MAX + 1)]
+    for node_id in dead:
+        view.node_joined(node_id, "host", 1, cpus(4))
+        view.node_died(node_id)
+    assert [node.node_id for node in view.nodes()] == [*dead[1:], A]
 
 
 def test_the_own_node_and_strangers_are_ignored() -> None:
