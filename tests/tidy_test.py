@@ -47,9 +47,9 @@ WINDOWS = ["ray_mono", "ray_mono.dag", "ray_mono.util"]
 # Of `_private` and `util` each folder and module stands for itself.
 FLOORS = {
     "common": """
-        background backoff code_pickler descriptors ending ids lifeline limited_log mapped_file node_time
-        output private_files process raw_error scheduling setting_rules source_lines start_board
-        store_messages threads version world
+        background backoff code_pickler descriptors ending ids lifeline limited_log mapped_file
+        missing_workers node_time output private_files process raw_error scheduling setting_rules
+        source_lines start_board store_messages threads version world
         | ray_error service
         | object_errors our_bug task_error
         | exceptions

@@ -2,13 +2,14 @@
 
 This node's raylet tells which nodes are dead. Of one that died before that raylet was there the head may know
 nothing: its store was lost since, or it has forgotten. So the head is asked for those who cannot be reached,
-now and then. Who is missing there for as long as the head says is gone.
+now and then (common/missing_workers.py).
 """
 
 from __future__ import annotations
 
 from typing import Any
 
+from ray_mono.common.missing_workers import MissingWorkers
 from ray_mono.common.world import Clock
 from ray_mono.protobuf import common_pb2
 from ray_mono.protobuf.gcs_rpc import GcsServiceStub
@@ -23,9 +24,9 @@ class MissingPeers:
     def __init__(self, gcs: GcsServiceStub, clock: Clock) -> None:
         self._get_all_workers = gcs.GetAllWorkers
         self._clock = clock
-        # Who was asked for here since the head has last answered, and since when the head has not had them.
+        # Who was asked for here since the head has last answered.
         self._unreached: set[bytes] = set()
-        self._since_s: dict[bytes, float] = {}
+        self._missing = MissingWorkers[bytes]()
         self._gone: set[bytes] = set()
         self._asks_at_s: float | None = None
 
@@ -44,14 +45,6 @@ class MissingPeers:
         unreached, self._unreached = self._unreached, set()
         if error is not None:
             return
-        now_s = self._clock.time_s()
         is_alive = {row.worker_id: row.is_alive for row in reply.workers}
-        before, self._since_s, self._gone = self._since_s, {}, set()
-        for worker_id in unreached:
-            if worker_id not in is_alive:
-                since_s = self._since_s[worker_id] = before.get(worker_id, now_s)
-                is_late = 0 < reply.missing_dead_after_s <= now_s - since_s
-            else:
-                is_late = not is_alive[worker_id]
-            if is_late:
-                self._gone.add(worker_id)
+        now_s = self._clock.time_s()
+        self._gone = set(self._missing.dead(unreached, is_alive, reply.missing_dead_after_s, now_s))

@@ -173,11 +173,11 @@ class PeerPool:
         """Another core worker."""
         worker_id = address.worker_id
         peer = self._peers.get(worker_id)
-        if peer is None or peer.channel.is_closed:
+        if peer is None or peer.is_closed:
             is_near = address.node_id == self._node_id and address.unix_path
             target = f"unix:{address.unix_path}" if is_near else f"{address.host}:{address.port}"
             peer = Peer(self._connect(target), worker_id, self._worker_runs)
-            if not peer.channel.is_closed:
+            if not peer.is_closed:
                 node_id = address.node_id
                 self._peers[worker_id] = peer
                 peer.channel.on_close(partial(self._forget_peer, node_id, peer))

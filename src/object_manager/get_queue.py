@@ -485,7 +485,7 @@ class GetQueue:
             named.add(item.object_id)
             objects.append(found)
         for object_id in get.pulled:
-            self._is_told(get, object_id)
+            self._tell(get, object_id)
         return GetDone(get.number, tuple(objects))
 
     def _fail(self, get: _Get, error: str) -> GetDone:
@@ -493,11 +493,11 @@ class GetQueue:
             if found.state is FoundState.FOUND:
                 self._store.release(found.object_id, get.client)
         for object_id in sorted(get.pulled):
-            if self._is_told(get, object_id):
+            if self._tell(get, object_id):
                 self._store.drop_copy(object_id)
         return GetDone(get.number, (), error)
 
-    def _is_told(self, get: _Get, object_id: ObjectKey) -> bool:
+    def _tell(self, get: _Get, object_id: ObjectKey) -> bool:
         """Its owner hears of the copy by this Get, or never. Returns whether no other Get is to tell it."""
         gets = self._untold[object_id]
         gets.remove(get.number)

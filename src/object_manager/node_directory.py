@@ -18,6 +18,7 @@ import logging
 from collections.abc import Callable, Iterable
 
 from ray_mono.common.backoff import Backoff
+from ray_mono.common.missing_workers import MissingWorkers
 from ray_mono.object_manager.keys import NodeKey, WorkerKey
 from ray_mono.object_manager.seams import NodeGone, PeerAddress, TransferFailed
 from ray_mono.protobuf import common_pb2, gcs_pb2
@@ -59,8 +60,7 @@ class NodeDirectory:
         self._on_node_dead = on_node_dead
         self._addresses: dict[NodeKey, PeerAddress] = {}
         self._dead: dict[NodeKey, str] = {}
-        # Owners that the GCS does not have, and since when, by the loop's clock.
-        self._missing: dict[WorkerKey, float] = {}
+        self._missing = MissingWorkers[WorkerKey]()
         # Set, and replaced, whenever a node becomes known.
         self._changed = asyncio.Event()
 
@@ -163,16 +163,10 @@ class NodeDirectory:
             self._missing.clear()
             return
         reply = await gcs.GetAllWorkers(common_pb2.Empty(), timeout_s=_CALL_TIMEOUT_S)
-        workers = {WorkerKey(worker.worker_id): worker for worker in reply.workers}
+        is_alive = {
+            WorkerKey(worker.worker_id): worker.is_alive and NodeKey(worker.node_id) not in self._dead
+            for worker in reply.workers
+        }
         now_s = asyncio.get_running_loop().time()
-        before, self._missing = self._missing, {}
-        for owner in dict.fromkeys(self._owners_here()):
-            worker = workers.get(owner)
-            if worker is None:
-                since_s = before.get(owner, now_s)
-                if 0 < reply.missing_dead_after_s <= now_s - since_s:
-                    self._on_owner_dead(owner)
-                else:
-                    self._missing[owner] = since_s
-            elif not worker.is_alive or NodeKey(worker.node_id) in self._dead:
-                self._on_owner_dead(owner)
+        for owner in self._missing.dead(self._owners_here(), is_alive, reply.missing_dead_after_s, now_s):
+            self._on_owner_dead(owner)

@@ -100,15 +100,21 @@ def test_an_actor_whose_node_comes_late_with_its_worker_is_not_placed_again() ->
     play(script)
 
 
+async def only_the_owner_tells(it: Lost) -> tuple[FakeNode, gcs_pb2.RegisterActorRequest]:
+    """And the head after the one that heard that has begun, on its store."""
+    first, told = await owner_tells(it)
+    await asyncio.sleep(2 * GRACE_S)
+    it.scene.kill_gcs()
+    it.gcs = await it.scene.start_gcs()
+    await first.process.spawn(first.join({}))
+    return first, told
+
+
 def test_an_actor_that_waits_for_a_missing_node_waits_under_the_next_head_as_well() -> None:
     async def script(scene: GcsScene) -> None:
         it = Lost(scene)
         await it.play()
-        first, told = await owner_tells(it)
-        await asyncio.sleep(2 * GRACE_S)
-        scene.kill_gcs()
-        it.gcs = await scene.start_gcs()
-        await first.process.spawn(first.join({}))
+        first, told = await only_the_owner_tells(it)
         await asyncio.sleep(1)
         await its_node_tells(it, told)
         assert (await until_state(it.gcs, common_pb2.ALIVE)).address == it.worker.address
@@ -121,11 +127,7 @@ def test_and_it_is_placed_where_that_node_does_not_come_to_the_next_head() -> No
     async def script(scene: GcsScene) -> None:
         it = Lost(scene)
         await it.play()
-        first, told = await owner_tells(it)
-        await asyncio.sleep(2 * GRACE_S)
-        scene.kill_gcs()
-        it.gcs = await scene.start_gcs()
-        await first.process.spawn(first.join({}))
+        first, _ = await only_the_owner_tells(it)
         assert (await until_state(it.gcs, common_pb2.ALIVE)).address.node_id == first.node_id
 
     play(script)

@@ -346,7 +346,7 @@ class ActorTaskSubmitter:
                 return
             if error is not None:
                 self._probe_later(actor, worker, left)
-            elif left is not None and not left.channel.is_closed:
+            elif left is not None and not left.is_closed:
                 actor.connect(worker, left)
                 self._pump(actor)
             else:
@@ -454,7 +454,7 @@ class ActorTaskSubmitter:
     def _connect(self, actor: CalledActor, worker: common_pb2.Address, why: str) -> None:
         """Calls go to `worker` from now on. What was sent before is settled, with `why`."""
         peer = self._peers.peer(worker)
-        if peer.channel.is_closed:
+        if peer.is_closed:
             # It died between the GCS's answer and now: the GCS will hear of it too.
             if not actor.is_connected:
                 actor.disconnect()
