@@ -60,8 +60,9 @@ def periods(folder: Path, what: str) -> list[tuple[float, float]]:
     """From when to when each process of the actor wrote these, in order."""
     found = []
     for path in folder.glob(f"{what}-*"):
-        times = [float(line) for line in path.read_text().splitlines() if line]
-        found.append((times[0], times[-1]))
+        # A process that has just opened its file has not written yet.
+        if times := [float(line) for line in path.read_text().splitlines()]:
+            found.append((times[0], times[-1]))
     return sorted(found)
 
 
