@@ -130,6 +130,25 @@ def test_calls_of_an_actor_that_lives_are_made_again_or_say_that_it_was_unavaila
     assert get([actor.pid.remote() for actor in (once, again)]) == pids
 
 
+def test_its_calls_that_waited_behind_the_one_that_ran_run_once_and_in_order(
+    start: Start, tmp_path: Path
+) -> None:
+    start()
+    lent, go_on = tmp_path / "lent", tmp_path / "go on"
+    actor = Actor.remote()
+    pid = get(actor.pid.remote())
+    _, there = get(actor.lend.remote(str(lent)))
+    running = actor.next.remote(str(go_on))
+    waiting = [actor.next.remote() for _ in range(5)]
+    lent.touch()
+    assert get(there) == 1  # What asks for that comes behind the calls.
+    assert end_connections(DRIVER, pid)
+    with pytest.raises(ActorUnavailableError):
+        get(running)
+    go_on.touch()
+    assert get([*waiting, actor.next.remote()]) == [2, 3, 4, 5, 6, 7]
+
+
 @pytest.mark.parametrize("retries", [0, 1])
 def test_a_task_whose_caller_lost_its_worker_runs_again_while_it_may(
     start: Start, tmp_path: Path, retries: int

@@ -242,7 +242,7 @@ class CalledActor:
 
     @property
     def probes(self) -> list[Said]:
-        return self.scene.wire.open("CheckAlive")
+        return [*self.scene.wire.open("TakeBackCalls"), *self.scene.wire.open("CheckAlive")]
 
     @property
     def timers(self) -> list[SceneTimer]:

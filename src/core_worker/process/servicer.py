@@ -104,6 +104,12 @@ class CoreWorkerServicer(CoreWorkerServiceServicer):
     def GetJobSetup(self, request: Any, call: ServerCall) -> None:  # type: ignore[override]
         self.core.job_code.GetJobSetup(request, call)
 
+    def TakeBackCalls(self, request: Any, call: ServerCall) -> None:  # type: ignore[override]
+        if self._execution is None:
+            raise RpcError(StatusCode.FAILED_PRECONDITION, "this process runs no calls")
+        first = self._execution.receiver.take_back(request.caller_worker_id)
+        call.reply(core_worker_pb2.TakeBackCallsReply(first_task_id=first))
+
     def CheckAlive(self, request: Any, call: ServerCall) -> None:  # type: ignore[override]
         call.reply(common_pb2.Empty())
 

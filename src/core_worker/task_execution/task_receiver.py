@@ -5,6 +5,7 @@ given back.
                  ├── GiveBackTasks, or the running task blocks ──► NOT_STARTED: the owner has it run elsewhere
                  ├── cancelled ──► CANCELLED
                  ├── its actor moves ──► NOT_STARTED, also for what comes after that
+                 ├── TakeBackCalls: its caller comes back on another connection, and is told so
                  └── the worker ends ──► WRONG_WORKER for what comes after that
 
 The queue's last item may be None. Then the worker ends when what is before it has run. Lock held, unless a
@@ -14,6 +15,7 @@ method says otherwise.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 from typing import Any
 
 from ray_mono.common.ids import TaskID
@@ -153,20 +155,38 @@ class TaskReceiver:
         """Answers NOT_STARTED to queued tasks of this type, of one connection or all."""
         if not self.queue:
             return
-        kept: deque[Queued] = deque()
+        for item in self._take_queued(type_, lambda each: connection in (None, each)):
+            if isinstance(item, SharedCalls):
+                item.give_back()
+            else:
+                item.answer_to.reply(Reply(status=Reply.NOT_STARTED))
+
+    def take_back(self, caller: bytes) -> bytes:
+        """The connection of this caller of the actor has ended. Those of its calls that have not begun never
+        do; returns the id of the first."""
+        first = b""
+        for item in self._take_queued(common_pb2.ACTOR_TASK, lambda each: each.state.get(CALLER) == caller):
+            if isinstance(item, SharedCalls):
+                first = first or item.task_ids[item.left[0]]
+                item.left.clear()
+            else:
+                first = first or item.task_id
+        return first
+
+    def _take_queued(self, type_: Any, is_of: Callable[[Any], bool]) -> list[Call | SharedCalls]:
+        """Takes the tasks of this type out of the queue that came on a connection for which is_of() holds."""
+        taken, kept = [], deque[Queued]()
         for item in self.queue:
             if item is None or item.spec.type != type_:
                 kept.append(item)
-            elif isinstance(item, SharedCalls):
-                if connection in (None, item.answers.connection):
-                    item.give_back()
-                else:
-                    kept.append(item)
-            elif connection in (None, item.answer_to.connection):
-                item.answer_to.reply(Reply(status=Reply.NOT_STARTED))
+            elif is_of(
+                item.answers.connection if isinstance(item, SharedCalls) else item.answer_to.connection
+            ):
+                taken.append(item)
             else:
                 kept.append(item)
         self.queue = kept
+        return taken
 
     def take_queued(self, task_id: bytes) -> Call | None:
         """Takes a call that has not begun out of the queue."""

@@ -15,7 +15,8 @@ A call that was sent when the connection broke is answered when the GCS has said
 the raylet what the process had answered when it died (last_answers.py):
 ActorDiedError with the cause, or ActorUnavailableError if it lives on; with max_task_retries it is sent
 again. That costs a retry, unless it did not begin: of an actor that runs one call after another only the
-first without an answer did.
+first without an answer did. A process that lives says which had not begun (TakeBackCalls): these are sent
+again in any case, and none of them begins twice.
 
 A call that could be sent while the actor is RESTARTING is ActorUnavailableError as well, as in Ray: only
 actors with max_task_retries, and calls with retries of their own, wait for it. Calls always wait for the
@@ -38,6 +39,7 @@ from ray_mono.core_worker.objects.future_resolver import FutureResolver
 from ray_mono.core_worker.peers import Peer, PeerPool
 from ray_mono.core_worker.reference_counting.reference_counter import ReferenceCounter
 from ray_mono.core_worker.store_provider.memory_store import MemoryStore
+from ray_mono.core_worker.task_submission.actor_probes import ActorProbes
 from ray_mono.core_worker.task_submission.called_actor import CalledActor
 from ray_mono.core_worker.task_submission.dependency_resolver import DependencyResolver
 from ray_mono.core_worker.task_submission.last_answers import LastAnswers, beside_items
@@ -75,6 +77,7 @@ class ActorTaskSubmitter:
         self._dependencies = dependencies
         self._warnings = warnings
         self._last_answers = LastAnswers(env, peers)
+        self._probes = ActorProbes(env, peers, self._reached)
         # Handles, calls under way and connections keep an actor. One that is only known by its name goes with
         # the last of them.
         self._actors: WeakValueDictionary[bytes, CalledActor] = WeakValueDictionary()
@@ -292,15 +295,22 @@ class ActorTaskSubmitter:
 
     def _given_back(self, actor: CalledActor, worker: common_pb2.Address, task: PendingTask) -> None:
         """The actor moves to another node, and the call did not begin: it waits for that."""
-        if not actor.answered(task):
+        if not self._not_begun(actor, task):
             return
-        if self._tasks.is_cancelled(task):
-            self._tasks.fail_cancelled(task)
-        else:
-            actor.given_back(task, worker.worker_id)
+        actor.is_left(worker.worker_id)
         if actor.worker is not None and actor.worker.worker_id == worker.worker_id:
             actor.disconnect()
             self.watch(actor)
+
+    def _not_begun(self, actor: CalledActor, task: PendingTask) -> bool:
+        """It was sent, and waits again. Returns whether it had no answer."""
+        if not actor.answered(task):
+            return False
+        if self._tasks.is_cancelled(task):
+            self._tasks.fail_cancelled(task)
+        else:
+            actor.given_back(task)
+        return True
 
     def forget_calls(self) -> None:
         """None is sent any more, and no answer counts: all of them are about to fail."""
@@ -330,29 +340,18 @@ class ActorTaskSubmitter:
         if actor.worker is not None and actor.worker.worker_id == worker.worker_id:
             actor.disconnect()
             self.watch(actor)
-            self._probe_later(actor, worker, left)
+            self._probes.later(actor, worker, left)
 
-    def _probe_later(self, actor: CalledActor, worker: common_pb2.Address, left: Peer | None = None) -> None:
-        self._env.reactor.call_later(self._env.config.probe_s, lambda: self._probe(actor, worker, left))
-
-    def _probe(self, actor: CalledActor, worker: common_pb2.Address, left: Peer | None) -> None:
-        """The GCS has no news of an actor that was lost: perhaps only the connection broke, which it cannot
-        know."""
-        if not actor.is_unreachable or self._env.reactor.is_closed:
+    def _reached(
+        self, actor: CalledActor, worker: common_pb2.Address, left: Peer | None, not_begun: bytes
+    ) -> None:
+        if left is not None:
+            actor.connect(worker, left)
+            self._pump(actor)
             return
-
-        def answered(reply: Any, error: RpcError | None) -> None:
-            if not actor.is_unreachable:
-                return
-            if error is not None:
-                self._probe_later(actor, worker, left)
-            elif left is not None and not left.is_closed:
-                actor.connect(worker, left)
-                self._pump(actor)
-            else:
-                self._connect(actor, worker, "the connection to it broke")
-
-        self._peers.stub_for(worker).CheckAlive.start(common_pb2.Empty(), answered)
+        for task in actor.sent_from(not_begun):
+            self._not_begun(actor, task)
+        self._connect(actor, worker, "the connection to it broke")
 
     def killed(self, actor_id: bytes) -> None:
         """This process had it killed: the next call must not reach the process that is about to end."""
@@ -459,7 +458,7 @@ class ActorTaskSubmitter:
             if not actor.is_connected:
                 actor.disconnect()
             self.watch(actor)
-            self._probe_later(actor, worker)
+            self._probes.later(actor, worker)
             return
         self._settle_sent(actor, why)
         actor.connect(worker, peer)

@@ -24,7 +24,7 @@ import enum
 from bisect import bisect_left
 from collections import deque
 from collections.abc import Sequence
-from itertools import islice
+from itertools import dropwhile, islice
 from typing import Any
 from weakref import WeakValueDictionary
 
@@ -425,6 +425,10 @@ class CalledActor:
                 if not task.came_back:  # it may be said twice
                     task.not_started()
 
+    def sent_from(self, task_id: bytes) -> list[PendingTask]:
+        """This call and those that were sent after it, and have no answer."""
+        return list(dropwhile(lambda task: task.task_id != task_id, self.in_flight.values()))
+
     def take_sent(self) -> list[PendingTask]:
         """What was sent and is not answered; in order."""
         sent = list(self.in_flight.values())
@@ -435,9 +439,12 @@ class CalledActor:
         """Whether it is about to leave this process, though the GCS says that it lives there."""
         return worker_id == self._leaving
 
-    def given_back(self, task: PendingTask, worker_id: bytes) -> None:
-        """It did not begin there, and goes to the process where the actor moves, in its order."""
+    def is_left(self, worker_id: bytes) -> None:
+        """The actor moves away from this process."""
         self._leaving = worker_id
+
+    def given_back(self, task: PendingTask) -> None:
+        """It was sent and did not begin: it waits to be sent again, in its order."""
         task.not_started()
         place = bisect_left(self.queue, task.number, key=lambda queued: queued.number)
         self.queue.insert(place, task)

@@ -7,7 +7,7 @@ import pytest
 from ray_mono.common.start_board import cell_of
 from ray_mono.protobuf import common_pb2
 from tests.core_worker.scene import Connection, Served
-from tests.core_worker.worker_scene import CALLER, Reply, Worker
+from tests.core_worker.worker_scene import CALLER, Pushed, Reply, Worker
 
 
 def nothing() -> None: ...
@@ -62,6 +62,31 @@ def test_callers_of_an_actor_whose_connection_has_ended_are_named_on_the_board_u
     assert raylet.lost_callers() == [cell_of(CALLER.worker_id)]
     worker.ask(method, connection=Connection())
     assert raylet.lost_callers() == []
+
+
+def test_calls_that_have_not_begun_when_their_caller_comes_back_on_another_connection_never_do(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Actor:
+        def method(self, name: str) -> str:
+            ran.append(name)
+            if name == "runs":
+                taken_back.append(worker.execution.receiver.take_back(CALLER.worker_id))
+                again.append(worker.ask(method, "again", connection=Connection()))
+            return name
+
+    ran: list[str] = []
+    taken_back: list[bytes] = []
+    again: list[Pushed] = []
+    worker = Worker(monkeypatch)
+    worker.actor(Actor)
+    method, lost = worker.method("method"), Connection()
+    worker.ask(method, "runs", connection=lost)
+    waits = worker.ask(method, "waits", connection=lost)
+    worker.ask_all(method, ["waits", "waits"], connection=lost)
+    worker.run()
+    assert taken_back == [waits.task_id]
+    assert ran == ["runs", "again"] and again[0].value == "again"
 
 
 def test_an_actor_that_leaves_in_order_loses_no_caller(monkeypatch: pytest.MonkeyPatch) -> None:

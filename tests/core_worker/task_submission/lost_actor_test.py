@@ -12,10 +12,11 @@ from ray_mono.common.exceptions import (
     ActorUnschedulableError,
     OutOfMemoryError,
     RayTaskError,
+    TaskCancelledError,
 )
 from ray_mono.core_worker.options import CallRules
 from ray_mono.core_worker.values import serialization
-from ray_mono.protobuf import common_pb2
+from ray_mono.protobuf import common_pb2, core_worker_pb2
 from ray_mono.rpc.surface import RpcError, StatusCode
 from tests.core_worker.called_actor import (
     USUAL,
@@ -29,6 +30,7 @@ from tests.core_worker.called_actor import (
 )
 from tests.core_worker.scene import ELSEWHERE, LOST, Reply, failure, in_store, status_in_stores
 
+NONE_TAKEN_BACK = core_worker_pb2.TakeBackCallsReply()
 NOT_FOUND = RpcError(StatusCode.NOT_FOUND, "no such actor")
 
 
@@ -154,12 +156,33 @@ def test_an_actor_whose_connection_broke_is_reached_again_though_the_gcs_has_no_
     world.scene.pass_time(0.2)
     (probe,) = world.probes
     assert probe.to == "unix:worker1"
-    probe.answer(common_pb2.Empty())
+    probe.answer(NONE_TAKEN_BACK)
     world.look()
     error = world.outcome(lost)
     assert isinstance(error, ActorUnavailableError) and "the connection to it broke" in str(error)
     world.run_all()
     assert world.outcome(again) == "2, run 1" and world.story["state"] == "CONNECTED"
+
+
+def test_calls_that_had_not_begun_there_are_sent_again_in_their_order_and_pay_no_retry() -> None:
+    world = running_actor(probe_s=1.0)
+    first, second = world.submit(max_retries=1), world.submit(max_retries=1)
+    third, fourth, cancelled = (world.submit() for _ in range(3))
+    world.end_line(world.line)
+    world.cancel(cancelled)
+    new = world.submit()
+    world.scene.pass_time(1.05)
+    (probe,) = world.probes
+    assert probe.request.caller_worker_id == world.caller_id
+    (not_begun,) = call_ids(second)
+    probe.answer(core_worker_pb2.TakeBackCallsReply(first_task_id=not_begun))
+    world.look()
+    assert sent(world, world.lines[-1]) == call_ids(first, second, third, fourth, new)
+    requests = [each.said.request for each in world.lines[-1].to_run]
+    assert [request.attempt for request in requests] == [1, 0, 0, 0, 0]
+    assert isinstance(world.outcome(cancelled), TaskCancelledError)
+    world.run_all()
+    assert world.outcome(fourth) == "4, run 1"
 
 
 def test_an_actor_that_does_not_answer_is_tried_again_and_again() -> None:
@@ -168,7 +191,7 @@ def test_an_actor_that_does_not_answer_is_tried_again_and_again() -> None:
     world.end_line(world.line)
     for number in range(1, 4):
         world.scene.pass_time(1.05)
-        assert len(world.scene.wire.all("CheckAlive")) == number
+        assert len(world.scene.wire.all("TakeBackCalls")) == number
         world.probes[0].fail()
     assert is_pending(world, call)
 
@@ -180,7 +203,7 @@ def test_an_answer_to_a_probe_that_the_gcs_overtook_changes_nothing() -> None:
     world.scene.pass_time(1.05)
     world.starts()
     call = world.submit()
-    world.probes[0].answer(common_pb2.Empty())
+    world.probes[0].answer(NONE_TAKEN_BACK)
     world.run_all()
     assert world.outcome(call) == "2, run 1"
 
@@ -192,7 +215,7 @@ def test_no_probe_goes_to_an_actor_that_the_gcs_has_spoken_of() -> None:
     world.die(will_restart=True)
     world.tell()
     world.scene.pass_time(10)
-    assert not world.scene.wire.all("CheckAlive")
+    assert not world.scene.wire.all("TakeBackCalls")
 
 
 def test_a_process_that_is_gone_when_the_gcs_names_it_is_not_sent_anything() -> None:
@@ -234,7 +257,7 @@ def test_what_was_sent_before_a_kill_is_not_sent_again_to_a_process_that_lives_o
     world.kill(no_restart=False)
     waits = world.submit()
     world.scene.pass_time(0.15)
-    world.probes[0].answer(common_pb2.Empty())
+    world.probes[0].answer(NONE_TAKEN_BACK)
     assert sent(world) == call_ids(call, waits)
     world.run_all()
     assert (world.outcome(call), world.outcome(waits)) == ("1, run 1", "2, run 1")
@@ -249,7 +272,7 @@ def test_what_was_sent_before_a_kill_is_sent_again_where_the_connection_breaks_t
     world.kill(no_restart=False)
     world.end_line(world.line)
     world.scene.pass_time(0.15)
-    world.probes[0].answer(common_pb2.Empty())
+    world.probes[0].answer(NONE_TAKEN_BACK)
     world.look()
     assert isinstance(world.outcome(fails), ActorUnavailableError)
     assert [sent(world, line) for line in world.lines[1:]] == [call_ids(call)]
@@ -424,7 +447,7 @@ def test_where_the_gcs_is_gone_an_actor_that_is_connected_by_then_is_left_alone(
     world.end_line(world.line)
     world.tell(LOST)
     world.scene.pass_time(0.15)
-    world.probes[0].answer(common_pb2.Empty())
+    world.probes[0].answer(NONE_TAKEN_BACK)
     call = world.submit()
     world.scene.pass_time(1)
     assert is_pending(world, call)
