@@ -34,6 +34,7 @@ FOUND = {
     5003830: "an owner freed what a driver on a dead node held, a moment before the driver's own end",
     5003790: "a copy came when nobody waited for it any more: its owner never heard of it, and it stayed",
     5002468: "the same, where others were lost with it",
+    6000743: "the head was away for as long as an actor waits for it, whose calls have retries",
     3002105: "that a job was over was said while its driver lived, behind a cut, and was held to be dead",
 }
 

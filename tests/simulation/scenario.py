@@ -63,6 +63,8 @@ OBJECTS_SETTLE_S = 300.0
 results nobody wants run on, other drivers' work may keep theirs waiting, and borrowers on a silent host end
 with TCP's keepalive.
 """
+HEAD_STARTS_S = 1.0
+"""What a head takes at most until it answers."""
 PAUSE_S_MAX = 2.0
 """The longest a driver rests between two bursts of tasks."""
 
@@ -169,6 +171,14 @@ class Scenario:
         return breaking or bool(self.knobs.break_probability) or self.hosts_fall_silent
 
     @property
+    def heads_stay_away(self) -> bool:
+        """Whether the head may be away for as long as anybody waits for it."""
+        kinds = FaultKind.RESTART_GCS, FaultKind.LOSE_HEAD
+        restarts = [fault for fault in self.faults if fault.kind in kinds]
+        away_s = max((fault.lasts_s for fault in (*restarts, *self.head_faults)), default=0.0)
+        return away_s + HEAD_STARTS_S >= self.gcs_reconnect_timeout_s
+
+    @property
     def hosts_fall_silent(self) -> bool:
         """Whether an owner or a borrower that lives may count as dead to the other."""
         return any(fault.kind in (FaultKind.PARTITION, FaultKind.CRASH_HOST, *STOPS) for fault in self.faults)
@@ -214,6 +224,7 @@ def run_scenario(
             scenario.connections_break, scenario.hosts_fall_silent, is_harmless=not scenario.explains_errors
         )
         journal.actors.heads_forget = any(fault.kind is FaultKind.LOSE_HEAD for fault in scenario.faults)
+        journal.actors.heads_stay_away = scenario.heads_stay_away
         cluster = SimCluster(
             world,
             journal,
