@@ -32,7 +32,7 @@ PUSH_TASK = "/ray_mono.rpc.CoreWorkerService/PushTask"
 PUSH_TASKS = "/ray_mono.rpc.CoreWorkerService/PushTasks"
 
 NODE_DIED = "the cluster holds its node to be dead"
-LOST_MAX = 5
+LOST_MAX = 10
 """How many connections in a row one call may lose to a process that lives."""
 IN_A_ROW_S = 10.0
 """One that lasted longer begins a new row."""
