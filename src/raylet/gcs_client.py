@@ -111,6 +111,8 @@ class GcsClient:
         # The numbers of those who want a report at once.
         self._asked: list[bytes] = []
         self._is_asked = asyncio.Event()
+        # Those that ended before this connection listened.
+        self._misses_jobs = asyncio.Event()
         self._last_report = common_pb2.NodeResources()
         self._stub: gcs_rpc.GcsServiceAsyncStub | None = None
         # Exactly one of the two is set.
@@ -242,6 +244,7 @@ class GcsClient:
             asyncio.ensure_future(loop)
             for loop in (
                 self._listen(stub),
+                self._ask_for_jobs(stub),
                 self._report(stub),
                 self._empty_outbox(stub),
                 self._keep_registered(stub, node),
@@ -272,6 +275,8 @@ class GcsClient:
             )
         self._head_number = reply.head_number
         self._lease.confirmed(asked_s)
+        for row in reply.nodes:
+            self._events.node_changed(row)
         self._events.disowned(reply.unwanted_lease_ids)
 
     async def _keep_registered(self, stub: gcs_rpc.GcsServiceAsyncStub, node: common_pb2.NodeInfo) -> None:
@@ -291,16 +296,13 @@ class GcsClient:
             self._lease.confirmed(asked_s)
 
     async def _listen(self, stub: gcs_rpc.GcsServiceAsyncStub) -> None:
-        """Rows first, then changes. Jobs have no rows on their channel: those that ended meanwhile are asked
-        for once the first row (there is one: this node's) shows that no later end will be missed.
-        """
+        """Rows first, then changes."""
         filters = [gcs_pb2.ChannelFilter(channel=channel) for channel in CHANNELS]
-        knows_jobs = False
+        listens = False
         async for message in stub.Subscribe(gcs_pb2.SubscribeRequest(channels=filters)):
-            if not knows_jobs:
-                knows_jobs = True
-                for job in (await stub.GetAllJobs(common_pb2.Empty(), timeout_s=CALL_TIMEOUT_S)).jobs:
-                    self._events.job_changed(job)
+            if not listens:
+                listens = True
+                self._misses_jobs.set()
             match message.channel:
                 case gcs_pb2.NODE:
                     self._events.node_changed(common_pb2.NodeInfo.FromString(message.payload))
@@ -319,6 +321,17 @@ class GcsClient:
                 case other:
                     raise InternalError(f"a message of a channel that was not asked for: {other}")
         raise RpcError(StatusCode.UNAVAILABLE, "the GCS ended the subscription")
+
+    async def _ask_for_jobs(self, stub: gcs_rpc.GcsServiceAsyncStub) -> None:
+        """Jobs have no rows on their channel: those that ended meanwhile are asked for once the first row of
+        a node (there is one: this node's) shows that no later end will be missed. Nodes do not wait for it:
+        a head on an empty store answers when it has heard all, and the next may have to be told of them.
+        """
+        while True:
+            await self._misses_jobs.wait()
+            self._misses_jobs.clear()
+            for job in (await stub.GetAllJobs(common_pb2.Empty(), timeout_s=CALL_TIMEOUT_S)).jobs:
+                self._events.job_changed(job)
 
     async def _report(self, stub: gcs_rpc.GcsServiceAsyncStub) -> None:
         while True:

@@ -43,6 +43,9 @@ class FakeGcs(gcs_rpc.GcsServiceServicer):
         self.knows_node = True
         self.refuses: set[bytes] = set()
         self.jobs: list[common_pb2.JobInfo] = []
+        self.nodes: list[common_pb2.NodeInfo] = []
+        self.is_hearing = False
+        """Its store was lost: which jobs there are, it does not say before it has heard all."""
         self.published: asyncio.Queue[gcs_pb2.PubMessage | None] = asyncio.Queue()
 
     async def RegisterNode(
@@ -50,7 +53,10 @@ class FakeGcs(gcs_rpc.GcsServiceServicer):
     ) -> gcs_pb2.RegisterNodeReply:
         self.registrations.append([lease.lease_id for lease in request.actor_leases])
         return gcs_pb2.RegisterNodeReply(
-            unwanted_lease_ids=self.unwanted, head_number=self.head[1], cluster_id=self.head[0]
+            unwanted_lease_ids=self.unwanted,
+            head_number=self.head[1],
+            cluster_id=self.head[0],
+            nodes=self.nodes,
         )
 
     async def CheckAlive(
@@ -82,6 +88,8 @@ class FakeGcs(gcs_rpc.GcsServiceServicer):
         return gcs_pb2.PublishReply()
 
     async def GetAllJobs(self, request: common_pb2.Empty, context: CallContext) -> gcs_pb2.GetAllJobsReply:
+        if self.is_hearing:
+            await asyncio.Event().wait()
         return gcs_pb2.GetAllJobsReply(jobs=self.jobs)
 
     async def Subscribe(
@@ -102,6 +110,8 @@ class Heard:
         """The clusters that the node knew when it registered."""
         self.disowned_leases: list[bytes] = []
         self.finished: list[bytes] = []
+        self.nodes: list[bytes] = []
+        """Other ones."""
         self.news: list[str] = []
 
     def found(self, head: common_pb2.HeadPlace) -> None:
@@ -117,7 +127,9 @@ class Heard:
     def disowned(self, lease_ids: Sequence[bytes]) -> None:
         self.disowned_leases += lease_ids
 
-    def node_changed(self, node: common_pb2.NodeInfo) -> None: ...
+    def node_changed(self, node: common_pb2.NodeInfo) -> None:
+        if node.node_id != NODE_ID:
+            self.nodes.append(node.node_id)
 
     def resources_changed(self, resources: common_pb2.NodeResources) -> None: ...
 
@@ -302,6 +314,20 @@ def test_jobs_that_ended_while_the_raylet_was_cut_off_are_learned_and_later_ones
         ended = common_pb2.JobInfo(job_id=b"runs", is_finished=True).SerializeToString()
         await gcs.published.put(gcs_pb2.PubMessage(channel=gcs_pb2.JOB, key=b"runs", payload=ended))
         await until(lambda: scene.heard.finished == [b"gone", b"runs"])
+
+    play(script)
+
+
+def test_a_node_learns_of_the_others_as_it_registers_and_while_a_head_on_an_empty_store_hears_all() -> None:
+    async def script(scene: Scene) -> None:
+        gcs = await scene.start_gcs()
+        gcs.is_hearing = True
+        gcs.nodes = [common_pb2.NodeInfo(node_id=b"came before")]
+        await scene.start_client()
+        assert scene.heard.nodes == [b"came before"]
+        row = common_pb2.NodeInfo(node_id=b"comes later").SerializeToString()
+        await gcs.published.put(gcs_pb2.PubMessage(channel=gcs_pb2.NODE, key=b"comes later", payload=row))
+        await until(lambda: scene.heard.nodes == [b"came before", b"comes later"])
 
     play(script)
 

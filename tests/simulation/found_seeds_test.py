@@ -35,6 +35,8 @@ FOUND = {
     5003790: "a copy came when nobody waited for it any more: its owner never heard of it, and it stayed",
     5002468: "the same, where others were lost with it",
     6000743: "the head was away for as long as an actor waits for it, whose calls have retries",
+    6000847: "a head was gone before a node had heard of others, and the next one ended their driver's job",
+    6001512: "five connections to a borrower that lived broke within 20 ms: it counted as dead",
     3002105: "that a job was over was said while its driver lived, behind a cut, and was held to be dead",
 }
 

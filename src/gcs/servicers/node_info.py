@@ -63,7 +63,10 @@ class NodeInfoServicer(gcs_rpc.GcsServiceServicer):
         await self._writes.flushed()
         info = self._cluster_info()
         return gcs_pb2.RegisterNodeReply(
-            unwanted_lease_ids=unwanted, head_number=info.head_number, cluster_id=info.cluster_id
+            unwanted_lease_ids=unwanted,
+            head_number=info.head_number,
+            cluster_id=info.cluster_id,
+            nodes=self._nodes.rows(),
         )
 
     async def Adopt(self, request: gcs_pb2.AdoptRequest, context: CallContext) -> common_pb2.Empty:
