@@ -4,16 +4,17 @@ a wrong one before anything runs."""
 from __future__ import annotations
 
 from collections.abc import Callable
+from math import inf
 
 Rule = tuple[str, Callable[[float], bool]]
-"""In words, and as a test."""
+"""In words, and as a test. None of them takes an infinite one."""
 
-ABOVE_ZERO: Rule = ("above 0", lambda value: value > 0)
-AT_LEAST_ZERO: Rule = ("0 or more", lambda value: value >= 0)
+ABOVE_ZERO: Rule = ("above 0", lambda value: 0 < value < inf)
+AT_LEAST_ZERO: Rule = ("0 or more", lambda value: 0 <= value < inf)
 _OTHERS: dict[str, Rule] = {
     "gcs_reconnect_timeout_s": ABOVE_ZERO,
     "memory_usage_threshold": ("above 0 and at most 1", lambda value: 0 < value <= 1),
-    "task_oom_retries": ("0 or more (-1: without end)", lambda value: value >= -1),
+    "task_oom_retries": ("0 or more (-1: without end)", lambda value: -1 <= value < inf),
 }
 
 

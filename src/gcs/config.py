@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from dataclasses import dataclass
+from math import inf
 from typing import Any
 
 
@@ -93,8 +94,8 @@ class GcsConfig:
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
-            if isinstance(value, (int, float)) and value <= 0:
-                raise ValueError(f"GcsConfig.{field.name} must be above 0, got {value!r}")
+            if isinstance(value, (int, float)) and not 0 < value < inf:
+                raise ValueError(f"GcsConfig.{field.name} must be above 0 and finite, got {value!r}")
         if not self.listen:
             raise ValueError("GcsConfig.listen must name at least one address, got none")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import inf
 
 MIB = 1024 * 1024
 
@@ -131,8 +132,8 @@ class ObjectManagerConfig:
             "external_retry_s",
             "files_ahead",
         ):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
+            if not 0 <= getattr(self, name) < inf:
+                raise ValueError(f"{name} must be 0 or more and finite, got {getattr(self, name)}")
         if self.external_part_bytes < 5 * MIB:
             raise ValueError(f"external_part_bytes must be at least 5 MiB, got {self.external_part_bytes}")
         if self.object_spilling_threshold > 1:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from math import inf
 from typing import Any
 
 from ray_mono.common.scheduling.resources import CPU, SCALE, ResourceSet
@@ -140,4 +141,6 @@ class RayletConfig:
 def complaint_about(name: str, value: Any) -> str:
     """What is wrong with this value of one of the settings; empty where nothing is."""
     words, is_right = rule_of(name)
-    return "" if isinstance(value, str) or is_right(value) else f"must be {words}"
+    if isinstance(value, str) or is_right(value):
+        return ""
+    return "must be finite" if value == inf else f"must be {words}"

@@ -153,7 +153,7 @@ def test_a_second_gcs_on_the_same_file_does_not_start(start: Start) -> None:
         ),
         (
             ["--config", '{"gcs": {"health_check_period_s": 0}}'],
-            "health_check_period_s must be above 0, got 0",
+            "health_check_period_s must be above 0 and finite, got 0",
         ),
         # Only of its whole name the value would be hidden.
         (["--redis-pass", "x"], "unrecognized arguments: --redis-pass"),

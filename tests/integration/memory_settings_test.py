@@ -50,7 +50,8 @@ def test_a_threshold_in_the_environment_counts_and_the_driver_is_told(
 @pytest.mark.parametrize(
     ("variable", "value", "complaint"),
     [
-        ("RAY_memory_usage_threshold", "95", "must be a number, above 0 and at most 1; got 95"),
+        ("RAY_memory_usage_threshold", "95", "must be a finite number, above 0 and at most 1; got 95"),
+        ("RAY_gcs_rpc_server_reconnect_timeout_s", "1e400", "must be a finite number, above 0; got inf"),
         ("RAY_MONO_idle_worker_timeout_s", "soon", "must be a number, got 'soon'"),
     ],
 )

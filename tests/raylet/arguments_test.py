@@ -72,6 +72,7 @@ def test_what_is_none_is_refused_with_its_name(config: str, environ: dict[str, s
         ({"memory_usage_threshold": 0.0}, "above 0 and at most 1, got 0.0"),
         ({"memory_usage_threshold": 95}, "above 0 and at most 1, got 95"),
         ({"memory_usage_threshold": float("nan")}, "above 0 and at most 1, got nan"),
+        ({"gcs_reconnect_timeout_s": float("inf")}, "gcs_reconnect_timeout_s must be finite, got inf"),
         ({"memory_monitor_refresh_ms": -1}, "memory_monitor_refresh_ms must be 0 or more, got -1"),
         ({"memory_kill_wait_s": float("nan")}, "memory_kill_wait_s must be 0 or more, got nan"),
         ({"task_oom_retry_delay_base_ms": -5}, "task_oom_retry_delay_base_ms must be 0 or more, got -5"),

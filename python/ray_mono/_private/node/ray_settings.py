@@ -150,5 +150,5 @@ def _check_value(where: str, name: str, value: Any) -> None:
     accepted, is_accepted = ABOVE_ZERO if service == "gcs" else rule_of(ours)
     kinds = int if name in _WHOLE else int | float
     if isinstance(value, bool) or not isinstance(value, kinds) or not is_accepted(value):
-        what = "a whole number" if name in _WHOLE else "a number"
+        what = "a whole number" if name in _WHOLE else "a finite number"
         raise ValueError(f"{where} must be {what}, {accepted}; got {value!r}")

@@ -113,11 +113,14 @@ def test_a_node_that_joins_has_the_clusters_where_it_was_told_nothing() -> None:
     ("given", "message"),
     [
         ({"scheduler_spread_threshold": 0.5}, "no setting 'scheduler_spread_threshold'; accepted are gcs"),
-        ({"health_check_period_ms": "1"}, r"\['health_check_period_ms'\] must be a number, above 0; got '1'"),
-        ({"health_check_period_ms": True}, "must be a number, above 0; got True"),
-        ({"health_check_period_ms": 0}, "must be a number, above 0; got 0"),
-        ({"idle_worker_killing_time_threshold_ms": -1}, "must be a number, 0 or more; got -1"),
-        ({"memory_usage_threshold": 95}, "must be a number, above 0 and at most 1; got 95"),
+        (
+            {"health_check_period_ms": "1"},
+            r"\['health_check_period_ms'\] must be a finite number, above 0; got '1'",
+        ),
+        ({"health_check_period_ms": True}, "must be a finite number, above 0; got True"),
+        ({"health_check_period_ms": 0}, "must be a finite number, above 0; got 0"),
+        ({"idle_worker_killing_time_threshold_ms": -1}, "must be a finite number, 0 or more; got -1"),
+        ({"memory_usage_threshold": 95}, "must be a finite number, above 0 and at most 1; got 95"),
         ({"memory_usage_threshold": float("nan")}, "above 0 and at most 1; got nan"),
         ({"task_oom_retries": 1.5}, r"must be a whole number, 0 or more \(-1: without end\); got 1.5"),
         ({"lineage_pinning_enabled": False}, "can only be True here, since what makes lost objects again"),
@@ -133,13 +136,13 @@ def test_what_cannot_be_is_refused_by_its_name(given: dict[str, Any], message: s
 @pytest.mark.parametrize(
     ("variable", "text", "message"),
     [
-        ("RAY_MONO_health_check_period_ms", "soon", "must be a number, above 0; got 'soon'"),
-        ("RAY_health_check_period_ms", "0", "must be a number, above 0; got 0"),
+        ("RAY_MONO_health_check_period_ms", "soon", "must be a finite number, above 0; got 'soon'"),
+        ("RAY_health_check_period_ms", "0", "must be a finite number, above 0; got 0"),
         ("RAY_MONO_lineage_pinning_enabled", "false", "can only be True here"),
         ("RAY_min_memory_free_bytes", "1", "can only be -1 here, since memory_usage_threshold alone"),
         ("RAY_MONO_min_spilling_size", "much", "must be a number, true or false, got 'much'"),
         # The raylet reads these, but its own complaint would come late.
-        ("RAY_memory_usage_threshold", "95", "must be a number, above 0 and at most 1; got 95"),
+        ("RAY_memory_usage_threshold", "95", "must be a finite number, above 0 and at most 1; got 95"),
         ("RAY_MONO_memory_monitor_refresh_ms", "0.5", "must be a whole number, 0 or more; got 0.5"),
     ],
 )
