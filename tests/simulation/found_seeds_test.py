@@ -37,6 +37,7 @@ FOUND = {
     6000743: "the head was away for as long as an actor waits for it, whose calls have retries",
     6000847: "a head was gone before a node had heard of others, and the next one ended their driver's job",
     6001512: "five connections to a borrower that lived broke within 20 ms: it counted as dead",
+    6012009: "a head whose first node was new did not know the job of a task that an older one ran",
     3002105: "that a job was over was said while its driver lived, behind a cut, and was held to be dead",
 }
 

@@ -25,6 +25,7 @@ PATIENCE_S = 0.1
 """A GCS that takes longer is busy, stopped or away."""
 KEPT_BYTES_MAX = 64 << 20
 """Of exported code. The oldest goes first: then the GCS alone has it, and loses it with its store."""
+NOT_FOUND, UNAVAILABLE = StatusCode.NOT_FOUND, StatusCode.UNAVAILABLE
 RUNS = b"run"
 """The KV namespace of functions that every worker runs (worker_runs.py)."""
 
@@ -193,5 +194,5 @@ def is_found(answers: list[tuple[Any, RpcError | None]]) -> bool:
 
 
 def is_refused(answers: list[tuple[Any, RpcError | None]]) -> bool:
-    """By a GCS that is there."""
-    return any(error is not None and error.code is not StatusCode.UNAVAILABLE for _, error in answers)
+    """By a GCS that is there, and that knows the job: one on an empty store may not have heard of it yet."""
+    return any(error is not None and error.code not in (UNAVAILABLE, NOT_FOUND) for _, error in answers)

@@ -104,11 +104,27 @@ def test_where_neither_answers_the_wait_ends() -> None:
 
 def test_what_the_gcs_refuses_is_refused_and_nobody_else_is_asked() -> None:
     worker = Worker()
-    refusal = RpcError(StatusCode.NOT_FOUND, "job 6a6f6231 is not known")
+    refusal = RpcError(StatusCode.INVALID_ARGUMENT, "job_id must be 4 bytes long")
     worker.then(lambda: worker.wire.last("GetJob").fail(refusal))
-    with pytest.raises(RpcError, match="is not known"):
+    with pytest.raises(RpcError, match="4 bytes"):
         worker.scene.core.job_code.setup(JOB_ID, OWNER)
     assert worker.asked_caller == [] and worker.scene.reactor.now_s == worker.started_s
+
+
+@pytest.mark.parametrize("is_known", [True, False])
+def test_a_job_that_a_gcs_on_an_empty_store_does_not_know_yet_is_set_up_as_the_caller_says(
+    is_known: bool,
+) -> None:
+    worker = Worker()
+    not_known = RpcError(StatusCode.NOT_FOUND, "job 6a6f6231 is not known")
+    setup = core_worker_pb2.GetJobSetupReply(found=is_known, namespace="of the caller", config_json="{}")
+    worker.wire.replies["GetJobSetup"] = lambda request: setup
+    worker.then(lambda: worker.wire.last("GetJob").fail(not_known))
+    if is_known:
+        assert worker.scene.core.job_code.setup(JOB_ID, OWNER) == JobSetup("of the caller", "{}", [])
+        return
+    with pytest.raises(RpcError, match="is not known"):
+        worker.scene.core.job_code.setup(JOB_ID, OWNER)
 
 
 def test_a_gcs_that_is_gone_with_the_caller_is_told_of() -> None:
