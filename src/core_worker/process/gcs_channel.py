@@ -12,6 +12,10 @@ A head that lost its store is another cluster to itself (its id says so). Once t
 which names its processes, it is first told what the one before knew of this one (`on_other_cluster`), and
 then what has no answer.
 
+A process that has just started asks nothing before its raylet says that it is registered at a head. One on an
+empty store that has not heard of the node does not know what is asked, and a job that begins there would make
+it a new cluster.
+
 A head that was stopped holds its connections. If another one takes over meanwhile, the raylet says so, and
 the connection to the old one counts as lost.
 
@@ -25,7 +29,6 @@ from __future__ import annotations
 import enum
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -33,6 +36,7 @@ from ray_mono.common.backoff import Backoff
 from ray_mono.common.our_bug import check
 from ray_mono.common.world import Clock
 from ray_mono.core_worker.environment import ReactorInterface, TimerHandle
+from ray_mono.core_worker.process.gcs_calls import ONCE, WANTED, Call, FromString, Method, OnDone, ToString
 from ray_mono.protobuf import common_pb2, gcs_pb2
 from ray_mono.protobuf.gcs_rpc import GcsServiceStub
 from ray_mono.rpc.reactor import Waiter
@@ -49,32 +53,7 @@ RETRY_MAX_S = 0.5
 BACK_AFTER_S = WARN_AFTER_S = 2.0
 """A head that is started again by its reaper is back before that."""
 
-# What people wait for, by the call that brings it. Nobody waits for the other calls.
-WANTED = {
-    "AddJob": "a new job",
-    "RegisterActor": "new actors",
-    "GetNamedActor": "actors by name",
-    "ListNamedActors": "actors by name",
-    "KillActor": "kill()",
-    "KvPut": "keys, and the code of functions",
-    "KvGet": "keys, and the code of functions",
-    "KvDel": "keys, and the code of functions",
-    "KvExists": "keys, and the code of functions",
-    "KvKeys": "keys, and the code of functions",
-    "GetJob": "what a worker has to know of its job",
-    "GetAllNodes": "the state of the cluster",
-    "GetAllResources": "the state of the cluster",
-    "GetAllJobs": "the state of the cluster",
-    "GetAllActors": "the state of the cluster",
-    "GetTaskEvents": "the timeline",
-}
-
-ONCE = frozenset({"KvPut", "KvDel", "KillActor"})
-
-OnDone = Callable[[Any, RpcError | None], None]
 OnEnd = Callable[[RpcError | None], None]
-ToString = Callable[[Any], bytes]
-FromString = Callable[[bytes], Any]
 
 
 class GcsState(enum.Enum):
@@ -89,31 +68,6 @@ _MOVES = {
     (GcsState.AWAY, GcsState.LOST),
     (GcsState.LOST, GcsState.CONNECTED),
 }
-
-
-@dataclass(frozen=True)
-class Method:
-    """One method of the service, as a stub names it."""
-
-    path: str
-    to_string: ToString
-    from_string: FromString
-
-
-@dataclass(frozen=True)
-class Call:
-    """A call that has no answer yet, or a stream that has not ended."""
-
-    method: Method
-    request: Any
-    on_done: OnDone
-    """Of a stream: on_done(None, error) is its end."""
-    on_item: Callable[[Any], None] | None = None
-    """Of a stream."""
-    is_notice: bool = False
-    started_s: float = 0.0
-    wanted: str = ""
-    """What somebody waits for; empty if nobody does."""
 
 
 class GcsChannel:
@@ -163,6 +117,8 @@ class GcsChannel:
         self._on_other_cluster: list[Callable[[], None]] = []
         self._head_number = 0
         self._cluster_id = b""
+        # Whether this node's raylet has said that it is registered at one.
+        self._may_ask = False
         # Whether such a head came when nobody was there to tell it.
         self._has_untold = False
         self._channel = connect(address, "the GCS")
@@ -262,7 +218,7 @@ class GcsChannel:
             self._calls[number] = call
         if call.wanted:
             self._look_later()
-        if self._state is GcsState.CONNECTED:
+        if self._state is GcsState.CONNECTED and self._may_ask:
             self._send(number, call)
         elif call.is_notice:
             self._drop_notices()
@@ -360,10 +316,16 @@ class GcsChannel:
     def _heard(self, head: Any, error: RpcError | None) -> None:
         """The raylet is registered at a head that is new to us. While this looks for one itself, that is no
         news."""
-        if self._is_closed or error is not None:
+        if self._is_closed:
             return
         if self._state is GcsState.CONNECTED:
-            self._is_of(head.cluster_id)
+            cluster_id = self._cluster_id if error is not None else head.cluster_id
+            if self._may_ask:
+                self._is_of(cluster_id)
+            else:
+                self._ask_all(cluster_id)
+        if error is not None:
+            return
         is_known, self._head_number = self._head_number > 0, max(self._head_number, head.head_number)
         if is_known and head.address != self._address and self._state is GcsState.CONNECTED:
             self._channel.close("another head has taken over")
@@ -384,13 +346,19 @@ class GcsChannel:
         logger.debug("the head is back after %.3f s: %s", now_s - self._since_s, self.who)
         self._move(GcsState.CONNECTED)
         self._since_s = now_s
+        self._ask_all(info.cluster_id)
+        for callback in self._on_return:
+            callback()
+
+    def _ask_all(self, cluster_id: bytes) -> None:
+        """The head is of this cluster, and there is all asked that has no answer."""
         unanswered = [*self._streams.items(), *self._calls.items()]
-        self._is_of(info.cluster_id)
+        self._may_ask = True
+        self._is_of(cluster_id)
+        channel = self._channel
         for number, call in unanswered:
             if not channel.is_closed:
                 self._send(number, call)
-        for callback in self._on_return:
-            callback()
 
     def _is_of(self, cluster_id: bytes) -> None:
         """The head is of this cluster. Tells it what the one before knew, where that was of another."""

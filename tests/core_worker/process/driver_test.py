@@ -17,7 +17,7 @@ from ray_mono.core_worker.process import driver, registration
 from ray_mono.core_worker.process.driver import DriverConfig, connect_driver
 from ray_mono.protobuf import common_pb2, gcs_pb2, object_manager_pb2, raylet_pb2
 from ray_mono.rpc.surface import RpcError, StatusCode
-from tests.core_worker.scene import NODE_ID, Scene, SceneChannel, Wire
+from tests.core_worker.scene import NODE_ID, Scene, SceneChannel, Wire, tells_of_first_head
 
 GONE = RpcError(StatusCode.INTERNAL, "it is gone")
 
@@ -38,6 +38,7 @@ class Cluster:
             ConnectClient=lambda request: object_manager_pb2.ConnectClientReply(node_id=NODE_ID),
             MarkJobFinished=lambda request: common_pb2.Empty(),
         )
+        wire.heard = tells_of_first_head
         cluster = self
 
         class Joining(registration.Registration):

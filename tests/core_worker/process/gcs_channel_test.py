@@ -26,7 +26,7 @@ def key(name: bytes) -> gcs_pb2.KvGetRequest:
 class Scene:
     """A process, its raylet, and the heads, which are at "gcs", "gcs2" and so on."""
 
-    def __init__(self, is_driver: bool = True, gone: tuple[str, ...] = ()) -> None:
+    def __init__(self, is_driver: bool = True, gone: tuple[str, ...] = (), registered: bool = True) -> None:
         self.reactor = SceneReactor()
         self.wire = Wire()
         self.wire.gone |= set(gone)
@@ -44,7 +44,7 @@ class Scene:
         self.channel.joined(PATIENCE_S, b"" if gone else self.cluster_id)
         self.gcs = GcsServiceStub(self.channel)
         self.answers: list[tuple[Any, RpcError | None]] = []
-        if not gone:
+        if registered and not gone:
             self.raylet_says("gcs")
 
     def await_head(self, number: int, done: Any) -> None:
@@ -82,6 +82,33 @@ class Scene:
 
     def pass_time(self, seconds: float) -> None:
         self.reactor.fire(self.reactor.now_s + seconds)
+
+
+def test_a_process_that_starts_asks_nothing_before_its_raylet_is_registered_at_a_head() -> None:
+    scene = Scene(registered=False)
+    scene.channel.on_other_cluster(lambda: scene.get(b"told first"))
+    scene.get(b"asked")
+    assert scene.keys_asked("gcs") == []
+    scene.cluster_id = b"other"
+    scene.raylet_says("gcs")
+    assert scene.keys_asked("gcs") == [b"told first", b"asked"]
+    scene.get(b"later")
+    assert scene.keys_asked("gcs") == [b"told first", b"asked", b"later"]
+
+
+def test_one_whose_head_dies_before_that_asks_the_next() -> None:
+    scene = Scene(registered=False)
+    scene.get(b"asked")
+    scene.head_dies()
+    scene.head_is_back()
+    assert scene.keys_asked("gcs") == [] and scene.keys_asked("gcs2") == [b"asked"]
+
+
+def test_one_whose_raylet_cannot_say_so_asks_all_the_same() -> None:
+    scene = Scene(registered=False)
+    scene.get(b"asked")
+    scene.wire.last("AwaitHead").fail()
+    assert scene.keys_asked("gcs") == [b"asked"]
 
 
 def test_what_had_no_answer_is_asked_of_the_next_head_in_its_order_after_the_subscriptions() -> None:

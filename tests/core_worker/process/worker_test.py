@@ -24,7 +24,7 @@ from ray_mono.core_worker.values import serialization
 from ray_mono.protobuf import common_pb2, core_worker_pb2, gcs_pb2, object_manager_pb2, raylet_pb2
 from ray_mono.rpc import auth
 from ray_mono.rpc.surface import RpcError, StatusCode
-from tests.core_worker.scene import JOB_ID, NODE_ID, Served, Wire
+from tests.core_worker.scene import JOB_ID, NODE_ID, Served, Wire, tells_of_first_head
 from tests.core_worker.worker_scene import CALLER, CODE, code_reply
 
 GONE = RpcError(StatusCode.INTERNAL, "it is gone")
@@ -58,6 +58,7 @@ class Life:
             KvKeys=lambda request: gcs_pb2.KvKeysReply(),
             KvGet=code_reply,
         )
+        wire.heard = tells_of_first_head
         life = self
 
         class Joining(registration.Registration):
