@@ -11,11 +11,13 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import subprocess
 import sys
 import time
 from collections.abc import Sequence
 
+from ray_mono.common import process
 from ray_mono.common.backoff import Backoff
 
 PAUSE_FIRST_S = 0.5
@@ -25,13 +27,20 @@ REJOIN_FOR_S = 3600.0
 
 
 def rejoin(record: str, command: Sequence[str], for_s: float = REJOIN_FOR_S) -> int:
-    """Runs the command until it succeeds, or the time is over. Returns its last exit status."""
+    """Runs the command until it succeeds, or the time is over. Returns its last exit status. The command ends
+    with this process, or `stop` would leave one that joins later."""
+    rejoin_pid = os.getpid()
     pauses = Backoff(PAUSE_FIRST_S, PAUSE_MAX_S)
     give_up_s = time.monotonic() + for_s
     try:
         while True:
             try:
-                status = subprocess.run(command, stdin=subprocess.DEVNULL, check=False).returncode
+                status = subprocess.run(
+                    command,
+                    stdin=subprocess.DEVNULL,
+                    check=False,
+                    preexec_fn=lambda: process.set_pdeathsig(signal.SIGKILL, rejoin_pid),
+                ).returncode
             except OSError as error:  # out of processes or descriptors
                 print(f"the node was not started again: {error}", file=sys.stderr, flush=True)
                 status = 1

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
+import psutil
 import pytest
 
 from ray_mono._private.node.rejoin import rejoin
+from tests.waiting import wait_until
 
 PROGRAM = """
 import pathlib, sys
@@ -41,3 +45,23 @@ def test_where_no_process_can_be_made_it_is_tried_again(
     with mock.patch.object(subprocess, "run", side_effect=outcomes):
         assert rejoin(str(tmp_path / "record"), ["start"]) == 0
     assert "the node was not started again: [Errno 11] no process" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
+def test_who_is_stopped_while_it_joins_does_not_join_later(tmp_path: Path, how: signal.Signals) -> None:
+    began = tmp_path / "began"
+    program = "import os, sys, time; open(sys.argv[1], 'w').write(f'{os.getpid()}\\n'); time.sleep(600)"
+    command_line = [sys.executable, "-c", program, str(began)]
+    joins = subprocess.Popen(
+        [sys.executable, "-m", rejoin.__module__, str(tmp_path / "record"), *command_line],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
+    )
+    wait_until(lambda: began.exists() and began.read_text().endswith("\n"), "the command runs")
+    command = psutil.Process(int(began.read_text()))
+    try:
+        joins.send_signal(how)
+        joins.wait()
+        wait_until(lambda: not command.is_running(), "the command has ended")
+    finally:
+        if command.is_running():
+            command.kill()
