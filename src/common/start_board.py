@@ -106,6 +106,12 @@ class StartBoard:
             clock_gettime_ns(CLOCK_MONOTONIC) >= self._cells[_HEAD_LEASE_AWAKE]
         )
 
+    def time_left_s(self) -> float:
+        """Until is_time_over."""
+        left_ns = self._cells[_HEAD_LEASE] - clock_gettime_ns(CLOCK_BOOTTIME)
+        awake_left_ns = self._cells[_HEAD_LEASE_AWAKE] - clock_gettime_ns(CLOCK_MONOTONIC)
+        return max(left_ns, awake_left_ns, 0) / 1e9
+
     def rest(self) -> None:
         """Nothing runs."""
         self._cells[_NAME_BYTES] = 0

@@ -8,7 +8,8 @@ it that no code of an actor runs here, each by itself and by the same clock:
 
     the raylet      ends, and the node with it
     the template    kills the workers, also while the raylet is stopped
-    each worker     looks before it begins a call of an actor, also where the whole node was stopped
+    each worker     of an actor ends by itself, also where both are stopped or the template is dead; and looks
+                    before it begins a call of an actor, also where the whole node was stopped
 
 Beside a head that none elsewhere can take over from (its store is on this machine) only the time awake
 counts: nobody starts the node's actors elsewhere while the machine sleeps. So a laptop may sleep.

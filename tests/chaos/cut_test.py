@@ -81,6 +81,11 @@ class Cut:
     def stop_raylet(self) -> None:
         os.kill(service_pid(self.node, "raylet"), signal.SIGSTOP)
 
+    def stop_raylet_and_template(self) -> None:
+        self.stop_raylet()
+        (template,) = [each for each in self._processes if "ray_mono::TEMPLATE" in " ".join(each.cmdline())]
+        template.suspend()
+
     def stop_node(self) -> None:
         self._processes = processes_of_node(self.node)
         for process in self._processes:
@@ -158,6 +163,20 @@ def test_an_actor_runs_in_one_place_at_a_time(make: Make, tmp_path: Path, how: s
     assert get(actor.call.remote(0)) == 0
     # A process that stands still in the middle of a call goes on there for a moment. It begins no other.
     first, second = periods(tmp_path, "calls" if how == "stop_node" else "beats")
+    assert first[1] < second[0]
+
+
+def test_the_same_where_nobody_calls_it_and_its_template_stands_still_as_well(
+    make: Make, tmp_path: Path
+) -> None:
+    """Nobody is left who could kill its process, and no call by which that would notice."""
+    cut = make(False)
+    actor = start_actor(cut, tmp_path)
+    cut.stop_raylet_and_template()
+    wait_until(lambda: len(periods(tmp_path, "beats")) == 2, "it runs on the other node")
+    cut.mend()
+    assert get(actor.call.remote(0)) == 0
+    first, second = periods(tmp_path, "beats")
     assert first[1] < second[0]
 
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 
 import pytest
 
+from ray_mono.common.node_time import NO_END, NS_PER_S
 from ray_mono.common.start_board import LEASE_SHIFT, SETTLE_S, BoardOfAnother, StartBoard
 
 WORKER = b"w" * 28
@@ -50,6 +52,20 @@ def test_what_runs_is_read_also_when_its_worker_is_gone_and_at_rest_it_is_nothin
     assert seen.running() == "last"
     board.rest()
     assert seen.running() == ""
+
+
+def test_the_time_that_an_actor_has_ends_when_both_clocks_say_so() -> None:
+    board, seen = pair()
+    now_ns, awake_ns = time.clock_gettime_ns(time.CLOCK_BOOTTIME), time.clock_gettime_ns(time.CLOCK_MONOTONIC)
+    hour_ns = 3600 * NS_PER_S
+    assert board.time_left_s() > 3600 and not board.is_time_over()
+    for ends_ns, ends_awake_ns in ((now_ns + hour_ns, 0), (0, awake_ns + hour_ns)):
+        seen.lease_ends(ends_ns, ends_awake_ns)
+        assert 0 < board.time_left_s() <= 3600 and not board.is_time_over()
+    seen.lease_ends(NO_END, 0)
+    assert not board.is_time_over()
+    seen.lease_ends(now_ns, awake_ns)
+    assert board.time_left_s() == 0 and board.is_time_over()
 
 
 def test_answers_that_have_not_left_are_read_when_their_worker_is_gone() -> None:

@@ -44,6 +44,7 @@ from ray_mono.rpc import auth, signal_handlers
 logger = logging.getLogger(__name__)
 
 STDERR = 2
+LOOK_AT_LEASE_MIN_S, LOOK_AT_LEASE_MAX_S = 0.2, 60.0
 
 
 def run_worker(config: WorkerConfig) -> NoReturn:
@@ -87,6 +88,7 @@ def run_worker(config: WorkerConfig) -> NoReturn:
     signal.signal(signal.SIGUSR1, lambda signum, frame: logger.info("state: %s", json.dumps(core.describe())))
     with core.env.lock:
         registration.servicer.execute(execution)
+        _look_at_lease(core, execution, board)
     _run(core, execution, termination)
 
 
@@ -102,6 +104,16 @@ def _run(core: CoreWorker, execution: Execution, termination: Termination) -> No
     if left:
         report_exit(core.env, ActorExit())
     OrderlyExit(core, execution).leave()
+
+
+def _look_at_lease(core: CoreWorker, execution: Execution, board: StartBoard) -> None:
+    """A worker of an actor ends when the actor may be elsewhere, also in the middle of a call: its template
+    and its raylet, which would kill it, may be dead or stand still. Lock held."""
+    left_s = board.time_left_s()
+    if left_s == 0.0 and core.context.actor_id():
+        execution.executor.out_of_time()
+    delay_s = min(max(left_s, LOOK_AT_LEASE_MIN_S), LOOK_AT_LEASE_MAX_S)
+    core.env.reactor.call_later(delay_s, lambda: _look_at_lease(core, execution, board))
 
 
 def _end_with_node(core: CoreWorker, reason: str) -> None:
