@@ -52,19 +52,16 @@ class LargeCreates:
             memory = self._store.describe_memory(tells_of_disk=False)
             why = f"wanted {wanted.size_bytes} bytes, more than the store can hold: {memory}"
         self._store.check_new(wanted.object_id, wanted.owner, is_primary)
-        extent = self._spills.plan_file(wanted.object_id, wanted.size_bytes)
+        extents = self._spills.plan_files(wanted.object_id, wanted.size_bytes)
         key = (wanted.object_id, wanted.client)
         answer: asyncio.Future[Extent] = asyncio.get_running_loop().create_future()
         self._making[key] = answer
-        self._spawn(self._make(extent, answer), f"make a file for {wanted.object_id.hex()}")
+        self._spawn(self._make(extents, why, answer), f"make a file for {wanted.object_id.hex()}")
         try:
-            await answer
-            return self._enter(wanted, extent, is_primary)
-        except OSError as error:
-            raise StoreFull(f"{why}; {why_not_written(error)}") from None
+            return self._enter(wanted, await answer, is_primary)
         except BaseException:
             if was_given(answer):
-                self._spills.remove(extent.file)
+                self._spills.remove(answer.result().file)
             raise
         finally:
             if self._making.get(key) is answer:
@@ -99,15 +96,21 @@ class LargeCreates:
         )
         return extent
 
-    async def _make(self, extent: Extent, answer: asyncio.Future[Extent]) -> None:
-        try:
-            await self._spills.make_file(extent)
-        except OSError as error:
-            if not answer.done():
-                answer.set_exception(error)
-        else:
+    async def _make(self, extents: list[Extent], why: str, answer: asyncio.Future[Extent]) -> None:
+        """The first of these files for which its disk has room."""
+        reasons: dict[str, None] = {}
+        for extent in extents:
+            if answer.done():
+                break
+            try:
+                await self._spills.make_file(extent)
+            except OSError as error:
+                reasons[why_not_written(error)] = None
+                continue
             if answer.done():
                 self._spills.remove(extent.file)
             else:
                 answer.set_result(extent)
+        if not answer.done():
+            answer.set_exception(StoreFull("; ".join((why, *reasons))))
         self._settle()

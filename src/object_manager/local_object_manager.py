@@ -330,15 +330,14 @@ class LocalObjectManager:
         self._writing_bytes += _size_bytes(write)
         return write
 
-    def plan_file(self, object_id: ObjectKey, size_bytes: int) -> Extent:
-        """A file for one object, which its client writes. Where all directories rest it is tried all the
-        same: its size is another one, and so is what it is told."""
-        directory = self._num_external or self._directory()
-        if directory is None:
-            directory = self._next_directory % self._num_directories
+    def plan_files(self, object_id: ObjectKey, size_bytes: int) -> list[Extent]:
+        """One file in each directory; the client writes the first that can be made. Those that rest are
+        tried last, and all the same: its size is another one, and so is what it is told."""
+        directories = [self._num_external]
         if not self._num_external:
-            self._next_directory = directory + 1
-        return self._files.plan(directory, [(object_id, size_bytes)])[object_id]
+            directories = sorted(self._turns(), key=self._resting.__contains__)
+            self._next_directory = directories[0] + 1
+        return [self._files.plan(each, [(object_id, size_bytes)])[object_id] for each in directories]
 
     def written(self, number: int) -> None:
         """The file is on disk."""
@@ -363,11 +362,12 @@ class LocalObjectManager:
 
     def _directory(self) -> int | None:
         """Whose turn it is."""
-        for step in range(self._num_directories):
-            directory = (self._next_directory + step) % self._num_directories
-            if directory not in self._resting:
-                return directory
-        return None
+        return next((directory for directory in self._turns() if directory not in self._resting), None)
+
+    def _turns(self) -> list[int]:
+        """All of them, and whose turn it is comes first."""
+        number = self._num_directories
+        return [(self._next_directory + step) % number for step in range(number)]
 
     def _rest(self, directory: int, reason: str, now_s: float) -> None:
         self._resting[directory] = _Resting(now_s + self._config.spill_retry_s, reason)

@@ -90,9 +90,9 @@ class Spills:
         self._tell = tell
         self._report = SpillReport(config.verbose_spill_logs_bytes)
 
-    def plan_file(self, object_id: ObjectKey, size_bytes: int) -> Extent:
+    def plan_files(self, object_id: ObjectKey, size_bytes: int) -> list[Extent]:
         """See LocalObjectManager."""
-        return self.manager.plan_file(object_id, size_bytes)
+        return self.manager.plan_files(object_id, size_bytes)
 
     async def make_file(self, extent: Extent) -> None:
         """Raises OSError."""

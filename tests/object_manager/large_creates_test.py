@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 
 import pytest
 
@@ -13,6 +14,7 @@ from ray_mono.object_manager.errors import ObjectExists, StoreFull
 from ray_mono.object_manager.get_queue import FoundState, Wanted
 from ray_mono.object_manager.spill_files import Extent
 from ray_mono.object_manager.stored_object import ObjectState
+from tests.object_manager.fakes import PlainDisk
 from tests.object_manager.spilling_scene import (
     HERE,
     NO_SPACE,
@@ -20,6 +22,10 @@ from tests.object_manager.spilling_scene import (
     SIZE,
     A,
     B,
+    C,
+    D,
+    E,
+    F,
     Scene,
     content,
     run,
@@ -137,6 +143,38 @@ def test_where_the_disk_has_no_room_either_it_is_refused_at_once_with_the_sizes(
                 await s.node.create(room(s))
             (found,) = await s.get(A)
             assert found.state is FoundState.LOST
+
+    run(play)
+
+
+def test_where_one_disk_has_no_room_another_one_gets_it() -> None:
+    async def play() -> None:
+        async with scene(PlainDisk(num_directories=3)) as s:
+            s.disk.broken = {0: NO_SPACE, 1: OSError(errno.EIO, "Input/output error")}
+            for object_id in (A, B, C, D):
+                extent = await s.node.create(RoomWanted(s.client, LARGE, object_id, b"meta", OWNER))
+                assert isinstance(extent, Extent) and extent.file.directory == 2
+                s.disk.files[extent.file] = content(object_id, LARGE)
+                s.node.seal(object_id, s.client)
+            await s.read(A, B, C, D)
+            s.disk.broken[2] = NO_SPACE
+            with pytest.raises(StoreFull, match="Input/output error.*; .*No space left"):
+                await s.node.create(RoomWanted(s.client, LARGE, E, b"meta", OWNER))
+
+    run(play)
+
+
+def test_what_readers_leave_no_room_for_goes_to_a_disk_that_has_some() -> None:
+    async def play() -> None:
+        async with scene(PlainDisk(num_directories=2), create_to_disk_s=0.01, create_timeout_s=1000.0) as s:
+            await s.put(A, B, C, D)
+            views = [await s.get(object_id) for object_id in (A, B, C, D)]
+            assert len(views) == 4
+            s.disk.broken[0] = NO_SPACE
+            for object_id in (E, F):
+                extent = await s.node.create(RoomWanted(s.client, SIZE, object_id, b"meta", OWNER))
+                assert isinstance(extent, Extent) and extent.file.directory == 1
+                s.node.seal(object_id, s.client)
 
     run(play)
 

@@ -223,8 +223,8 @@ def test_what_could_not_be_copied_to_be_read_in_place_stays_where_it_was_and_is_
 
 def test_what_is_larger_than_the_store_lies_where_it_can_be_mapped() -> None:
     scene = Scene(num_directories=3, num_external=2)
-    planned = scene.manager.plan_file(NAMES[0], 100 * SIZE)
-    assert planned is not None and planned.file.directory == 2
+    (planned,) = scene.manager.plan_files(NAMES[0], 100 * SIZE)
+    assert planned.file.directory == 2
     scene.put(*NAMES[:8])
     writes = scene.make_room(8 * SIZE)
     taken = [write.extents.values() for write in writes if isinstance(write, WriteFile)]
