@@ -24,7 +24,8 @@ copied there first.
 while, and the others are tried. While all rest nothing is written, and the reason stands in what a create is
 told that finds no room.
 
-**Compaction.** Files of which most is dead are copied together, one copy at a time.
+**Compaction.** Files of which most is dead are copied together, one copy at a time. One that cannot be read
+stays as it is: what lives in it is lost when somebody reads it.
 """
 
 from __future__ import annotations
@@ -425,6 +426,12 @@ class LocalObjectManager:
         copy = self._end_copying(number)
         self._files.moved(copy.files, {}, ())
         self._rest(_directory_of(copy.extents), reason, now_s)
+
+    def cannot_copy(self, number: int, file: SpillFile) -> None:
+        """Something in this one of the files cannot be read, which says nothing of the directory."""
+        copy = self._end_copying(number)
+        self._files.leave(file)
+        self._files.moved(copy.files, {}, ())
 
     def _end_copying(self, number: int) -> CopyFiles:
         copy = known(self._copying, "the copy that has ended")

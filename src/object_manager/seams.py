@@ -48,6 +48,15 @@ class SharedMemory(Protocol):
         ...
 
 
+class UnreadableSource(Exception):  # noqa: N818 (it tells whose fault an OSError is)
+    """What was to be copied cannot be read."""
+
+    def __init__(self, source: Extent, error: OSError) -> None:
+        super().__init__(str(error))
+        self.source = source
+        self.error = error
+
+
 class SpillDisk(Protocol):
     """The files of what is spilled. Nothing here holds the loop up. All raise OSError."""
 
@@ -76,7 +85,8 @@ class SpillDisk(Protocol):
         ...
 
     async def copy(self, sources: Sequence[Extent], targets: Sequence[Extent]) -> None:
-        """Makes a file of what lies in others. As `write`, but up to the last byte of the disk."""
+        """Makes a file of what lies in others. As `write`, but within one directory up to the last byte of
+        the disk: such a copy makes room there. Raises UnreadableSource as well."""
         ...
 
     async def make(self, file: SpillFile, size_bytes: int) -> None:

@@ -21,7 +21,7 @@ from ray_mono.common.threads import run_in_pool
 from ray_mono.object_manager.checksums import BLOCK_BYTES, are_right, checksums
 from ray_mono.object_manager.config import ObjectManagerConfig
 from ray_mono.object_manager.external_storage import ExternalStorage
-from ray_mono.object_manager.seams import Prepare
+from ray_mono.object_manager.seams import Prepare, UnreadableSource
 from ray_mono.object_manager.spill_directories import SpillDirectories
 from ray_mono.object_manager.spill_files import ALIGNMENT, Extent, SpillFile, aligned
 from ray_mono.object_manager.spill_places import AlteredFileError, DirectoryPlace, SpillPlace, Stamp, ends
@@ -213,12 +213,18 @@ class FileSpillDisk:
     def _copy(self, sources: Sequence[Extent], targets: Sequence[Extent]) -> None:
         buffer = memoryview(bytearray(_SLICE_BYTES))
         file, written = targets[0].file, 0
-        with self._place(file).writing(file.number) as write:
+        place = self._place(file)
+        if file.directory != sources[0].file.directory:
+            place.check_room(targets[-1].offset + aligned(targets[-1].size_bytes))
+        with place.writing(file.number) as write:
             for source, target in zip(sources, targets, strict=True):
                 write([_PADDING[: target.offset - written]])
                 for at in range(0, source.size_bytes, _SLICE_BYTES):
                     part = buffer[: min(_SLICE_BYTES, source.size_bytes - at)]
-                    self._read(source, at, part, lambda start, count: None)
+                    try:
+                        self._read(source, at, part, lambda start, count: None)
+                    except OSError as error:
+                        raise UnreadableSource(source, error) from error
                     write([part])
                 written = target.offset + target.size_bytes
         # Those that were taken from memory.

@@ -45,6 +45,7 @@ class _Content:
     live_bytes: int
     live: dict[ObjectKey, Extent] = field(default_factory=dict)
     is_busy: bool = False
+    is_left: bool = False
 
 
 def aligned(size_bytes: int) -> int:
@@ -166,6 +167,10 @@ class SpillFiles:
             self._files[file].is_busy = False
             self._look_at(file)
 
+    def leave(self, file: SpillFile) -> None:
+        """It cannot be copied: it goes when all in it is dead. Call it while it is busy."""
+        self._files[file].is_left = True
+
     # ---- inside
 
     def _add(self, object_id: ObjectKey, extent: Extent) -> None:
@@ -198,7 +203,8 @@ class SpillFiles:
         self._dead.append(file)
 
     def _is_sparse(self, content: _Content) -> bool:
-        return content.total_bytes - content.live_bytes >= content.total_bytes * self._sparse_share
+        dead_bytes = content.total_bytes - content.live_bytes
+        return not content.is_left and dead_bytes >= content.total_bytes * self._sparse_share
 
     def check_invariants(self) -> None:
         """Recounts everything. Raises InternalError."""

@@ -27,7 +27,7 @@ from ray_mono.object_manager.local_object_manager import (
     SpillEffect,
     WriteFile,
 )
-from ray_mono.object_manager.seams import SharedMemory, SpillDisk
+from ray_mono.object_manager.seams import SharedMemory, SpillDisk, UnreadableSource
 from ray_mono.object_manager.spill_files import Extent, SpillFile, SpillFiles, aligned
 from ray_mono.object_manager.spill_report import SpillReport
 from ray_mono.object_manager.store import Store
@@ -241,11 +241,15 @@ class Spills:
         object_id = bring.object_id
         try:
             await self._known_disk().copy([bring.source], [bring.target])
+        except UnreadableSource as unreadable:
+            self.manager.not_brought(bring)
+            self.unreadable(object_id, bring.source, unreadable.error)
         except OSError as error:
             logger.warning("object %s cannot be read in place: %s", object_id.hex(), error)
             self.manager.not_brought(bring)
             self._waiting().unobtainable(
-                object_id, f"object {object_id.hex()} has no room in the store, nor on disk: {error}"
+                object_id,
+                f"object {object_id.hex()} has no room in the store, nor on disk: {why_not_written(error)}",
             )
         else:
             if self.manager.brought(bring):
@@ -257,6 +261,9 @@ class Spills:
     async def _copy(self, copy: CopyFiles) -> None:
         try:
             await self._known_disk().copy(copy.sources, list(copy.extents.values()))
+        except UnreadableSource as unreadable:
+            logger.warning("a file of spilled objects is not compacted: %s", unreadable)
+            self.manager.cannot_copy(copy.number, unreadable.source.file)
         except OSError as error:
             logger.warning("%d files of spilled objects could not be compacted: %s", len(copy.files), error)
             self.manager.not_copied(copy.number, why_not_written(error), self._clock.time_s())

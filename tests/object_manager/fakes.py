@@ -16,7 +16,14 @@ from ray_mono.object_manager.keys import NodeKey, ObjectKey
 from ray_mono.object_manager.node_store import NodeStore
 from ray_mono.object_manager.outgoing import Asked, Outgoing
 from ray_mono.object_manager.puller import Puller
-from ray_mono.object_manager.seams import Fetch, Landing, PeerAddress, Prepare, TransferFailed
+from ray_mono.object_manager.seams import (
+    Fetch,
+    Landing,
+    PeerAddress,
+    Prepare,
+    TransferFailed,
+    UnreadableSource,
+)
 from ray_mono.object_manager.spill_files import Extent, SpillFile, aligned
 
 
@@ -96,6 +103,11 @@ class PlainDisk:
             raise OSError(errno.EIO, "it cannot be read")
 
     async def copy(self, sources: Sequence[Extent], targets: Sequence[Extent]) -> None:
+        for each in sources:
+            try:
+                await self.check(each)
+            except OSError as error:
+                raise UnreadableSource(each, error) from error
         parts = [
             memoryview(self.files[each.file])[each.offset : each.offset + each.size_bytes] for each in sources
         ]

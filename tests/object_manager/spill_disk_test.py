@@ -17,6 +17,7 @@ import pytest
 
 from ray_mono.object_manager.config import ObjectManagerConfig
 from ray_mono.object_manager.keys import ObjectKey
+from ray_mono.object_manager.seams import UnreadableSource
 from ray_mono.object_manager.spill_directories import SpillDirectories, SpillDirectoryError
 from ray_mono.object_manager.spill_disk import FileSpillDisk
 from ray_mono.object_manager.spill_files import Extent, SpillFile, SpillFiles
@@ -161,7 +162,7 @@ def test_bytes_that_changed_on_the_disk_are_never_given(disk: FileSpillDisk) -> 
                 await read(disk, large, start, length)
         with pytest.raises(OSError, match="bytes are not those that were written"):
             await disk.check(large)
-        with pytest.raises(OSError, match="bytes are not those that were written"):
+        with pytest.raises(UnreadableSource, match="bytes are not those that were written"):
             await disk.copy([first, large], extents_of(1, contents[:2]))
         assert await read(disk, large, 10 * MIB) == contents[1][10 * MIB :]
         assert await read(disk, large, MIB + 1, 7 * MIB) == contents[1][MIB + 1 : 8 * MIB + 1]
@@ -239,7 +240,7 @@ def test_a_disk_is_filled_up_to_a_threshold_and_the_refusal_says_the_sizes(small
 
 
 def test_a_write_that_the_disk_has_no_room_for_leaves_nothing(small_disk: Path) -> None:
-    """Also where that shows only in the middle: what is copied is not held up by the threshold."""
+    """Also where that shows only in the middle: what is compacted is not held up by the threshold."""
     disk = make_disk(small_disk)
     content = [b"x" * 20 * MIB]
     (source,) = extents_of(0, content)
@@ -255,6 +256,23 @@ def test_a_write_that_the_disk_has_no_room_for_leaves_nothing(small_disk: Path) 
         assert await read(disk, source) == content[0]
 
     run(fill)
+    disk.close()
+
+
+def test_what_is_copied_from_elsewhere_fills_a_disk_up_to_its_threshold(
+    small_disk: Path, tmp_path: Path
+) -> None:
+    disk = make_disk(tmp_path / "elsewhere", small_disk)
+    content = [b"x" * 62 * MIB]
+    (source,) = extents_of(0, content)
+
+    async def play() -> None:
+        await disk.write([source], parts_of(content))
+        with pytest.raises(OSError, match=r"over 95%.*bytes are free") as caught:
+            await disk.copy([source], [Extent(SpillFile(1, 1), 0, source.size_bytes)])
+        assert caught.value.errno == errno.ENOSPC
+
+    run(play)
     disk.close()
 
 

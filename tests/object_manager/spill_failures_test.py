@@ -83,6 +83,19 @@ def test_what_cannot_be_read_back_is_lost_and_says_why() -> None:
     run(play)
 
 
+def test_what_is_gone_elsewhere_when_it_is_to_be_read_in_place_is_lost() -> None:
+    async def play() -> None:
+        async with scene(PlainDisk(num_directories=2, num_external=1)) as s:
+            names = [ObjectKey(b"o%d" % number) for number in range(8)]
+            await s.put(*names)
+            await s.get(*names[4:])  # all memory is read
+            s.disk.unreadable.add(s.node.store.extent_of(names[0]).file)
+            (found,) = await s.get(names[0])
+            assert found.state is FoundState.LOST and "cannot be read from disk: " in found.reason
+
+    run(play)
+
+
 def test_where_a_file_is_gone_all_that_was_only_there_is_lost() -> None:
     async def play() -> None:
         async with scene() as s:
@@ -135,6 +148,28 @@ def test_files_of_which_most_is_dead_are_compacted_and_what_lives_is_read_from_t
             (new,) = s.disk.files
             assert new != old and len(s.disk.files[new]) == 2 * SIZE
             await s.read(*names[6:])
+
+    run(play)
+
+
+def test_a_file_that_cannot_be_read_stops_neither_the_compaction_of_others_nor_writing() -> None:
+    async def play() -> None:
+        async with scene(capacity_bytes=8 * SIZE, min_spilling_size_bytes=4 * SIZE) as s:
+            names = [ObjectKey(b"o%d" % number) for number in range(16)]
+            await s.put(*names)
+            damaged = s.node.store.extent_of(names[0]).file
+            whole = s.node.store.extent_of(names[4]).file
+            s.disk.unreadable.add(damaged)
+            s.node.free([*names[:3], *names[4:7]])
+            await s.cluster.settle()
+            assert damaged in s.disk.files and whole not in s.disk.files
+            assert "cannot be written" not in s.node.store.describe_memory()
+            await s.put(A, B, C, D, E, F)
+            await s.read(*names[7:], A, B, C, D, E, F)
+            (found,) = await s.get(names[3])
+            assert found.state is FoundState.LOST
+            await s.cluster.settle()
+            assert damaged not in s.disk.files
 
     run(play)
 

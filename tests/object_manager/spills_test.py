@@ -352,7 +352,9 @@ def test_where_nothing_can_be_copied_to_be_read_in_place_the_get_fails_with_the_
         async with scene(PlainDisk(num_directories=2, num_external=1)) as s:
             await s.put(A, B, C, D, E, F)
             s.disk.broken[1] = NO_SPACE
-            with pytest.raises(StoreFull, match="no room in the store, nor on disk.*No space left"):
+            with pytest.raises(
+                StoreFull, match=f"no room in the store, nor on disk: {DISK_FULL}.*No space left"
+            ):
                 await s.get(A, B, C, D, E, F)
             assert s.node.store.num_pins == 0
             await s.read(A, B, C, D, E, F)
