@@ -102,8 +102,9 @@ class NodeStore:
             self.store, node_id, self._admission, self.pulls, self.spills, no_room, clock, self._settle
         )
         self._large_creates = LargeCreates(self.store, self.spills, spawn, self._settle)
-        # Everything that has deadlines, in the order in which it is looked at when one has come.
-        self._timed = (self.pressure, self.creates, self._spilling, self.gets)
+        # Everything that has deadlines, in the order in which it is looked at when one has come: who gets a
+        # file now is none of whom people are told.
+        self._timed = (self.creates, self.pressure, self._spilling, self.gets)
         self._next_client = TRANSFERS + 1
         self._times_backed = 0
         self._settled = (0, 0, 0, 0, 0, 0)  # of what _settle looks at, what it last saw

@@ -8,10 +8,12 @@ import errno
 import pytest
 
 from ray_mono.common.store_messages import DISK_FULL
+from ray_mono.object_manager import pressure
 from ray_mono.object_manager.config import ObjectManagerConfig
 from ray_mono.object_manager.create_queue import RoomWanted
 from ray_mono.object_manager.errors import ObjectExists, StoreFull
 from ray_mono.object_manager.get_queue import FoundState, Wanted
+from ray_mono.object_manager.pressure_notices import STORE_FULL
 from ray_mono.object_manager.spill_files import Extent
 from ray_mono.object_manager.stored_object import ObjectState
 from tests.object_manager.fakes import PlainDisk
@@ -175,6 +177,24 @@ def test_what_readers_leave_no_room_for_goes_to_a_disk_that_has_some() -> None:
                 extent = await s.node.create(RoomWanted(s.client, SIZE, object_id, b"meta", OWNER))
                 assert isinstance(extent, Extent) and extent.file.directory == 1
                 s.node.seal(object_id, s.client)
+
+    run(play)
+
+
+def test_nobody_is_told_of_a_full_store_where_its_disk_has_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pressure, "TELL_AFTER_S", 0.01)
+
+    async def play() -> None:
+        async with scene(create_to_disk_s=0.01, create_timeout_s=1000.0) as s:
+            told: list[tuple[str, str, bool]] = []
+            s.node.pressure.watch(lambda *what: told.append(what))
+            await s.put(A, B, C, D)
+            await s.get(A, B, C, D)
+            for object_id in (E, F):
+                extent = await s.node.create(RoomWanted(s.client, SIZE, object_id, b"meta", OWNER))
+                assert isinstance(extent, Extent)
+                s.node.seal(object_id, s.client)
+            assert not [text for text, what, _ in told if what == STORE_FULL]
 
     run(play)
 
