@@ -15,6 +15,7 @@ from tests.sources import ROOT, our_files, tree
 USED_BY_OTHERS = {
     "src/common/exceptions.py:from_task_error": "Ray's programs",
     "src/common/ids.py:from_binary": "Ray's programs",
+    "src/common/mapped_file.py:restype": "ctypes",
     "src/common/process.py:argtypes": "ctypes",
     "src/core_worker/object_ref_generator.py:_stream_exhausted": "Ray's libraries",
     "src/core_worker/object_ref_generator.py:athrow": "Python, of an async generator",

@@ -13,10 +13,13 @@ from __future__ import annotations
 
 import errno
 import mmap
+import os
+import weakref
 from collections.abc import Callable
 
 # Linux 5.14 and later; Python's mmap has no name for it yet.
 _MADV_POPULATE_WRITE = 23
+_MAP_FAILED = (1 << 64) - 1
 # What is remembered as prepared or not: 4 KiB of notes per GiB. Ranges are rounded outwards to it.
 PIECE_BYTES = 256 << 10
 _YES = b"\1"
@@ -65,6 +68,22 @@ class MappedFile:
         if self._populate is None:
             self._populate = _populate_function(self._map)
         return self._populate(offset, length_bytes)
+
+
+def bytes_of(fd: int, size_bytes: int, offset: int) -> memoryview:
+    """Bytes of a file, read-only, mapped until nothing refers to them. Python's own mappings keep a
+    descriptor each, of which a process has few. Raises OSError."""
+    import ctypes
+
+    libc = ctypes.CDLL(None, use_errno=True)
+    libc.mmap.restype = ctypes.c_void_p
+    length = ctypes.c_size_t(size_bytes)
+    address = libc.mmap(None, length, mmap.PROT_READ, mmap.MAP_SHARED, fd, ctypes.c_long(offset))
+    if address == _MAP_FAILED:
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+    memory = (ctypes.c_ubyte * size_bytes).from_address(address)
+    weakref.finalize(memory, libc.munmap, ctypes.c_void_p(address), length).atexit = False
+    return memoryview(memory).cast("B").toreadonly()
 
 
 def _populate_function(mapping: mmap.mmap) -> Callable[[int, int], int]:

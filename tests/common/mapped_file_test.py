@@ -7,10 +7,11 @@ import os
 import resource
 import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
-from ray_mono.common.mapped_file import PIECE_BYTES, MappedFile
+from ray_mono.common.mapped_file import PIECE_BYTES, MappedFile, bytes_of
 
 SIZE_BYTES = 16 * PIECE_BYTES + 1000
 PAGE_BYTES = 4096
@@ -98,3 +99,20 @@ def test_a_slice_that_is_alive_may_outlive_the_close(fd: int) -> None:
     mapped.close()
     part[:] = b"0123456789"
     assert os.pread(fd, 10, 0) == b"0123456789"
+
+
+def test_what_is_read_keeps_no_descriptor_and_is_mapped_until_nothing_refers_to_it(fd: int) -> None:
+    os.pwrite(fd, b"abc", PAGE_BYTES + 10)
+    place = os.readlink(f"/proc/self/fd/{fd}").split()[0]
+    descriptors = os.listdir("/proc/self/fd")
+    some = bytes_of(fd, 2 * PAGE_BYTES, PAGE_BYTES)[10:]
+    assert os.listdir("/proc/self/fd") == descriptors
+    assert some.readonly and bytes(some[:3]) == b"abc" and len(some) == 2 * PAGE_BYTES - 10
+    assert place in Path("/proc/self/maps").read_text()
+    del some
+    assert place not in Path("/proc/self/maps").read_text()
+
+
+def test_what_cannot_be_mapped_is_an_error(fd: int) -> None:
+    with pytest.raises(OSError, match="Invalid argument"):
+        bytes_of(fd, PAGE_BYTES, 1)

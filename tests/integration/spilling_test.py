@@ -135,6 +135,15 @@ def test_a_get_of_more_than_the_store_holds_gives_every_value(spilled: Path) -> 
     wait_for_nothing_left()
 
 
+def test_what_is_read_on_disk_and_kept_costs_a_process_no_descriptors(spilled: Path) -> None:
+    start_cluster(spilled)
+    references = [ray.put(piece(number, MIB)) for number in range(200)]
+    before = len(os.listdir("/proc/self/fd"))
+    views = get(references)
+    assert len(os.listdir("/proc/self/fd")) < before + 20
+    assert all(is_piece(view, number, MIB) for number, view in enumerate(views))
+
+
 def test_a_generators_items_wait_for_room(spilled: Path) -> None:
     start_cluster(spilled)
 

@@ -27,7 +27,7 @@ from typing import Any
 import numpy as np
 
 from ray_mono.common.exceptions import RaySystemError
-from ray_mono.common.mapped_file import MappedFile
+from ray_mono.common.mapped_file import MappedFile, bytes_of
 from ray_mono.common.object_errors import no_room_error
 from ray_mono.common.private_files import UntrustedPathError, open_file
 from ray_mono.common.threads import start
@@ -79,7 +79,7 @@ class PlasmaStoreProvider:
         # what becomes of each. These are several where a task runs again before its last answer has left.
         self._unsealed: dict[bytes, int] = {}
         self._write_map: MappedFile | None = None
-        self._read_map: mmap.mmap | None = None
+        self._read_map: memoryview | None = None
         # The ObjectFound of each view that ended. Finalizers append without the lock; `drain` goes through
         # it.
         self._ended: deque[Any] = deque()
@@ -271,12 +271,12 @@ class PlasmaStoreProvider:
         self._views[found.object_id] = (weakref.ref(array), found)
         return memoryview(array)  # type: ignore[arg-type]
 
-    def _map(self, path: str, length: int, offset: int, is_spilled: bool = False) -> mmap.mmap:
+    def _map(self, path: str, length: int, offset: int, is_spilled: bool = False) -> memoryview:
         fd = self._open(path, os.O_RDONLY, is_spilled)
         try:
             if is_spilled and os.fstat(fd).st_size < offset + length:
                 raise LostOnDisk(path)
-            return mmap.mmap(fd, length, prot=mmap.PROT_READ, offset=offset)
+            return bytes_of(fd, length, offset)
         except OSError as error:
             raise RaySystemError(f"an object cannot be mapped from {path}: {error}") from None
         finally:
