@@ -16,6 +16,9 @@ class MissingWorkers(Generic[Worker]):
     def __init__(self) -> None:
         self._since_s: dict[Worker, float] = {}
 
+    def __bool__(self) -> bool:
+        return bool(self._since_s)
+
     def clear(self) -> None:
         """Nobody is missing yet: there is another head, or nobody was asked for."""
         self._since_s.clear()

@@ -61,6 +61,8 @@ class NodeDirectory:
         self._addresses: dict[NodeKey, PeerAddress] = {}
         self._dead: dict[NodeKey, str] = {}
         self._missing = MissingWorkers[WorkerKey]()
+        # Set when owners may have died of whom nobody told.
+        self._may_be_dead = asyncio.Event()
         # Set, and replaced, whenever a node becomes known.
         self._changed = asyncio.Event()
 
@@ -119,25 +121,31 @@ class NodeDirectory:
         messages = gcs.Subscribe(gcs_pb2.SubscribeRequest(channels=channels))
         self.is_connected = True
         self._missing.clear()
-        await self._find_dead_owners(gcs)
-        asking = asyncio.create_task(self._ask_for_missing(gcs))
+        self._may_be_dead.set()
+        asking = asyncio.create_task(self._ask_for_owners(gcs))
         try:
             async for message in messages:
                 if message.channel == gcs_pb2.NODE:
                     if self._learn_node(common_pb2.NodeInfo.FromString(message.payload)):
-                        await self._find_dead_owners(gcs)
+                        self._may_be_dead.set()
                 elif message.channel == gcs_pb2.WORKER_DEATH:
                     self._on_owner_dead(WorkerKey(message.key))
         finally:
             asking.cancel()
 
-    async def _ask_for_missing(self, gcs: GcsServiceAsyncStub) -> None:
+    async def _ask_for_owners(self, gcs: GcsServiceAsyncStub) -> None:
+        """Nodes do not wait for the answer: a head on an empty store gives it when it has heard all."""
         while True:
-            await asyncio.sleep(_MISSING_PERIOD_S)
-            if self._missing:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_MISSING_PERIOD_S if self._missing else None):
+                    await self._may_be_dead.wait()
+            self._may_be_dead.clear()
+            try:
+                await self._find_dead_owners(gcs)
+            except RpcError:
                 # Where the connection has ended the subscription says so.
-                with contextlib.suppress(RpcError):
-                    await self._find_dead_owners(gcs)
+                await asyncio.sleep(_RETRY_LONGEST_S)
+                self._may_be_dead.set()
 
     def _learn_node(self, node: common_pb2.NodeInfo) -> bool:
         """True where it is dead, and was not known to be."""

@@ -15,6 +15,7 @@ from ray_mono.protobuf import common_pb2, gcs_pb2
 from ray_mono.protobuf.gcs_rpc import GcsServiceServicer, gcs_service_handlers
 from ray_mono.rpc.surface import CallContext
 from tests.simulation.world import World
+from tests.waiting import until
 
 LIMIT_S = 600.0
 FAR = NodeKey(b"f" * 28)
@@ -37,6 +38,10 @@ class Gcs(GcsServiceServicer):
         self.subscribed = asyncio.Event()
         self.workers: list[common_pb2.WorkerInfo] = []
         self.missing_dead_after_s = 0.0
+        self.num_asked = 0
+        self.has_heard = asyncio.Event()
+        """What those who live have told. A head on an empty store does not say who is dead before."""
+        self.has_heard.set()
 
     async def Subscribe(
         self, request: gcs_pb2.SubscribeRequest, context: CallContext
@@ -50,6 +55,8 @@ class Gcs(GcsServiceServicer):
     async def GetAllWorkers(
         self, request: common_pb2.Empty, context: CallContext
     ) -> gcs_pb2.GetAllWorkersReply:
+        self.num_asked += 1
+        await self.has_heard.wait()
         return gcs_pb2.GetAllWorkersReply(
             workers=self.workers, missing_dead_after_s=self.missing_dead_after_s
         )
@@ -106,6 +113,32 @@ def test_who_looks_for_a_node_waits_until_the_gcs_tells_of_it() -> None:
         assert not looking.done()
         scene.gcs.tell(node(FAR))
         assert await looking == PeerAddress("10.0.0.7", 70)
+
+    play(script)
+
+
+def test_a_node_is_known_though_the_head_has_yet_to_hear_who_is_dead() -> None:
+    async def script(scene: Scene) -> None:
+        scene.gcs.hang_up()
+        scene.gcs.has_heard.clear()
+        await scene.gcs.subscribed.wait()
+        scene.gcs.tell(node(FAR))
+        assert await scene.directory.find(FAR, timeout_s=5) == PeerAddress("10.0.0.7", 70)
+        scene.gcs.workers = [common_pb2.WorkerInfo(worker_id=OWNER, node_id=FAR)]
+        scene.gcs.has_heard.set()
+        await until(lambda: scene.dead_owners == [OWNER])
+
+    play(script)
+
+
+def test_where_nobody_is_missing_the_head_is_asked_once() -> None:
+    async def script(scene: Scene) -> None:
+        scene.gcs.workers = [common_pb2.WorkerInfo(worker_id=OWNER, node_id=FAR, is_alive=True)]
+        scene.gcs.hang_up()
+        await scene.gcs.subscribed.wait()
+        num_asked = scene.gcs.num_asked
+        await asyncio.sleep(100)
+        assert scene.gcs.num_asked == num_asked + 1
 
     play(script)
 

@@ -38,6 +38,7 @@ FOUND = {
     6000847: "a head was gone before a node had heard of others, and the next one ended their driver's job",
     6001512: "five connections to a borrower that lived broke within 20 ms: it counted as dead",
     6012009: "a head whose first node was new did not know the job of a task that an older one ran",
+    6014187: "a store did not learn of a node before a head had heard all, and gave up frees for it",
     3002105: "that a job was over was said while its driver lived, behind a cut, and was held to be dead",
 }
 
