@@ -79,6 +79,7 @@ class CalledActor:
         "_excess_bytes_max",
         "_latest",
         "_leaving",
+        "_may_have_lived",
         "_num_answered",
         "_registration",
         "_story",
@@ -107,6 +108,7 @@ class CalledActor:
         self._config = config
         self._calls_in_flight_max = config.calls_in_flight_max
         self.state = UNKNOWN
+        self._may_have_lived = False
         self.actor_id = actor_id
         # Of the object that stands for the actor; empty where only the name is known.
         self.creation_id = b""
@@ -182,7 +184,8 @@ class CalledActor:
 
     @property
     def is_restarting(self) -> bool:
-        return self.state is RESTARTING
+        """It lived, as far as anybody knows, and a new process is made for it."""
+        return self.state is RESTARTING and self._may_have_lived
 
     @property
     def is_unreachable(self) -> bool:
@@ -289,11 +292,11 @@ class CalledActor:
     def restart(self) -> bool:
         """A new process is made for it. Returns whether it may have lived before; calls of one that has not
         lived yet go on waiting."""
-        lived = self.state is not PENDING_CREATION
         if self.state is not RESTARTING:
+            self._may_have_lived = self._may_have_lived or self.state is not PENDING_CREATION
             self._move(RESTARTING)
         self.peer = self.worker = None
-        return lived
+        return self._may_have_lived
 
     def die(self, cause: common_pb2.DeathCause) -> None:
         self._move(DEAD)

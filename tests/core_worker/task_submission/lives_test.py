@@ -352,7 +352,8 @@ def test_an_actor_that_has_not_lived_cannot_have_lived_before() -> None:
     connect(lived)
     assert [created.restart(), heard.restart(), lived.restart()] == [False, True, True]
     # Again: it lives no more than before.
-    assert lived.restart() and lived.is_restarting
+    assert [created.restart(), heard.restart(), lived.restart()] == [False, True, True]
+    assert lived.is_restarting and not created.is_restarting
 
 
 def test_the_warning_comes_at_a_number_and_at_its_doubles() -> None:

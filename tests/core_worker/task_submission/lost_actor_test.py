@@ -339,15 +339,17 @@ def test_what_waits_in_the_queue_when_the_actor_restarts_fails_unless_it_may_wai
     assert is_pending(world, waits) and is_pending(world, late) and world.story["queued"] == 2
 
 
-def test_calls_wait_for_the_first_creation_though_a_process_dies_in_it() -> None:
+def test_calls_wait_for_the_first_creation_though_several_processes_die_in_it() -> None:
     world = CalledActor(is_created_here=True)
-    call = world.submit()
-    world.die(will_restart=True)
-    world.tell()
-    assert is_pending(world, call)
+    calls = [world.submit()]
+    for _ in range(2):
+        world.die(will_restart=True)
+        world.tell()
+        calls.append(world.submit())
+    assert all(is_pending(world, call) for call in calls)
     world.starts()
     world.run_all()
-    assert world.outcome(call) == "1, run 1"
+    assert [world.outcome(call) for call in calls] == ["1, run 1", "2, run 1", "3, run 1"]
 
 
 def test_the_calls_of_one_who_first_hears_that_the_actor_restarts_fail() -> None:
