@@ -385,9 +385,10 @@ class Admission:
             return None
         if request.why_not_on_disk or self._may_use_disk(request):
             return None
-        due_s = (since_s if self._store.spillable else min(since_s, self._freed_s)) + after_s
-        is_first_class = request.priority is Priority.GET
-        return due_s if is_first_class else max(due_s, request.since_s + self._overtaken_max_s)
+        stuck_since_s = since_s if self._store.spillable else min(since_s, self._freed_s)
+        if request.priority is Priority.GET:
+            return stuck_since_s + after_s
+        return max(stuck_since_s + after_s, min(stuck_since_s, request.since_s) + self._overtaken_max_s)
 
     def _makes_do_with_disk(self, request: _Request) -> bool:
         """Whether it could give memory back that was promised to it: those copies are for disk now."""

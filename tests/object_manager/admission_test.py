@@ -221,6 +221,19 @@ def test_arguments_get_files_only_when_they_are_in_the_first_class() -> None:
     assert scene.admission.next_deadline_s == 15
 
 
+def test_arguments_get_files_at_once_where_no_memory_came_free_for_as_long_as_the_first_waited() -> None:
+    scene = Scene(disk_after_s=5, overtaken_max_s=15)
+    scene.take(640)
+    scene.submit(1, TASK_ARGUMENTS, a=64)
+    assert scene.settle() == []
+    scene.now_s = 15
+    assert scene.admission.expire(scene.now_s) == [] and scene.settle() == [1]
+    scene.now_s = 16
+    scene.submit(2, TASK_ARGUMENTS, b=64)
+    assert scene.settle() == [1]
+    assert scene.admission.next_deadline_s == 15  # it is over
+
+
 def test_what_can_never_fit_is_admitted_at_once_without_what_is_promised_to_others() -> None:
     scene = Scene(disk_after_s=5)
     scene.submit(1, a=320)
