@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import os
 import random
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -33,6 +34,8 @@ from ray_mono.rpc.reactor_server import ReactorServer
 from ray_mono.rpc.surface import RpcError
 
 REGISTER_TIMEOUT_S = 60.0
+RAYLET_ENDS_S = 0.25
+"""What a raylet takes to see that its object manager has died, and to tell the head."""
 
 
 class Registration:
@@ -135,10 +138,17 @@ class Registration:
                     on_node_lost(core, reason)
 
             raylet.on_close(lost)
+
+            def store_lost(reason: str) -> None:
+                # The raylet is about to end as well, and that should be known first: else an actor here is
+                # one that died, whose restart may come to this node. Under the lock nothing leaves that a
+                # call gets meanwhile: errors of the node's, where its caller may have it run again.
+                if not context.is_leaving:
+                    time.sleep(RAYLET_ENDS_S)
+                    lost(reason)
+
             if not env.is_driver:
-                # The raylet is about to end as well. What a call got here meanwhile would be its answer: an
-                # error of the node's, where its caller may have it run again.
-                store.on_close(lost)
+                store.on_close(store_lost)
         return core
 
     def close(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
@@ -146,6 +147,21 @@ def life(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Life]:
         with made.registration.reactor.lock:
             made.registration.server.close()
         made.registration.reactor.close()
+
+
+def test_a_worker_that_loses_its_store_ends_after_its_raylet_could_tell_of_that(
+    life: Life, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(registration.time, "sleep", life.steps.append)
+
+    def lose_store() -> None:
+        assert life.registration is not None
+        with life.registration.reactor.lock:
+            life.wire.end("unix:/store")
+
+    with contextlib.suppress(Gone):
+        life.live(lose_store)
+    assert life.steps[:2] == [registration.RAYLET_ENDS_S, 1]
 
 
 def test_a_worker_joins_runs_what_came_already_and_ends(life: Life) -> None:
