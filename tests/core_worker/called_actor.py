@@ -103,6 +103,11 @@ class Line:
         sent, reply = self._answers.popleft()
         sent.said.answer(reply)
 
+    @property
+    def first_not_begun(self) -> bytes:
+        """Its id; empty where all that was sent has begun."""
+        return self._to_run[0].task_id if self._to_run else b""
+
     def end(self) -> None:
         """What was not delivered is lost."""
         self.channel.close()
@@ -243,6 +248,19 @@ class CalledActor:
     @property
     def probes(self) -> list[Said]:
         return [*self.scene.wire.open("TakeBackCalls"), *self.scene.wire.open("CheckAlive")]
+
+    def answer_probe(self, probe: Said) -> None:
+        """As the process does, if it lives."""
+        with self.scene.env.lock:
+            if probe.to in self.scene.wire.gone:
+                probe.fail()
+            elif probe.method == "CheckAlive":
+                probe.answer(common_pb2.Empty())
+            else:
+                lost = [line for line in self.lines if line.process.channel == probe.to and line.is_closed]
+                first = lost[-1].first_not_begun if lost else b""
+                probe.answer(core_worker_pb2.TakeBackCallsReply(first_task_id=first))
+        self.look()
 
     @property
     def timers(self) -> list[SceneTimer]:

@@ -31,7 +31,9 @@ def test_where_nothing_else_goes_wrong_drains_cost_nothing() -> None:
     restarts = 0
     for seed in range(5):
         drains = [replace(drain, choice=drain.choice // 2 * 2) for drain in draw_drains(seed, NUM_DRAINS)]
-        outcome = drained(seed, draw_scenario(seed, 60, Weather.CALM), tuple(drains))
+        scenario = draw_scenario(seed, 60, Weather.CALM)
+        actors = [replace(each, max_restarts=20, num_calls=100, call_s=0.1) for each in scenario.actors]
+        outcome = drained(seed, replace(scenario, actors=tuple(actors)), tuple(drains))
         assert not outcome.retries
         restarts += outcome.actor_restarts
     assert restarts

@@ -147,13 +147,7 @@ class ActorSubmitterAgainstAModel(RuleBasedStateMachine):
     @precondition(lambda self: self.world.probes)
     @rule()
     def probe_is_answered(self) -> None:
-        probe = self.world.probes[0]
-        with self.world.scene.env.lock:
-            if probe.to in self.world.scene.wire.gone:
-                probe.fail()
-            else:
-                probe.answer(common_pb2.Empty())
-        self.world.look()
+        self.world.answer_probe(self.world.probes[0])
         self.avoided = []
 
     # ---- what must hold
