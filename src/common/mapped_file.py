@@ -12,10 +12,12 @@ does nothing, unlike a write, of which the process would die.
 from __future__ import annotations
 
 import errno
+import functools
 import mmap
 import os
 import weakref
 from collections.abc import Callable
+from typing import Any
 
 # Linux 5.14 and later; Python's mmap has no name for it yet.
 _MADV_POPULATE_WRITE = 23
@@ -75,8 +77,7 @@ def bytes_of(fd: int, size_bytes: int, offset: int) -> memoryview:
     descriptor each, of which a process has few. Raises OSError."""
     import ctypes
 
-    libc = ctypes.CDLL(None, use_errno=True)
-    libc.mmap.restype = ctypes.c_void_p
+    libc = _libc()
     length = ctypes.c_size_t(size_bytes)
     address = libc.mmap(None, length, mmap.PROT_READ, mmap.MAP_SHARED, fd, ctypes.c_long(offset))
     if address == _MAP_FAILED:
@@ -86,12 +87,21 @@ def bytes_of(fd: int, size_bytes: int, offset: int) -> memoryview:
     return memoryview(memory).cast("B").toreadonly()
 
 
-def _populate_function(mapping: mmap.mmap) -> Callable[[int, int], int]:
-    """mmap.madvise would keep the interpreter's lock meanwhile. ctypes is imported late: it costs
-    milliseconds."""
+@functools.cache
+def _libc() -> Any:
+    """ctypes is imported late: it costs milliseconds."""
     import ctypes
 
     libc = ctypes.CDLL(None, use_errno=True)
+    libc.mmap.restype = ctypes.c_void_p
+    return libc
+
+
+def _populate_function(mapping: mmap.mmap) -> Callable[[int, int], int]:
+    """mmap.madvise would keep the interpreter's lock meanwhile."""
+    import ctypes
+
+    libc = _libc()
     base = ctypes.addressof(ctypes.c_char.from_buffer(mapping))
 
     def populate(offset: int, length_bytes: int) -> int:

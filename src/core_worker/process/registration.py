@@ -145,7 +145,7 @@ class Registration:
                 # call gets meanwhile: errors of the node's, where its caller may have it run again.
                 if not context.is_leaving:
                     time.sleep(RAYLET_ENDS_S)
-                    lost(reason)
+                    on_node_lost(core, reason)
 
             if not env.is_driver:
                 store.on_close(store_lost)

@@ -155,7 +155,7 @@ class TaskReceiver:
         """Answers NOT_STARTED to queued tasks of this type, of one connection or all."""
         if not self.queue:
             return
-        for item in self._take_queued(type_, lambda each: connection in (None, each)):
+        for item in self._take_all(type_, lambda each: connection in (None, each)):
             if isinstance(item, SharedCalls):
                 item.give_back()
             else:
@@ -165,7 +165,7 @@ class TaskReceiver:
         """The connection of this caller of the actor has ended. Those of its calls that have not begun never
         do; returns the id of the first."""
         first = b""
-        for item in self._take_queued(common_pb2.ACTOR_TASK, lambda each: each.state.get(CALLER) == caller):
+        for item in self._take_all(common_pb2.ACTOR_TASK, lambda each: each.state.get(CALLER) == caller):
             if isinstance(item, SharedCalls):
                 first = first or item.task_ids[item.left[0]]
                 item.left.clear()
@@ -173,7 +173,7 @@ class TaskReceiver:
                 first = first or item.task_id
         return first
 
-    def _take_queued(self, type_: Any, is_of: Callable[[Any], bool]) -> list[Call | SharedCalls]:
+    def _take_all(self, type_: Any, is_of: Callable[[Any], bool]) -> list[Call | SharedCalls]:
         """Takes the tasks of this type out of the queue that came on a connection for which is_of() holds."""
         taken, kept = [], deque[Queued]()
         for item in self.queue:

@@ -2,7 +2,8 @@
 processes that submit tasks know their part of them, too:
 
     worker ──KvGet, GetJob, KvKeys──► GCS                   it answers in less than a millisecond, usually
-       └── PATIENCE_S later, besides ──► whoever submitted the task (GetExportedCode, GetJobSetup)
+       └── PATIENCE_S later, or where that does not know it ──► whoever submitted the task (GetExportedCode,
+                                                                GetJobSetup)
 
 So a function runs also on workers that have not run it yet while the head is away, and even a new one does.
 """
