@@ -256,7 +256,7 @@ class SceneServer:
     def close(self) -> None: ...
 
 
-@dataclass
+@dataclass(eq=False)
 class Connection:
     """A peer's connection to this core worker, and what it was answered."""
 
@@ -274,10 +274,10 @@ class Connection:
     def on_close(self, callback: Callable[[str], None]) -> None:
         self.closers.append(callback)
 
-    def close(self) -> None:
+    def close(self, reason: str = "lost") -> None:
         self.is_closed = True
         for callback in self.closers:
-            callback("lost")
+            callback(reason)
 
 
 @dataclass

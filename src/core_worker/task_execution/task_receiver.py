@@ -5,7 +5,8 @@ given back.
                  ├── GiveBackTasks, or the running task blocks ──► NOT_STARTED: the owner has it run elsewhere
                  ├── cancelled ──► CANCELLED
                  ├── its actor moves ──► NOT_STARTED, also for what comes after that
-                 ├── TakeBackCalls: its caller comes back on another connection, and is told so
+                 ├── TakeBackCalls: its caller comes back on another connection, and is told so. What came
+                 │   on those before, and has not been read yet, never is
                  └── the worker ends ──► WRONG_WORKER for what comes after that
 
 The queue's last item may be None. Then the worker ends when what is before it has run. Lock held, unless a
@@ -14,7 +15,7 @@ method says otherwise.
 
 from __future__ import annotations
 
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Callable
 from typing import Any
 
@@ -66,6 +67,8 @@ class TaskReceiver:
         self.has_moved = False
         """Nothing of the actor runs here any more: it goes on elsewhere."""
         self._next_number = 0  # of the lease's next task; 0 where its holder does not count them
+        # Of each caller of the actor, the connections that brought calls.
+        self._callers: defaultdict[bytes, set[Any]] = defaultdict(set)
 
     # ---- served
 
@@ -125,9 +128,17 @@ class TaskReceiver:
     def _follow_caller(self, connection: Any, worker_id: bytes) -> None:
         """It calls this worker's actor, on a connection that is new."""
         self._board.caller_came(worker_id)
-        connection.on_close(
-            lambda reason: None if self._context.is_leaving else self._board.caller_lost(worker_id)
-        )
+        self._callers[worker_id].add(connection)
+
+        def ended(reason: str) -> None:
+            connections = self._callers[worker_id]
+            connections.discard(connection)
+            if not connections:
+                del self._callers[worker_id]
+            if not self._context.is_leaving:
+                self._board.caller_lost(worker_id)
+
+        connection.on_close(ended)
 
     def PushTasks(self, request: Any, call: ServerCall) -> None:
         num_calls = len(request.task_ids) // TaskID.SIZE
@@ -161,9 +172,10 @@ class TaskReceiver:
             else:
                 item.answer_to.reply(Reply(status=Reply.NOT_STARTED))
 
-    def take_back(self, caller: bytes) -> bytes:
-        """The connection of this caller of the actor has ended. Those of its calls that have not begun never
-        do; returns the id of the first."""
+    def take_back(self, caller: bytes, connection: Any) -> bytes:
+        """This caller of the actor comes back on `connection`. Those of its calls that have not begun never
+        do; returns the id of the first. A process that was stopped may have more to read from the connection
+        before, which its caller has given up, than it reads at once."""
         first = b""
         for item in self._take_all(common_pb2.ACTOR_TASK, lambda each: each.state.get(CALLER) == caller):
             if isinstance(item, SharedCalls):
@@ -171,6 +183,8 @@ class TaskReceiver:
                 item.left.clear()
             else:
                 first = first or item.task_id
+        for other in self._callers.get(caller, set()) - {connection}:
+            other.close("its process calls on another connection")
         return first
 
     def _take_all(self, type_: Any, is_of: Callable[[Any], bool]) -> list[Call | SharedCalls]:

@@ -71,8 +71,8 @@ def test_calls_that_have_not_begun_when_their_caller_comes_back_on_another_conne
         def method(self, name: str) -> str:
             ran.append(name)
             if name == "runs":
-                taken_back.append(worker.execution.receiver.take_back(CALLER.worker_id))
-                again.append(worker.ask(method, "again", connection=Connection()))
+                taken_back.append(worker.execution.receiver.take_back(CALLER.worker_id, new))
+                again.append(worker.ask(method, "again", connection=new))
             return name
 
     ran: list[str] = []
@@ -80,13 +80,34 @@ def test_calls_that_have_not_begun_when_their_caller_comes_back_on_another_conne
     again: list[Pushed] = []
     worker = Worker(monkeypatch)
     worker.actor(Actor)
-    method, lost = worker.method("method"), Connection()
+    method, lost, new = worker.method("method"), Connection(), Connection()
     worker.ask(method, "runs", connection=lost)
     waits = worker.ask(method, "waits", connection=lost)
     worker.ask_all(method, ["waits", "waits"], connection=lost)
     worker.run()
     assert taken_back == [waits.task_id]
     assert ran == ["runs", "again"] and again[0].value == "again"
+
+
+def test_nothing_more_is_read_from_the_connection_that_a_caller_has_given_up(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Actor:
+        def method(self) -> None: ...
+
+    worker = Worker(monkeypatch)
+    worker.actor(Actor)
+    method, method_of_another = worker.method("method"), worker.method("method")
+    method_of_another.caller.worker_id = b"another"
+    given_up, new, of_another = Connection(), Connection(), Connection()
+    worker.ask(method, connection=given_up)
+    worker.ask(method_of_another, connection=of_another)
+    with worker.env.lock:
+        worker.execution.receiver.take_back(CALLER.worker_id, new)
+    worker.ask(method, connection=new)
+    with worker.env.lock:
+        worker.execution.receiver.take_back(CALLER.worker_id, new)
+    assert [given_up.is_closed, of_another.is_closed, new.is_closed] == [True, False, False]
 
 
 def test_an_actor_that_leaves_in_order_loses_no_caller(monkeypatch: pytest.MonkeyPatch) -> None:
