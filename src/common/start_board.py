@@ -26,7 +26,8 @@ first of these, as if they were of lease 0.
 Answers that have left may be lost with their connection. So an actor's worker also says whose connections
 have ended, and for whom it has an answer still when the next call begins: of these callers' calls nobody
 knows which were answered. There is room for the latest of them, since each finds the actor again within
-seconds, or asks then.
+seconds, or asks then. And a worker says when its actor has gone on elsewhere: what comes after that never
+begins.
 
 The memory is the worker's (memfd); its raylet maps it by /proc when the worker registers. Cost to a task:
 some 0.3 µs.
@@ -45,7 +46,7 @@ _PAGE_BYTES = 4096
 _BYTES = 17 * _PAGE_BYTES
 _BEGUN, _CLOSED, _IDENTITY, _NAME_BYTES, _HEAD_LEASE, _HEAD_LEASE_AWAKE = 0, 1, 2, 3, 7, 8
 _FRAME_START, _FRAME_END = 32, 56
-_LOST_CALLERS, _LOST_CALLERS_MAX = 9, 256
+_HAS_MOVED, _LOST_CALLERS, _LOST_CALLERS_MAX = 9, 10, 256
 _NAME_START = 8 * (_LOST_CALLERS + _LOST_CALLERS_MAX)
 _NAME_BYTES_MAX = _PAGE_BYTES - _NAME_START
 # Behind the first page: answers that are kept. Those that follow each other and are one object, as most are,
@@ -190,6 +191,10 @@ class StartBoard:
             if self._cells[_LOST_CALLERS + place] == lost:
                 self._cells[_LOST_CALLERS + place] = 0
 
+    def moved(self) -> None:
+        """The actor goes on elsewhere: no call of it begins here any more, and none runs."""
+        self._cells[_HAS_MOVED] = 1
+
     def forget_kept(self) -> None:
         """They have left."""
         self._cells[_KEPT_BYTES] = 0
@@ -281,6 +286,11 @@ class BoardOfAnother:
         """Answers of an actor's calls that came together and had not left: the task id of the first of these
         calls, the place of the first answer, and each of them in order."""
         return self._memory[_FRAME_START:_FRAME_END], *self.kept(0)
+
+    @property
+    def has_moved(self) -> bool:
+        """Whether its actor had gone on elsewhere before it ended."""
+        return self._cells[_HAS_MOVED] > 0
 
     def lost_callers(self) -> list[int]:
         """Each as cell_of says."""

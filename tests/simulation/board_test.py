@@ -151,6 +151,14 @@ def test_calls_for_whose_answers_there_is_no_room_are_not_kept(sides: Sides) -> 
     assert [task_id for task_id, _ in raylet.kept_calls()] == [ONE]
 
 
+def test_an_actor_that_has_gone_on_elsewhere_is_told_apart_from_one_that_died_there(sides: Sides) -> None:
+    worker, raylet = sides
+    worker.caller_lost(b"a" * 28)
+    assert not raylet.has_moved
+    worker.moved()
+    assert raylet.has_moved and raylet.lost_callers() == [cell_of(b"a" * 28)]
+
+
 def test_callers_whose_connections_have_ended_are_named_until_they_come_again(sides: Sides) -> None:
     worker, raylet = sides
     assert raylet.lost_callers() == []

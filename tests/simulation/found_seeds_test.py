@@ -39,6 +39,8 @@ FOUND = {
     6001512: "five connections to a borrower that lived broke within 20 ms: it counted as dead",
     6012009: "a head whose first node was new did not know the job of a task that an older one ran",
     6014187: "a store did not learn of a node before a head had heard all, and gave up frees for it",
+    6043351: "a call reached an actor's process after the actor had moved away, and counted as begun",
+    6042728: "the same, of calls of which a later one had come back: they ran in another order",
     3002105: "that a job was over was said while its driver lived, behind a cut, and was held to be dead",
 }
 

@@ -95,6 +95,7 @@ class SimBoard:
         self._kept_calls: list[tuple[bytes, bytes]] = []
         self._frame_id = b""
         self._lost_callers: list[int] = []
+        self.has_moved = False
 
     def _check_alive(self) -> None:
         if not self._is_alive():
@@ -156,6 +157,9 @@ class SimBoard:
 
     def caller_came(self, worker_id: bytes) -> None:
         self._lost_callers = [lost for lost in self._lost_callers if lost != cell_of(worker_id)]
+
+    def moved(self) -> None:
+        self.has_moved = True
 
     def lost_callers(self) -> list[int]:
         return list(self._lost_callers)

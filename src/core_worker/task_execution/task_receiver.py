@@ -248,6 +248,7 @@ class TaskReceiver:
     def moved(self) -> None:
         """Nothing of the actor runs here any more."""
         self.has_moved = True
+        self._board.moved()
         for call in self._movers or ():
             call.reply(common_pb2.Empty())
 

@@ -51,6 +51,8 @@ from ray_mono.core_worker.values import serialization
 from ray_mono.protobuf import common_pb2, core_worker_pb2, gcs_pb2
 from ray_mono.rpc.surface import RpcError, StatusCode
 
+Address = common_pb2.Address
+
 RESTARTING = "it is restarting"
 
 
@@ -222,9 +224,7 @@ class ActorTaskSubmitter:
         )
         return True
 
-    def _on_answers(
-        self, actor: CalledActor, worker: common_pb2.Address, shared: SharedPush, payload: bytes
-    ) -> None:
+    def _on_answers(self, actor: CalledActor, worker: Address, shared: SharedPush, payload: bytes) -> None:
         """Of some of the calls that travelled together."""
         answers = core_worker_pb2.PushTasksReply.FromString(payload)
         values = plains_of(answers)
@@ -240,7 +240,7 @@ class ActorTaskSubmitter:
     def _on_last_answers(
         self,
         actor: CalledActor,
-        worker: common_pb2.Address,
+        worker: Address,
         shared: SharedPush,
         payload: bytes,
         error: RpcError | None,
@@ -254,7 +254,7 @@ class ActorTaskSubmitter:
     def _on_reply(
         self,
         actor: CalledActor,
-        worker: common_pb2.Address,
+        worker: Address,
         task: PendingTask,
         payload: bytes,
         error: RpcError | None,
@@ -273,9 +273,7 @@ class ActorTaskSubmitter:
         else:
             self._on_answer(actor, worker, task, Reply.FromString(payload))
 
-    def _on_answer(
-        self, actor: CalledActor, worker: common_pb2.Address, task: PendingTask, reply: Any
-    ) -> None:
+    def _on_answer(self, actor: CalledActor, worker: Address, task: PendingTask, reply: Any) -> None:
         if reply.status != DONE:
             if reply.status == NOT_STARTED:
                 self._given_back(actor, worker, task)
@@ -293,7 +291,7 @@ class ActorTaskSubmitter:
         if actor.queue:
             self._pump(actor)
 
-    def _given_back(self, actor: CalledActor, worker: common_pb2.Address, task: PendingTask) -> None:
+    def _given_back(self, actor: CalledActor, worker: Address, task: PendingTask) -> None:
         """The actor moves to another node, and the call did not begin: it waits for that."""
         if not self._not_begun(actor, task):
             return
@@ -334,7 +332,7 @@ class ActorTaskSubmitter:
 
     # ---- where it lives
 
-    def _disconnected(self, actor: CalledActor, worker: common_pb2.Address, left: Peer | None = None) -> None:
+    def _disconnected(self, actor: CalledActor, worker: Address, left: Peer | None = None) -> None:
         """What was sent stays in `in_flight` until the GCS says more. left: where the connection did not
         break, and brings answers still."""
         if actor.worker is not None and actor.worker.worker_id == worker.worker_id:
@@ -342,9 +340,7 @@ class ActorTaskSubmitter:
             self.watch(actor)
             self._probes.later(actor, worker, left)
 
-    def _reached(
-        self, actor: CalledActor, worker: common_pb2.Address, left: Peer | None, not_begun: bytes
-    ) -> None:
+    def _reached(self, actor: CalledActor, worker: Address, left: Peer | None, not_begun: bytes) -> None:
         if left is not None:
             actor.connect(worker, left)
             self._pump(actor)
@@ -381,9 +377,7 @@ class ActorTaskSubmitter:
         else:
             self._heard(actor, info)
 
-    def _hear_out(
-        self, actor: CalledActor, worker: common_pb2.Address, peer: Peer, info: common_pb2.ActorInfo
-    ) -> None:
+    def _hear_out(self, actor: CalledActor, worker: Address, peer: Peer, info: common_pb2.ActorInfo) -> None:
         """Its process is gone. What that had answered counts."""
 
         def told(reply: Any) -> None:
@@ -392,7 +386,11 @@ class ActorTaskSubmitter:
                     self._on_reply(actor, worker, task, answer, None)
                 if reply.plain:
                     self._tasks.complete_all_usual(*actor.answered_in_frame(reply))
-                actor.is_heard_out(self._last_answers.are_all(reply))
+                are_all = self._last_answers.are_all(reply)
+                if are_all and reply.has_moved:
+                    for task in list(actor.in_flight.values()):
+                        self._not_begun(actor, task)
+                actor.is_heard_out(are_all)
             if not actor.is_dead:
                 self._heard(actor, info)
 
@@ -450,7 +448,7 @@ class ActorTaskSubmitter:
         entry = self._memory_store.get(actor.creation_id)
         return entry.data or b"" if entry is not None and entry.metadata == serialization.ERROR else b""
 
-    def _connect(self, actor: CalledActor, worker: common_pb2.Address, why: str) -> None:
+    def _connect(self, actor: CalledActor, worker: Address, why: str) -> None:
         """Calls go to `worker` from now on. What was sent before is settled, with `why`."""
         peer = self._peers.peer(worker)
         if peer.is_closed:
@@ -487,7 +485,7 @@ class ActorTaskSubmitter:
                 again.append(task)
             else:
                 self._tasks.fail_unless_cancelled(task, ActorUnavailableError(why, actor.actor_id))
-        actor.queue.extendleft(reversed(again))
+        actor.queue_again(again)
 
     def _fail_unsent(self, actor: CalledActor) -> None:
         """The actor restarts: what could have been sent does not wait for it."""

@@ -446,6 +446,11 @@ class CalledActor:
         """The actor moves away from this process."""
         self._leaving = worker_id
 
+    def queue_again(self, tasks: list[PendingTask]) -> None:
+        """They were sent, and wait to be sent again, in their order: some of those behind them may have come
+        back before."""
+        self.queue = deque(sorted([*tasks, *self.queue], key=lambda task: task.number))
+
     def given_back(self, task: PendingTask) -> None:
         """It was sent and did not begin: it waits to be sent again, in its order."""
         task.not_started()

@@ -64,7 +64,10 @@ def kept_on(board: BoardOfAnother) -> list[raylet_pb2.LastAnswer]:
 def answers_on(board: BoardOfAnother) -> raylet_pb2.LastAnswersReply:
     """Answers of an actor's calls that are on its worker's board, and whose answers may be lost."""
     said = raylet_pb2.LastAnswersReply(
-        is_known=True, answers=kept_on(board), lost_callers=board.lost_callers()
+        is_known=True,
+        answers=kept_on(board),
+        lost_callers=board.lost_callers(),
+        has_moved=board.has_moved,
     )
     frame_id, place, plain = board.kept_of_frame()
     if plain:

@@ -219,16 +219,18 @@ def test_calls_of_an_actor_that_moves_are_given_back_and_it_says_when_it_has_lef
     worker = Worker(monkeypatch)
     worker.actor(Actor)
     receiver, mover, late_mover = worker.execution.receiver, Served(), Served()
+    raylet = worker.as_raylet()
     queued = worker.ask(worker.method("method"))
     with worker.env.lock:
         receiver.move(mover)  # type: ignore[arg-type]
     later = worker.ask(worker.method("method"))
     assert [call.status for call in (queued, later)] == [Reply.NOT_STARTED] * 2
-    assert not worker.run() and not mover.replies and receiver.told_again()
+    assert not worker.run() and not mover.replies and receiver.told_again() and not raylet.has_moved
     with worker.env.lock:
         receiver.moved()
         receiver.move(late_mover)  # type: ignore[arg-type]
     assert len(mover.replies) == len(late_mover.replies) == 1 and not receiver.told_again()
+    assert raylet.has_moved
 
 
 def test_a_task_that_is_meant_for_another_worker_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

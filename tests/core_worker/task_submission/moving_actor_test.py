@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from ray_mono.common.exceptions import ActorUnavailableError, TaskCancelledError
 from tests.core_worker.called_actor import (
     Call,
@@ -78,6 +80,35 @@ def test_a_call_that_runs_when_the_process_of_an_actor_that_moves_is_killed_is_l
     give_back(world, waits)
     lose_actor(world, will_restart=True)
     assert isinstance(world.outcome(runs), ActorUnavailableError) and is_pending(world, waits)
+
+
+@pytest.mark.parametrize("is_told", [True, False])
+def test_calls_that_reach_the_process_after_the_actor_has_left_it_never_began_there(is_told: bool) -> None:
+    """Nobody reads them, and the process ends. Where its raylet does not know, they may have begun."""
+    world = running_actor()
+    calls = [world.submit() for _ in range(3)]
+    world.last_answers.is_known = world.last_answers.has_moved = is_told
+    world.end_line(world.line)
+    world.die(will_restart=True)
+    world.tell(is_moving=True)
+    world.starts()
+    world.run_all()
+    if is_told:
+        assert [world.outcome(call) for call in calls] == ["1, run 1", "2, run 1", "3, run 1"]
+    else:
+        assert all(isinstance(world.outcome(call), ActorUnavailableError) for call in calls)
+
+
+def test_calls_run_in_order_also_where_a_later_one_was_given_back_before_the_others_were_lost() -> None:
+    world = running_actor()
+    calls = [world.submit(max_retries=1) for _ in range(4)]
+    give_back(world, calls[1])
+    world.last_answers.is_known = False
+    world.end_line(world.line)
+    world.die(will_restart=True)
+    world.tell()
+    world.starts()
+    assert sent(world, world.lines[-1]) == call_ids(*calls)
 
 
 def test_a_call_that_is_cancelled_before_or_after_it_is_given_back_is_over() -> None:
