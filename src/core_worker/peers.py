@@ -32,8 +32,9 @@ PUSH_TASK = "/ray_mono.rpc.CoreWorkerService/PushTask"
 PUSH_TASKS = "/ray_mono.rpc.CoreWorkerService/PushTasks"
 
 NODE_DIED = "the cluster holds its node to be dead"
-LOST_MAX = 10
-"""How many connections in a row one call may lose to a process that lives."""
+LOST_MAX = 50
+"""How many connections in a row one call may lose to a process that lives. Hundreds of calls share one, and
+all of them are made again at once."""
 IN_A_ROW_S = 10.0
 """One that lasted longer begins a new row."""
 UNREACHED_PAUSE_S = 1.0

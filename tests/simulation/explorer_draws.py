@@ -21,9 +21,6 @@ from tests.simulation.scenario import STOPS, FaultKind, Scenario
 CUTS_PROBABILITY = 0.1
 LOSSES_PROBABILITY = 0.15
 SHORT_MEMORY_PROBABILITY = 0.1
-BREAK_PROBABILITY_MAX = 0.001
-"""Where an actor has a hundred calls under way: else connections break ten times in a row, which counts as a
-death."""
 
 
 def draw_any(seed: int, num_tasks: int) -> Scenario:
@@ -59,9 +56,7 @@ def _draw_cuts(seed: int, rng: random.Random) -> Scenario:
     if rng.random() < 0.5:
         kind, number = rng.choice([FaultKind.PARTITION, *STOPS]), rng.randint(1, 2)
         return lose_one_node(seed, kind, number, rng.choice([30.0, 90.0]), rng.choice([3.0, 12.0, 60.0]))
-    cuts = draw_cuts(seed)
-    breaks = min(cuts.knobs.break_probability, BREAK_PROBABILITY_MAX)
-    return replace(cuts, knobs=replace(cuts.knobs, break_probability=breaks))
+    return draw_cuts(seed)
 
 
 def _with_harmless_drains(scenario: Scenario, seed: int) -> Scenario:
