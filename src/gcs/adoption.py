@@ -185,6 +185,8 @@ class Adoption:
 
         Raises ValueError naming what is malformed.
         """
+        # Also where the store has lost rows, and this head does not know that.
+        self._known_jobs.heard_of(request.last_job_number)
         known = list(request.known_cluster_ids)
         if known[:1] == [self._own_cluster_id()]:
             known = []  # what it knew before that was told

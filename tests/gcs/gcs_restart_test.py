@@ -95,6 +95,20 @@ def test_a_gcs_started_again_goes_on_where_the_last_one_was_killed() -> None:
     play(script)
 
 
+def test_on_rows_from_before_a_job_its_number_is_not_given_again() -> None:
+    async def script(scene: GcsScene) -> None:
+        await scene.start_gcs()
+        node = await scene.add_node({"CPU": 1})
+        scene.kill_gcs()
+
+        gcs = await scene.start_gcs()
+        told = gcs_pb2.RegisterNodeRequest(last_job_number=6)
+        await node.process.spawn(node.join(told=told))
+        assert (await gcs.AddJob(driver_job(node.node_id))).job_id == b"\7\0\0\0"
+
+    play(script)
+
+
 def test_a_creation_under_way_when_the_gcs_was_killed_goes_on_where_it_is() -> None:
     async def script(scene: GcsScene) -> None:
         gcs = await scene.start_gcs()
