@@ -1,5 +1,5 @@
 """A head is stopped, and another one takes over on the same Redis, in another place. Nodes, workers and the
-driver follow; the old one ends when it goes on."""
+driver follow; the old one ends when it goes on. And a Redis comes back with older rows."""
 
 from __future__ import annotations
 
@@ -19,15 +19,22 @@ from ray_mono.util import list_named_actors
 from tests.gcs.gcs_process import MODULE
 from tests.gcs.redis_servers import RedisProcess
 from tests.integration.bounded import get
-from tests.integration.clusters import CommandLineCluster, service_pid
+from tests.integration.clusters import CommandLineCluster, run_python, service_pid
+from tests.integration.titles import title_of
 from tests.waiting import wait_until
 
 
 @pytest.fixture
-def cluster(session_base: Path) -> Iterator[CommandLineCluster]:
-    """Of two nodes, over a Redis. This process is a driver there."""
+def redis(session_base: Path) -> Iterator[RedisProcess]:
     redis = RedisProcess(f"{session_base}/redis", ["appendonly yes"])
     redis.start()
+    yield redis
+    redis.kill()
+
+
+@pytest.fixture
+def cluster(session_base: Path, redis: RedisProcess) -> Iterator[CommandLineCluster]:
+    """Of two nodes, over a Redis. This process is a driver there."""
     os.environ["RAY_MONO_REDIS_ADDRESS"] = redis.address
     made = CommandLineCluster(session_base, num_cpus=1, redis_address=redis.address)
     try:
@@ -37,7 +44,6 @@ def cluster(session_base: Path) -> Iterator[CommandLineCluster]:
     finally:
         ray.shutdown()
         made.stop()
-        redis.kill()
         del os.environ["RAY_MONO_REDIS_ADDRESS"]
 
 
@@ -67,6 +73,53 @@ def start_by_hand(cluster: CommandLineCluster) -> subprocess.Popen[bytes]:
     arguments = ["--storage", "redis", "--host", "127.0.0.1", "--port", "0"]
     arguments += ["--session-dir", str(cluster.session_dir)]
     return subprocess.Popen([sys.executable, "-m", MODULE, *arguments], env=environment)
+
+
+NEW_DRIVER = """
+import ray_mono as ray, sys
+ray.init(address=sys.argv[1])
+print("job", ray.get_runtime_context().get_job_id())
+print(ray.get(ray.remote(lambda: "a task of it has run").remote(), timeout=60))
+"""
+
+
+def heads_of(cluster: CommandLineCluster) -> list[psutil.Process]:
+    below = psutil.Process(cluster.head.reaper_pid).children(recursive=True)
+    return [process for process in below if MODULE in title_of(process)]
+
+
+def new_driver(cluster: CommandLineCluster) -> str:
+    done = run_python("-c", NEW_DRIVER, cluster.address)
+    assert done.status == 0 and "a task of it has run" in done.out, done.out + done.error
+    return done.out
+
+
+def test_a_redis_that_comes_back_with_older_rows_has_a_head_that_all_follow(
+    cluster: CommandLineCluster, redis: RedisProcess
+) -> None:
+    counter = Counter.options(name="named", lifetime="detached").remote()
+    assert get(counter.next.remote()) == 1
+    internal_kv._internal_kv_put(b"key", b"older")
+    tables = [key for key in redis.ask("KEYS", "ray_mono:*")]
+    for key in tables:
+        redis.ask("COPY", key, b"older " + key)
+    first = new_driver(cluster)
+    internal_kv._internal_kv_put(b"key", b"newer", overwrite=True)
+    for _ in range(3):
+        [head] = heads_of(cluster)
+        head.kill()
+        head.wait()
+        assert internal_kv._internal_kv_get(b"key") == b"newer"
+    with redis.client() as client:
+        restore = client.pipeline()
+        for key in tables:
+            restore.copy(b"older " + key, key, replace=True)
+        restore.execute()
+    wait_until(lambda: internal_kv._internal_kv_get(b"key") == b"older", "a head with the older rows")
+    # What it does needs nodes that are registered there.
+    assert get(Counter.remote().next.remote()) == 1
+    assert get(ray.get_actor("named").next.remote()) == 2
+    assert new_driver(cluster) != first
 
 
 def test_a_head_that_takes_over_elsewhere_is_followed_by_all(

@@ -63,7 +63,7 @@ def test_what_was_answered_is_there_after_sigkill_and_a_new_start(
     talk(second.address, remember_cluster)
     talk(second.address, read_some)
     assert heads[0].cluster_id == heads[1].cluster_id
-    assert [head.head_number for head in heads] == [1, 2]
+    assert heads[0].head_number < heads[1].head_number
     assert second.end() == 0
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import signal
 from collections.abc import Iterator
 
@@ -16,6 +17,7 @@ from tests.gcs.redis_servers import RedisProcess
 
 EMPTY = common_pb2.Empty()
 WRITES_AROUND_KILL = 400
+TOOK_OVER = r"head \d+ of this cluster, on .*, took over from this one, which is head \d+"
 
 
 @pytest.fixture
@@ -45,6 +47,7 @@ def test_a_head_that_was_stopped_while_another_took_over_answers_nobody_and_ends
     async def scene() -> None:
         async with connected(old.address) as client, connected(old.address) as other:
             await client.KvPut(kv(b"old"))
+            number = (await client.GetClusterInfo(EMPTY)).head_number
             watching = asyncio.ensure_future(anext(aiter(other.Subscribe(gcs_pb2.SubscribeRequest()))))
             old.process.send_signal(signal.SIGSTOP)
             # They lie in its sockets until it goes on.
@@ -65,7 +68,7 @@ def test_a_head_that_was_stopped_while_another_took_over_answers_nobody_and_ends
             new = await asyncio.to_thread(start_head, start, server)
             async with connected(new.address) as client_of_new:
                 assert (await client_of_new.KvGet(GET)).value == b"old"
-                assert (await client_of_new.GetClusterInfo(EMPTY)).head_number == 2
+                assert (await client_of_new.GetClusterInfo(EMPTY)).head_number > number
                 await client_of_new.KvPut(kv(b"new"))
                 old.process.send_signal(signal.SIGCONT)
                 outcomes = await asyncio.gather(*waiting, watching, return_exceptions=True)
@@ -75,9 +78,7 @@ def test_a_head_that_was_stopped_while_another_took_over_answers_nobody_and_ends
                 assert (await client_of_new.KvGet(GET)).value == b"new"
 
     asyncio.run(scene())
-    assert (
-        "head 2 of this cluster, on " in old.log() and "took over from this one, which is head 1" in old.log()
-    )
+    assert re.search(TOOK_OVER, old.log())
 
 
 def test_a_second_head_takes_over_at_once_and_the_first_ends_though_nobody_calls_it(
@@ -86,7 +87,7 @@ def test_a_second_head_takes_over_at_once_and_the_first_ends_though_nobody_calls
     first = start_head(start, server)
     second = start_head(start, server)
     assert first.process.wait(TIMEOUT_S) == FINAL_STATUS
-    assert "took over from this one, which is head 1" in first.log()
+    assert re.search(TOOK_OVER, first.log())
     talk(second.address, lambda gcs: gcs.KvPut(kv(b"value")))
     assert second.end() == 0
     assert server.ask("HGET", "ray_mono:{default}:head", "released") == b"1"

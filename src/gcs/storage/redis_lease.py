@@ -2,7 +2,7 @@
 
 One more hash beside the tables, `ray_mono:{namespace}:head`, says who holds them:
 
-    number     of the head; each one that takes over adds 1
+    number     of the head: above all before, and when it took over, in milliseconds of Redis's clock
     holder     who that is, for people
     process    the same for the next head on its machine, which can see whether it has ended (head_process.py)
     token      drawn by that head: its own question, come twice, is known again
@@ -17,6 +17,9 @@ out of a connection that was given up: then its place is long behind, and it cha
 A Redis that has fewer commits than it acknowledged, or a lower number, has lost them: it came back empty, or
 failed over to a replica that did not have them. That is said, and the head ends.
 
+The number is a time for such a Redis. Nodes that knew heads which it has forgotten, or an old head that was
+stopped meanwhile, must not take the next one for an earlier one.
+
 **Answers.** Each commit also renews a lease of LEASE_S. The head trusts it for less, from before it asked, by
 a clock of its own that counts while the machine sleeps; after that it asks again before it answers anyone.
 Who takes over waits for LEASE_S, by its own clock, before it answers anyone, unless the last head ended in
@@ -30,15 +33,17 @@ LEASE_S = 0.5
 MARGIN_S = 0.1
 
 # KEYS: head. ARGV: the number seen, the new holder, its token, its process.
-# Answers 1 where that is the next head now.
+# Answers the number of the next head where that is this one now, else 0.
 TAKE_OVER = """
 local head = redis.call('HMGET', KEYS[1], 'number', 'token')
 local number = tonumber(head[1] or '0')
-if number == ARGV[1] + 1 and head[2] == ARGV[3] then return 1 end
+if head[2] == ARGV[3] then return number end
 if number ~= tonumber(ARGV[1]) then return 0 end
-redis.call('HSET', KEYS[1], 'number', number + 1, 'holder', ARGV[2], 'token', ARGV[3],
+local time = redis.call('TIME')
+number = math.max(number + 1, time[1] * 1000 + math.floor(time[2] / 1000))
+redis.call('HSET', KEYS[1], 'number', string.format('%.0f', number), 'holder', ARGV[2], 'token', ARGV[3],
     'process', ARGV[4], 'sequence', 0, 'released', 0)
-return 1
+return number
 """
 
 # KEYS: head, then the tables. ARGV: number, sequence, then for each write: the place of its table in KEYS,

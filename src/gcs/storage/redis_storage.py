@@ -109,10 +109,11 @@ class RedisStorage:
                     "Awaitable[list[bytes | None]]",
                     client.hmget(self._keys[0], ["number", "holder", "released", "process"]),
                 )
-                seen = int(number or 0)
-                if await self._run(client, redis_lease.TAKE_OVER, 1, str(seen), me, token, process):
+                seen = str(int(number or 0))
+                own = await self._run(client, redis_lease.TAKE_OVER, 1, seen, me, token, process)
+                if own:
                     has_ended = released != b"0" or head_process.has_ended((before or b"").decode())
-                    return seen + 1, (holder or b"").decode(), not has_ended
+                    return own, (holder or b"").decode(), not has_ended
 
         self._number, holder, may_live = await self._retrying("take over the cluster's rows", take)
         # From here on the last head writes nothing. That it answers nobody, either, is a question of time.

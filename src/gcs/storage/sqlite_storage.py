@@ -22,6 +22,7 @@ import contextlib
 import errno
 import os
 import sqlite3
+import time
 import zlib
 from collections.abc import Sequence
 
@@ -150,7 +151,10 @@ class SqliteStorage:
         )
         connection.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
         found = connection.execute("SELECT value FROM rows WHERE name = ? AND key = ?", (HEAD, HEAD_NUMBER))
-        number = 1 + int((found.fetchone() or (b"0",))[0])
+        # A time, so that it is above those of all heads before also where an older copy of the file was put
+        # in its place: nodes may know later heads than that does.
+        now_ms = time.time_ns() // 10**6
+        number = max(now_ms, 1 + int((found.fetchone() or (b"0",))[0]))
         self._put(connection, HEAD, HEAD_NUMBER, str(number).encode())
         self._end_commit(connection)
         return number

@@ -57,6 +57,14 @@ async def load(path: Path) -> Rows:
         await storage.close()
 
 
+async def head_number(path: Path) -> int:
+    storage = SqliteStorage(str(path), survive_power_loss=False)
+    try:
+        return await storage.open()
+    finally:
+        await storage.close()
+
+
 class Original:
     """A written database, of which each case gets a copy."""
 
@@ -175,6 +183,13 @@ def test_a_repaired_file_of_an_older_state_is_taken(killed: Original) -> None:
     [kept] = [found for found in path.parent.iterdir() if found.name.endswith("Z")]
     kept.rename(path)
     assert asyncio.run(load(path)) == {table: {} for table in Table}
+
+
+def test_a_head_on_an_older_copy_is_a_later_one_than_those_whom_the_nodes_know(closed: Original) -> None:
+    path = closed.copy()
+    numbers = [asyncio.run(head_number(path)) for _ in range(3)]
+    numbers.append(asyncio.run(head_number(closed.copy())))
+    assert numbers == sorted(set(numbers))
 
 
 def test_the_room_of_deleted_rows_is_used_again(tmp_path: Path) -> None:

@@ -160,4 +160,4 @@ def test_each_head_has_a_higher_number_than_the_last_one_whatever_is_stored(stor
             await storage.close()
 
         asyncio.run(life())
-    assert numbers == [1, 2, 3]
+    assert numbers == sorted(set(numbers))
