@@ -68,6 +68,19 @@ end
 return {number, sequence, head[3] or ''}
 """
 
+# KEYS: a table. ARGV: bytes, then keys.
+# Answers the values of these keys in their order, up to the one that makes them so many bytes or more.
+READ = """
+local values, bytes = {}, 0
+for i = 2, #ARGV do
+    local value = redis.call('HGET', KEYS[1], ARGV[i])
+    values[i - 1] = value
+    bytes = bytes + #(value or '')
+    if bytes >= tonumber(ARGV[1]) then break end
+end
+return values
+"""
+
 # KEYS: head. ARGV: number.
 RELEASE = """
 if redis.call('HGET', KEYS[1], 'number') == ARGV[1] then redis.call('HSET', KEYS[1], 'released', 1) end

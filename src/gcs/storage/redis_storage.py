@@ -23,6 +23,7 @@ import secrets
 import socket
 import ssl
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from typing import Any, TypeVar, cast
 
 from redis import asyncio as redis_asyncio
@@ -48,6 +49,9 @@ RETRY_FIRST_S = 0.05
 RETRY_MAX_S = 2.0
 # For the replicas of one commit, before it is tried again.
 REPLICAS_TIMEOUT_S = 1.0
+# A table is read in pieces: however large it is, and slow the network, each answer comes in time.
+PIECE_BYTES = 4 << 20
+PIECE_ROWS = 1000
 # At the end, when nothing depends on it.
 RELEASE_TIMEOUT_S = 1.0
 
@@ -64,6 +68,12 @@ TRANSIENT_CODES = ("NOREPLICAS", "MASTERDOWN", "CLUSTERDOWN", "READONLY", "BUSY"
 
 Answer = TypeVar("Answer")
 TABLES = tuple(Table)
+
+
+async def read_piece(key: str, names: Sequence[bytes], client: redis_asyncio.Redis) -> Sequence[bytes | None]:
+    """The values of some of these fields, from the first one on."""
+    values: list[bytes | None] = await client.eval(redis_lease.READ, 1, key, PIECE_BYTES, *names)
+    return values
 
 
 class RedisStorage:
@@ -125,11 +135,17 @@ class RedisStorage:
 
     async def load_all(self, table: Table) -> dict[bytes, bytes]:
         key = self._keys[1 + TABLES.index(table)]
-        rows = await self._retrying(
-            f"read table {table.value}",
-            lambda client: cast("Awaitable[dict[bytes, bytes]]", client.hgetall(key)),
-        )
-        return dict(sorted(rows.items()))
+        what = f"read table {table.value}"
+        names = sorted(await self._retrying(what, lambda it: cast("Awaitable[list[bytes]]", it.hkeys(key))))
+        rows: dict[bytes, bytes] = {}
+        start = 0
+        while start < len(names):
+            wanted = names[start : start + PIECE_ROWS]
+            values = await self._retrying(what, partial(read_piece, key, wanted))
+            read = zip(wanted[: len(values)], values, strict=True)
+            rows.update((name, value) for name, value in read if value is not None)
+            start += len(values)
+        return rows
 
     # ---- to write
 

@@ -151,6 +151,22 @@ def test_a_redis_that_lost_what_it_had_acknowledged_is_an_error_that_says_so(ser
     asyncio.run(scene())
 
 
+def test_a_table_of_any_size_is_read_in_pieces(server: RedisProcess) -> None:
+    # Who asks for more at once is disconnected.
+    server.ask("CONFIG", "SET", "client-output-buffer-limit", "normal 8mb 0 0")
+    rows = {b"large %03d" % number: b"x" * (1 << 18) for number in range(64)}
+    rows |= {b"small %04d" % number: b"%d" % number for number in range(2500)}
+
+    async def scene() -> None:
+        head = storage(server)
+        await head.open()
+        await head.commit([Write(Table.KV, key, value) for key, value in rows.items()])
+        assert list((await head.load_all(Table.KV)).items()) == list(rows.items())
+        await head.close()
+
+    asyncio.run(scene())
+
+
 # ---- answers that are lost, requests that are late
 
 
