@@ -6,6 +6,7 @@ import asyncio
 import os
 import stat
 import time
+from pathlib import Path
 
 import pytest
 
@@ -85,6 +86,16 @@ def test_a_malformed_address_is_named(address: str) -> None:
         ("http://user:secret@host:1", "unknown scheme; accepted are"),
         ("redis://user:secret@host:1/name", "must end with the number of a database"),
         ("redis://user:secret@host/0", "must be host:port"),
+        ("redis://user:sec/secret@host:1/0", "must be host:port.*got 'redis://…@host:1/0'.*%2F for /"),
+        ("redis://user:sec#secret@host:1/0", "must be host:port.*%2F for /"),
+        ("redis://user:sec?secret@host:1/0", "must be host:port.*%2F for /"),
+        ("redis://user:sec[secret@host:1/0", "cannot be read: Invalid IPv6 URL.*%2F for /"),
+        ("user:secret@host:1", "must be host:port.*got '…@host:1'. A user and a password need a scheme"),
+        ("redis:/user:secret@host:1", "must be host:port.*got '…@host:1'"),
+        ("redis://host/0?sentinel_password=secret", "must be host:port"),
+        ("redis://host:1?replicas", "replicas in a Redis address must be 0 or more, got ''"),
+        ("unix:///socket?db=1", "unknown options db"),
+        ("rediss://host:1?ssl_ca_certs=/not/there", "ssl_ca_certs in a Redis address must be a file"),
         ("redis://user:secret@host:1?timeout=3", "unknown options timeout; accepted are ssl_ca_certs"),
         ("redis://user:secret@host:1?replicas=-1", "replicas in a Redis address must be 0 or more, got '-1'"),
         ("rediss://user:secret@host:1?ssl_check_hostname=no", "must be true or false, got 'no'"),
@@ -96,16 +107,18 @@ def test_what_a_url_cannot_mean_is_named_without_its_password(address: str, mess
     assert "secret" not in str(refused.value)
 
 
-def test_a_url_says_everything_and_shows_no_secret() -> None:
+def test_a_url_says_everything_and_shows_no_secret(tmp_path: Path) -> None:
+    authority = tmp_path / "ca"
+    authority.touch()
     address = parse_redis_address(
         "rediss+sentinel://user:p%40ss@[::1]:1,host:2/the-service/3"
-        "?ssl_ca_certs=/ca&ssl_check_hostname=false&replicas=2&sentinel_password=other"
+        f"?ssl_ca_certs={authority}&ssl_check_hostname=false&replicas=2&sentinel_password=other"
     )
     assert address.servers == (("::1", 1), ("host", 2))
     assert (address.username, address.password) == ("user", "p@ss")
     assert (address.service, address.database, address.replicas) == ("the-service", 3, 2)
     assert address.has_tls and not address.checks_hostname
-    assert dict(address.tls_files) == {"ssl_ca_certs": "/ca"}
+    assert dict(address.tls_files) == {"ssl_ca_certs": str(authority)}
     assert "p@ss" not in repr(address) and "other" not in repr(address)
     assert parse_redis_address("unix:/path", "me", "it").socket_path == "/path"
     assert parse_redis_address("unix://me:it@/path").password == "it"
