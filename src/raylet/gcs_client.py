@@ -128,6 +128,8 @@ class GcsClient:
         self._known_cluster_ids: deque[bytes] = deque(maxlen=KNOWN_CLUSTERS_MAX)
         # The highest number of a head of the latest: numbers of others say nothing.
         self._head_number = 0
+        self.trouble = ""
+        """What the latest connection to a head ended with; empty before that."""
 
     async def until_registered(self, after_head_number: int = 0) -> common_pb2.HeadPlace:
         """Waits until the node is registered at a head with a number above this one. `run` bounds the wait
@@ -197,6 +199,7 @@ class GcsClient:
                     return f"the GCS refuses this node: {error.message}"
                 if self._lease.is_over():
                     return f"the GCS at {self._address} does not take this node: {error.message}"
+                self.trouble = f"{self._address}: {error.message}"
                 logger.warning("lost the GCS at %s: %s; connecting again", self._address, error)
                 if not self._registered.is_set():
                     self._look_elsewhere()

@@ -276,7 +276,8 @@ class Raylet:
             self._effects.run(self.leases.tick(self._clock.time_s()))
             if self._lease.is_over():
                 given_s = self._config.gcs_reconnect_timeout_s
-                self.lose_place(f"no head has confirmed this node for {given_s:g} s")
+                trouble = f" ({self._gcs.trouble})" if self._gcs.trouble else ""
+                self.lose_place(f"no head has confirmed this node for {given_s:g} s{trouble}")
             self._effects.run(self._crowd.due(self._pool, self.ledger.count_blocked()))
             self._lent_cpus.look()
             ticks += 1
@@ -375,7 +376,7 @@ async def serve(service: Service, arguments: Arguments) -> None:
     finally:
         await raylet.stop()
     if raylet.has_lost_place:
-        raise LostPlaceError("this node has lost its place in the cluster")
+        raise LostPlaceError(f"{await raylet.until_ended()}: it has lost its place in the cluster")
 
 
 def main() -> int:

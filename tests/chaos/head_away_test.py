@@ -1,7 +1,8 @@
-"""Who comes while the head is away waits for it: a new driver, and commands."""
+"""Who comes while the head is away waits for it: a new driver, and commands. And the end of that."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -83,3 +84,15 @@ def test_a_cluster_that_has_ended_is_not_waited_for(start: Callable[..., Victims
     ray.shutdown()
     done = run_command("status", f"--address={address}")
     assert done.status == 1 and "no cluster answers at" in done.error
+
+
+def test_a_head_that_stays_away_ends_the_node_and_the_driver_is_told_why(
+    start: Callable[..., Victims], caplog: pytest.LogCaptureFixture
+) -> None:
+    victims = start(_system_config={"raylet": {"gcs_reconnect_timeout_s": 3.0}})
+    victims.head.suspend()
+    why = r"no head has confirmed this node for 3 s \(.*/sockets/gcs: .*did not answer within"
+    with pytest.raises(ray.exceptions.RpcError, match=why):
+        ray.get_actor("anybody")
+    [told] = [record.getMessage() for record in caplog.records if "raylet is gone" in record.getMessage()]
+    assert re.search(why, told)
