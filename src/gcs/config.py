@@ -68,7 +68,7 @@ class GcsConfig:
     """How long a Redis that does not answer may stall the cluster before the GCS ends. A failover of Sentinel
     takes less."""
     disk_retry_for_s: float = 600.0
-    """The same of a disk without room for the file. Somebody has to make some, which takes longer."""
+    """The same of a store without room, on a disk or in Redis. Who has to make some takes longer."""
     confirm_period_s: float = 0.1
     """Between looks whether the lease on the store has to be renewed; well below redis_lease.LEASE_S."""
 

@@ -182,7 +182,7 @@ class GcsServer:
 
     def _on_full_disk(self, message: str) -> None:
         """Every driver is told. Who waits for the GCS waits on."""
-        text = f"The head waits for room on its disk, and with it new actors, jobs and keys: {message}"
+        text = f"The head waits for room in its store, and with it new actors, jobs and keys: {message}"
         self.cluster.warn_drivers(common_pb2.ErrorInfo(type="head_disk_full", message=text))
 
     def _on_failure(self, error: BaseException, what: str) -> None:

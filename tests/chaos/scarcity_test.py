@@ -175,7 +175,7 @@ def small_disk(session_base: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[
 
 def test_while_the_sessions_disk_is_full_only_what_is_new_waits(small_disk: Path, tmp_path: Path) -> None:
     output = run(FULL_DISK, tmp_path, str(small_disk / "fill"))
-    assert output.count("The head waits for room on its disk") == 1
+    assert output.count("The head waits for room in its store") == 1
     assert "database or disk is full" in output and "the end" in output
 
 

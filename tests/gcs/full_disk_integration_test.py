@@ -95,7 +95,7 @@ async def put_until_full(gcs: gcs_rpc.GcsServiceAsyncStub, process: GcsProcess) 
         putting = asyncio.ensure_future(put(gcs, key))
         while not putting.done():
             await asyncio.sleep(0.01)
-            if "There is no room on the disk" in process.log():
+            if "There is no room for the head's store" in process.log():
                 putting.cancel()
                 return answered, key
         await putting
@@ -120,7 +120,7 @@ def test_what_has_to_be_written_waits_for_room_and_nothing_is_lost(start: Start,
             return [b"before ", *answered, b"another", waits]
 
     keys = asyncio.run(run())
-    assert gcs.log().count("There is no room on the disk") == 1
+    assert gcs.log().count("There is no room for the head's store") == 1
     assert "There is room for" in gcs.log()
     gcs.kill()
     again = start(storage)
@@ -151,7 +151,7 @@ def test_a_disk_that_stays_full_ends_the_gcs_with_the_reason_and_what_was_answer
     keys = asyncio.run(run())
     wait_until(lambda: gcs.process.poll() is not None, "it ends")
     assert gcs.process.returncode != 0
-    assert "there has been no room on its disk for" in gcs.log()
+    assert "there has been no room for it for" in gcs.log()
     if isinstance(disk, SmallDisk):
         disk.make_room(gcs)
     again = start(storage)
@@ -173,7 +173,7 @@ def test_a_gcs_that_starts_on_a_full_disk_waits_for_room(start: Start, short_dir
         settings = f"--config={json.dumps({'gcs': {'disk_retry_for_s': 1}})}"
         refused = GcsProcess(short_dir, [storage, settings])
         assert refused.process.wait(30) != 0
-        assert "there has been no room on its disk for" in refused.log()
+        assert "there has been no room for it for" in refused.log()
         full.unlink()
         start(storage)
     finally:

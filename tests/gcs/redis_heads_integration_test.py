@@ -14,6 +14,7 @@ from ray_mono.protobuf import common_pb2, gcs_pb2, gcs_rpc
 from ray_mono.rpc.surface import RpcError, StatusCode
 from tests.gcs.gcs_process import TIMEOUT_S, GcsProcess, Start, connected, talk
 from tests.gcs.redis_servers import RedisProcess
+from tests.waiting import wait_until
 
 EMPTY = common_pb2.Empty()
 WRITES_AROUND_KILL = 400
@@ -149,6 +150,25 @@ def test_a_redis_that_stays_away_ends_the_head_with_the_reason(start: Start, ser
     talk(head.address, write)
     assert head.process.wait(TIMEOUT_S) == 1
     assert f"Redis at {server.address} cannot be reached to write" in head.log()
+
+
+def test_a_redis_without_memory_for_a_write_is_waited_for(start: Start, server: RedisProcess) -> None:
+    head = start_head(start, server)
+    there_is_none = "There is no room for the head's store: Redis at"
+
+    async def write(gcs: gcs_rpc.GcsServiceAsyncStub) -> None:
+        await gcs.KvPut(kv(b"before"))
+        server.ask("CONFIG", "SET", "maxmemory", 1)
+        put = asyncio.ensure_future(gcs.KvPut(kv(b"meanwhile")))
+        await asyncio.to_thread(wait_until, lambda: there_is_none in head.log(), "the warning")
+        assert not put.done()
+        server.ask("CONFIG", "SET", "maxmemory", 0)
+        await put
+        assert (await gcs.KvGet(GET)).value == b"meanwhile"
+
+    talk(head.address, write)
+    assert head.log().count(there_is_none) == 1 and "(its maxmemory is used)" in head.log()
+    assert head.end() == 0
 
 
 def test_a_redis_that_comes_back_empty_ends_the_head_with_the_reason(start: Start, short_dir: str) -> None:

@@ -9,8 +9,8 @@ A commit is answered when Redis has executed it, and when as many replicas as we
 What that survives beyond them is Redis's own configuration (appendonly).
 
 A Redis that cannot be reached, is not the master any more, or whose replicas do not answer, is tried again
-within a bound, with pauses that grow. It is warned of once. Other answers of Redis (a wrong password, out of
-memory) fail at once.
+within a bound, with pauses that grow. It is warned of once. One that has no memory left for a write is a disk
+without room (`room.py`). Other answers of Redis (a wrong password) fail at once.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from ray_mono.gcs.storage.redis_master import (
     find_master,
     refusal_in,
 )
-from ray_mono.gcs.storage.table_storage import DeposedError, StorageError, Table, Write
+from ray_mono.gcs.storage.table_storage import DeposedError, StorageError, StorageFullError, Table, Write
 
 logger = logging.getLogger(__name__)
 
@@ -65,6 +65,8 @@ TRANSIENT = (
 )
 # The same as they come without a class of their own, or in the middle of what Redis 6 says of a script.
 TRANSIENT_CODES = ("NOREPLICAS", "MASTERDOWN", "CLUSTERDOWN", "READONLY", "BUSY", "UNBLOCKED", "MISCONF")
+# In what it says where it takes no writes for that.
+OUT_OF_MEMORY = "used memory > 'maxmemory'"
 
 Answer = TypeVar("Answer")
 TABLES = tuple(Table)
@@ -279,4 +281,8 @@ class RedisStorage:
             ) from error
         if isinstance(error, TRANSIENT) or any(code in str(error) for code in TRANSIENT_CODES):
             return
+        if OUT_OF_MEMORY in str(error):
+            raise StorageFullError(
+                f"Redis at {self._address} has no memory left to {what} (its maxmemory is used)"
+            ) from error
         raise StorageError(f"Redis at {self._address} refused to {what}: {error}") from error

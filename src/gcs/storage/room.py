@@ -1,6 +1,6 @@
-"""A disk without room for the head's store is no end: what has to be written is tried again until there is
-some, with growing pauses and one warning, as with a Redis that is away. What was not written was not
-acknowledged.
+"""No room for the head's store, on its disk or in its Redis, is no end: what has to be written is tried again
+until there is some, with growing pauses and one warning, as with a Redis that is away. What was not written
+was not acknowledged.
 """
 
 from __future__ import annotations
@@ -48,12 +48,12 @@ class Room:
                 if self._is_given_up or not self._retry_for_s:
                     raise
                 if waited_s >= self._retry_for_s:
-                    message = f"{error}: there has been no room on its disk for {waited_s:.0f} s"
+                    message = f"{error}: there has been no room for it for {waited_s:.0f} s"
                     raise StorageError(message) from error
                 if not has_waited:
                     logger.warning(
-                        "There is no room on the disk: %s. Nothing is lost, and what has to be written waits."
-                        " Trying again for %g s, then this GCS ends",
+                        "There is no room for the head's store: %s. Nothing is lost, and what has to be"
+                        " written waits. Trying again for %g s, then this GCS ends",
                         error,
                         self._retry_for_s,
                     )
