@@ -21,7 +21,7 @@ from typing import Any
 from ray_mono._private.node.process_identity import ProcessIdentity
 from ray_mono._private.node.reaper import ENDING, KILL_WAIT_S
 from ray_mono._private.node.remains import remove_files, remove_stale_sockets
-from ray_mono._private.node.service_process import END_NODE
+from ray_mono._private.node.service_process import END_NODE, log_tail
 from ray_mono.common.descriptors import is_readable
 from ray_mono.common.process import is_alive, module_command
 
@@ -96,6 +96,7 @@ class ReaperHandle:
         self._received = b""
         self._ready: dict[str, dict[str, Any]] = {}
         self._exits: dict[str, ServiceExit] = {}
+        self._logs: dict[str, tuple[str, str]] = {}
         self._is_detached = False
         self._owned_files: list[str] = []
         self._socket_dir = ""
@@ -130,6 +131,7 @@ class ReaperHandle:
 
     def start(self, spec: ServiceSpec) -> None:
         """Asks for the service and does not wait. Raises ConnectionError where the reaper has ended."""
+        self._logs[spec.name] = spec.stderr, spec.stdout
         self._send(op="start", **asdict(spec))
 
     def wait_ready(self, name: str, timeout_s: float) -> dict[str, Any]:
@@ -145,7 +147,8 @@ class ReaperHandle:
                     f"{name} ended before it was ready: {end.how}\n{end.log_tail}".rstrip()
                 )
             if not self._receive(deadline_s):
-                raise ServiceStartError(f"{name} was not ready within {timeout_s:g} s")
+                said = log_tail(*self._logs.get(name, ()))
+                raise ServiceStartError(f"{name} was not ready within {timeout_s:.3g} s\n{said}".rstrip())
         return self._ready[name]
 
     def own_files(self, paths: Sequence[str | Path], socket_dir: Path) -> None:

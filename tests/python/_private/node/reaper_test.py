@@ -20,10 +20,11 @@ from ray_mono._private.node import reaper_client
 from ray_mono._private.node.process_identity import ProcessIdentity
 from ray_mono._private.node.reaper import Reaper
 from ray_mono._private.node.reaper_client import ReaperHandle, ServiceSpec, ServiceStartError, why_ended
-from ray_mono._private.node.service_process import GO_ON, START_AGAIN
+from ray_mono._private.node.service_process import GO_ON, START_AGAIN, log_tail
 from ray_mono.common.process import FINAL_STATUS, INTERPRETER, module_command
 from tests.python._private.node import stand_in
 from tests.python._private.node.stand_in import READY_TIMEOUT_S, launch, spec, wait_until_gone
+from tests.waiting import wait_until
 
 # A process that starts a node, says whom to look for, and does not end by itself. Arguments: a directory, and
 # what to do then.
@@ -73,6 +74,17 @@ def test_a_service_that_fails_is_told_with_its_status_and_log(session_base: Path
     reaper.start(spec("unlucky", stand_in.FAIL, session_base))
     with pytest.raises(ServiceStartError, match=r"(?s)unlucky .*exit status 3.*no luck today"):
         reaper.wait_ready("unlucky", READY_TIMEOUT_S)
+    reaper.shutdown()
+
+
+def test_a_service_that_is_not_ready_in_time_is_told_with_its_log(session_base: Path) -> None:
+    code = "import signal, sys; print('no room yet', file=sys.stderr, flush=True); signal.pause()"
+    waits = spec("waits", code, session_base)
+    reaper = launch(session_base)
+    reaper.start(waits)
+    wait_until(lambda: "no room yet" in log_tail(waits.stderr), "it says what it waits for")
+    with pytest.raises(ServiceStartError, match=r"waits was not ready within 0.01 s\nno room yet"):
+        reaper.wait_ready("waits", 0.01)
     reaper.shutdown()
 
 
