@@ -7,6 +7,7 @@ to one server is all that is used, and what follows another (WAIT follows a writ
 
 from __future__ import annotations
 
+import logging
 import ssl
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +19,8 @@ from redis.backoff import NoBackoff
 from redis.crc import key_slot
 
 from ray_mono.gcs.storage.redis_address import RedisAddress
+
+logger = logging.getLogger(__name__)
 
 # For one answer: a Redis that takes longer is treated as unreachable.
 ANSWER_TIMEOUT_S = 5.0
@@ -124,6 +127,13 @@ async def _check_is_master(client: redis_asyncio.Redis, info: dict[str, Any]) ->
     if info.get("role") != "master":
         await client.aclose()
         raise NoMasterError(f"it is a {info.get('role')}, which takes no writes")
+    policy = info.get("maxmemory_policy", "")
+    if info.get("maxmemory") and policy.startswith("allkeys"):
+        logger.warning(
+            "Redis removes keys when its memory is used (its maxmemory-policy is %s), the cluster's tables as"
+            " well. Set it to noeviction: then the head waits for memory, and nothing is lost",
+            policy,
+        )
 
 
 async def _master_of_sentinel(address: RedisAddress, sentinel: Any) -> tuple[str, int]:

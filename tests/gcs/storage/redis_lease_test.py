@@ -151,6 +151,25 @@ def test_a_redis_that_lost_what_it_had_acknowledged_is_an_error_that_says_so(ser
     asyncio.run(scene())
 
 
+def test_a_redis_that_removes_keys_when_its_memory_is_used_is_warned_of(
+    server: RedisProcess, caplog: pytest.LogCaptureFixture
+) -> None:
+    def warnings() -> list[str]:
+        asyncio.run(open_and_close())
+        return [each.getMessage() for each in caplog.records if "maxmemory-policy" in each.getMessage()]
+
+    async def open_and_close() -> None:
+        head = storage(server)
+        await head.open()
+        await head.close()
+
+    server.ask("CONFIG", "SET", "maxmemory", 100 << 20)
+    assert not warnings()
+    server.ask("CONFIG", "SET", "maxmemory-policy", "allkeys-lru")
+    (warning,) = warnings()
+    assert "allkeys-lru" in warning and "Set it to noeviction" in warning
+
+
 def test_a_table_of_any_size_is_read_in_pieces(server: RedisProcess) -> None:
     # Who asks for more at once is disconnected.
     server.ask("CONFIG", "SET", "client-output-buffer-limit", "normal 8mb 0 0")
