@@ -26,7 +26,7 @@ first of these, as if they were of lease 0.
 Answers that have left may be lost with their connection. So an actor's worker also says whose connections
 have ended, and for whom it has an answer still when the next call begins: of these callers' calls nobody
 knows which were answered. There is room for the latest of them, since each finds the actor again within
-seconds, or asks then. And a worker says when its actor has gone on elsewhere: what comes after that never
+seconds, or asks then. And a worker says when its actor has gone on elsewhere: what has no answer then never
 begins.
 
 The memory is the worker's (memfd); its raylet maps it by /proc when the worker registers. Cost to a task:
@@ -192,7 +192,7 @@ class StartBoard:
                 self._cells[_LOST_CALLERS + place] = 0
 
     def moved(self) -> None:
-        """The actor goes on elsewhere: no call of it begins here any more, and none runs."""
+        """The actor goes on elsewhere: no call begins here any more, and those that have are answered."""
         self._cells[_HAS_MOVED] = 1
 
     def forget_kept(self) -> None:

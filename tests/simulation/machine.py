@@ -159,6 +159,7 @@ class SimBoard:
         self._lost_callers = [lost for lost in self._lost_callers if lost != cell_of(worker_id)]
 
     def moved(self) -> None:
+        self._check_alive()
         self.has_moved = True
 
     def lost_callers(self) -> list[int]:

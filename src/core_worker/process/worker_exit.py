@@ -117,9 +117,11 @@ class OrderlyExit:
 
     def _tell_movers(self) -> None:
         """Then callers hear of the move by the calls that are given back to them."""
-        env = self._env
+        env, running = self._env, self._running
         with env.lock:
-            self._execution.receiver.moved()
+            all_left = self._execution.replies.are_settled and not self._core.has_unsent
+            owes_answers = running.owes_answer or bool(running.calls) or not all_left
+            self._execution.receiver.moved(owes_answers)
             env.reactor.flush()
         env.reactor.wait(Waiter(env.reactor), MOVED_STAY_S)
 

@@ -245,10 +245,12 @@ class TaskReceiver:
             return
         self._movers.append(call)
 
-    def moved(self) -> None:
-        """Nothing of the actor runs here any more."""
+    def moved(self, owes_answers: bool) -> None:
+        """Nothing of the actor runs here any more. owes_answers: some of its calls have begun and have no
+        answer."""
         self.has_moved = True
-        self._board.moved()
+        if not owes_answers:
+            self._board.moved()
         for call in self._movers or ():
             call.reply(common_pb2.Empty())
 

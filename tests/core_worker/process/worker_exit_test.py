@@ -161,6 +161,7 @@ def test_an_actor_that_moves_says_so_when_its_calls_are_over(monkeypatch: pytest
     worker.running.calls[b"call"] = None  # type: ignore[assignment]
     steps = worker.leaves(worker.running.calls.clear)
     assert steps == ["stays", "has left", "ends", "status 0"]
+    assert worker.as_raylet().has_moved
 
 
 def test_calls_that_run_beside_each_other_keep_an_actor_from_moving_for_a_while(
@@ -174,6 +175,19 @@ def test_calls_that_run_beside_each_other_keep_an_actor_from_moving_for_a_while(
     began_s = worker.reactor.now_s
     assert worker.leaves() == ["ends", "status 0"]
     assert CALLS_END_S <= worker.reactor.now_s - began_s < CALLS_END_S + 1
+    assert not worker.as_raylet().has_moved
+
+
+def test_one_that_moves_and_ends_in_the_middle_of_a_call_does_not_say_that_none_has_begun(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    worker = Leaving(monkeypatch)
+    an_actor(worker)
+    with worker.env.lock:
+        worker.execution.receiver.move(Served())  # type: ignore[arg-type]
+    worker.running.end_after_this()
+    worker.leaves()
+    assert not worker.as_raylet().has_moved
 
 
 def test_an_actor_that_nobody_needs_keeps_its_lease_to_the_end(monkeypatch: pytest.MonkeyPatch) -> None:

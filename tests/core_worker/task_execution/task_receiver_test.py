@@ -227,7 +227,7 @@ def test_calls_of_an_actor_that_moves_are_given_back_and_it_says_when_it_has_lef
     assert [call.status for call in (queued, later)] == [Reply.NOT_STARTED] * 2
     assert not worker.run() and not mover.replies and receiver.told_again() and not raylet.has_moved
     with worker.env.lock:
-        receiver.moved()
+        receiver.moved(owes_answers=False)
         receiver.move(late_mover)  # type: ignore[arg-type]
     assert len(mover.replies) == len(late_mover.replies) == 1 and not receiver.told_again()
     assert raylet.has_moved
