@@ -273,19 +273,23 @@ def keeps_items_that_nobody_took(patch: pytest.MonkeyPatch) -> None:
 
 
 def sends_an_actors_calls_again_in_another_order(patch: pytest.MonkeyPatch) -> None:
-    honest = CalledActor.take_sent
-    patch.setattr(CalledActor, "take_sent", lambda actor: honest(actor)[::-1])
+    """What was sent waits in front of the others, the last one first."""
+
+    def queue_again(actor: CalledActor, tasks: list[PendingTask]) -> None:
+        actor.queue.extendleft(tasks)
+
+    patch.setattr(CalledActor, "queue_again", queue_again)
 
 
 def lets_a_call_overtake_those_that_wait(patch: pytest.MonkeyPatch) -> None:
-    """A call goes out at once, although earlier ones wait for the actor."""
-    honest = ActorTaskSubmitter._connect
+    """Where an actor can be reached, the call that came last goes out first."""
+    honest = CalledActor.connect
 
-    def connect(submitter: ActorTaskSubmitter, actor: CalledActor, worker: Any, why: str) -> None:
+    def connect(actor: CalledActor, worker: Any, peer: Any) -> None:
+        honest(actor, worker, peer)
         actor.queue.rotate(1)
-        honest(submitter, actor, worker, why)
 
-    patch.setattr(ActorTaskSubmitter, "_connect", connect)
+    patch.setattr(CalledActor, "connect", connect)
 
 
 def lets_a_call_overtake_one_that_waits_for_an_argument(patch: pytest.MonkeyPatch) -> None:
