@@ -20,6 +20,7 @@ import faulthandler
 import functools
 import logging
 import multiprocessing
+import os
 import signal
 import sys
 import time
@@ -28,6 +29,8 @@ from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
+from itertools import cycle, islice
+from multiprocessing.queues import SimpleQueue
 
 from ray_mono.raylet.config import RayletConfig
 from tests.simulation.explorer_draws import draw_any
@@ -137,6 +140,13 @@ def result_of(seed: int, num_tasks: int, without: Sequence[FaultKind]) -> Result
     return Result(seed, result, "", cpu_s, drawn(scenario))
 
 
+def _begin_job(cpus: SimpleQueue[int]) -> None:
+    """In a process that runs seeds. It keeps to one CPU: of its threads one runs at a time, and to wake one
+    that rests on another CPU costs several times as much."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    os.sched_setaffinity(0, {cpus.get()})
+
+
 def results_of(
     seeds: range, num_tasks: int, without: Sequence[FaultKind], jobs: int
 ) -> Generator[Result, None, None]:
@@ -146,7 +156,10 @@ def results_of(
         # Forked, so that they log as this one does. They are forked before the executor has threads. Of
         # Ctrl-C this process hears, which then lets them end their seeds.
         forks = multiprocessing.get_context("fork")
-        pool = ProcessPoolExecutor(jobs, forks, signal.signal, (signal.SIGINT, signal.SIG_IGN))
+        cpus: SimpleQueue[int] = forks.SimpleQueue()
+        for cpu in islice(cycle(sorted(os.sched_getaffinity(0))), jobs):
+            cpus.put(cpu)
+        pool = ProcessPoolExecutor(jobs, forks, _begin_job, (cpus,))
         try:
             for result in pool.map(run_one, seeds):
                 seeds = seeds[1:]
