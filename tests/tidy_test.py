@@ -125,6 +125,7 @@ FLOORS = {
         util.metrics util.serialization util.check_serialize util.scheduling_strategies
         | _private.argument_checks _private.later _private.ray_children _private.internal_state
         _private.profiling
+        _private.label_selectors
         | _private.runtime_env
         | _private.logs
         | runtime_env job_config client_builder cross_language util.debug util.client_connect

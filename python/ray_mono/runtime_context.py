@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from ray_mono._private.driver.auto_init import connected_core
-from ray_mono._private.remote.scheduling_option import NODE_ID_LABEL
 from ray_mono.common.ids import ActorID, JobID, NodeID, PlacementGroupID, TaskID
 from ray_mono.common.scheduling.resources import GPU
 from ray_mono.core_worker.process import current
@@ -84,7 +83,7 @@ class RuntimeContext:
 
     def get_node_labels(self) -> dict[str, str]:
         """The labels of this node, with its id in hex under "ray.io/node-id"."""
-        return {**self._core.node_labels, NODE_ID_LABEL: self.get_node_id()}
+        return dict(self._core.node_labels)
 
     def get_assigned_resources(self) -> dict[str, float]:
         """What the running task, or the actor, holds, by name: CPUs, GPUs, bytes of memory. Empty on a

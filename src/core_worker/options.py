@@ -4,7 +4,7 @@ prepared once, and used for every call."""
 from __future__ import annotations
 
 from collections.abc import Hashable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from ray_mono.common.scheduling.resources import ResourceSet
 from ray_mono.protobuf import common_pb2
@@ -45,6 +45,14 @@ class TaskOptions:
         others to. Where memory runs short, workers of tasks without retries are killed last."""
         strategy = self.strategy.SerializeToString(deterministic=True) if self.strategy is not None else b""
         return self.resources, strategy, self.runtime_env, bool(self.max_calls), bool(self.max_retries)
+
+
+def with_affinity(options: TaskOptions, affinity: common_pb2.NodeAffinity) -> TaskOptions:
+    """The same for another place; what they say of labels stays."""
+    strategy = common_pb2.SchedulingStrategy(node_affinity=affinity)
+    if options.strategy is not None:
+        strategy.label_selectors.extend(options.strategy.label_selectors)
+    return replace(options, strategy=strategy)
 
 
 @dataclass(frozen=True)

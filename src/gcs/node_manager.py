@@ -263,7 +263,13 @@ def _placement(info: common_pb2.NodeInfo, resources: common_pb2.NodeResources) -
     total, available = ResourceSet.from_proto(resources.total), ResourceSet.from_proto(resources.available)
     is_draining = info.HasField("drain")
     return NodeSnapshot(
-        info.node_id, info.host, info.node_manager_port, total, available, is_draining=is_draining
+        info.node_id,
+        info.host,
+        info.node_manager_port,
+        total,
+        available,
+        is_draining=is_draining,
+        labels=dict(info.labels),
     )
 
 

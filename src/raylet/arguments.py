@@ -13,6 +13,7 @@ from typing import Any
 
 from ray_mono.common import process
 from ray_mono.common.ids import NodeID
+from ray_mono.common.scheduling.labels import NODE_ID_LABEL
 from ray_mono.common.scheduling.resources import ResourceSet
 from ray_mono.common.service import add_common_arguments, refuse_settings
 from ray_mono.common.world import system_rng
@@ -183,6 +184,8 @@ def make_config(parsed: argparse.Namespace) -> RayletConfig:
     """Raises ValueError. Makes the session's directories where they are missing."""
     units = _json_object(parsed.resources, "--resources") or {"CPU": os.cpu_count() or 1}
     labels = {name: str(value) for name, value in _json_object(parsed.labels, "--labels").items()}
+    if NODE_ID_LABEL in labels:
+        raise ValueError(f"--labels: {NODE_ID_LABEL} is a node's own id, and every node has it")
     for name in ("logs", "sockets"):
         os.makedirs(os.path.join(parsed.session_dir, name), mode=0o700, exist_ok=True)
     node_id = NodeID.from_hex(parsed.node_id) if parsed.node_id else NodeID.from_random(system_rng())
@@ -196,7 +199,7 @@ def make_config(parsed: argparse.Namespace) -> RayletConfig:
         session_dir=parsed.session_dir,
         total=ResourceSet.from_units(units),
         hostname=socket.gethostname(),
-        labels=labels,
+        labels={**labels, NODE_ID_LABEL: node_id.hex()},
         is_head=parsed.is_head,
         head_stays_here=parsed.head_stays_here,
         pid=os.getpid(),

@@ -95,7 +95,8 @@ class ClusterEvents:
             return
         total = ResourceSet.from_proto(node.total)
         is_draining = node.HasField("drain")
-        self._cluster.node_joined(node.node_id, node.host, node.node_manager_port, total, is_draining)
+        labels = dict(node.labels)
+        self._cluster.node_joined(node.node_id, node.host, node.node_manager_port, total, is_draining, labels)
         self._effects.run(self._leases.cluster_changed(now_s))
 
     def resources_changed(self, resources: common_pb2.NodeResources) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
+from ray_mono.common.scheduling.resources import ResourceSet
 from ray_mono.common.world import Clock
 from ray_mono.protobuf import common_pb2, raylet_pb2
 from ray_mono.raylet.clients import Clients
@@ -83,6 +84,11 @@ class LeaseRequests:
 
     def give_back(self, lease_id: bytes, dispose: bool = False, leaving: bool = False) -> None:
         self._effects.run(self._leases.return_lease(lease_id, dispose, leaving, self._clock.time_s()))
+
+    def returned_elsewhere(self, node_id: bytes, resources: ResourceSet) -> None:
+        """Somebody here returned a worker of another node."""
+        now_s = self._clock.time_s()
+        self._effects.run(self._leases.returned_elsewhere(node_id, resources, now_s))
 
     async def cause_of_loss(self, lease_id: bytes, worker_id: bytes) -> common_pb2.DeathCause:
         """How a worker ended that its lessee lost; empty where that is not known in time.

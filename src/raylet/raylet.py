@@ -96,7 +96,7 @@ class Raylet:
         self._cluster = ClusterView(config.node_id, config.spill_hold_s)
         self.ledger = ResourceLedger(config.total)
         self._pool = WorkerPool(_pool_limits(config), lambda: WorkerID.from_random(rng).binary())
-        here = NodeSnapshot(config.node_id, config.host, config.port, config.total, config.total)
+        here = _unused(config)
         self.leases = LeaseManager(here, self.ledger, self._cluster, self._pool, _lease_limits(config))
         self._crowd = CrowdWarnings(config.num_cpus, config.host)
         # The shell around them.
@@ -340,6 +340,12 @@ def _pool_limits(config: RayletConfig) -> PoolLimits:
         idle_timeout_s=config.idle_worker_timeout_s,
         register_timeout_s=config.worker_register_timeout_s,
     )
+
+
+def _unused(config: RayletConfig) -> NodeSnapshot:
+    """This node, when nothing runs on it."""
+    total, labels = config.total, config.labels
+    return NodeSnapshot(config.node_id, config.host, config.port, total, total, labels=labels)
 
 
 def _lease_limits(config: RayletConfig) -> LeaseLimits:

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 from ray_mono.common.ids import JobID, WorkerID
+from ray_mono.common.scheduling.resources import ResourceSet
 from ray_mono.common.world import Clock
 from ray_mono.protobuf import common_pb2, raylet_pb2, raylet_rpc
 from ray_mono.raylet.clients import ClientProcess, open_board
@@ -152,6 +153,12 @@ class RayletServicer(raylet_rpc.RayletServiceServicer):
         self, request: raylet_pb2.ReturnWorkerRequest, context: CallContext
     ) -> common_pb2.Empty:
         self._requests.give_back(request.lease_id, request.dispose, request.leaving)
+        return common_pb2.Empty()
+
+    async def ReturnedElsewhere(
+        self, request: raylet_pb2.ReturnedElsewhereRequest, context: CallContext
+    ) -> common_pb2.Empty:
+        self._requests.returned_elsewhere(request.node_id, ResourceSet.from_proto(request.resources))
         return common_pb2.Empty()
 
     async def LostWorker(

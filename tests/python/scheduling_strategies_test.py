@@ -10,8 +10,6 @@ import pytest
 from ray_mono._private.remote.options import task_options
 from ray_mono.common.ids import NodeID
 from ray_mono.util.scheduling_strategies import (
-    DoesNotExist,
-    Exists,
     In,
     NodeAffinitySchedulingStrategy,
     NodeLabelSchedulingStrategy,
@@ -20,6 +18,18 @@ from ray_mono.util.scheduling_strategies import (
 )
 
 NODE = NodeID(bytes(range(28)))
+
+
+@pytest.mark.parametrize(
+    ("soft", "spills", "fails"), [(True, True, False), (False, False, True), (False, False, False)]
+)
+def test_what_affinity_does_about_a_busy_node_reaches_the_core(soft: bool, spills: bool, fails: bool) -> None:
+    given = NodeAffinitySchedulingStrategy(NODE.hex(), soft, spills, fails)
+    strategy = task_options({"scheduling_strategy": given}, "f").strategy
+    assert strategy is not None
+    affinity = strategy.node_affinity
+    told = (affinity.soft, affinity.spill_on_unavailable, affinity.fail_on_unavailable)
+    assert told == (soft, spills, fails)
 
 
 @pytest.mark.parametrize("given", [NODE.hex(), NODE])
@@ -36,6 +46,14 @@ def test_node_affinity_reaches_the_core(given: Any) -> None:
     [
         (lambda: NodeAffinitySchedulingStrategy("nothing", soft=False), "node_id must be a node's id in hex"),
         (lambda: NodeAffinitySchedulingStrategy(NodeID.nil().hex(), soft=False), "node_id must be"),
+        (
+            lambda: NodeAffinitySchedulingStrategy(NODE.hex(), False, _spill_on_unavailable=True),
+            "_spill_on_unavailable=True goes with soft=True only",
+        ),
+        (
+            lambda: NodeAffinitySchedulingStrategy(NODE.hex(), True, _fail_on_unavailable=True),
+            "_fail_on_unavailable=True goes with soft=False only",
+        ),
         (lambda: In(), "In takes one string or more"),
         (lambda: NotIn("a", 3), "NotIn takes one string or more"),  # type: ignore[arg-type]
         (lambda: NodeLabelSchedulingStrategy({}), "may not both be empty"),
@@ -51,16 +69,9 @@ def test_wrong_values_are_named(make: Callable[[], object], message: str) -> Non
         make()
 
 
-@pytest.mark.parametrize(
-    "strategy",
-    [
-        PlacementGroupSchedulingStrategy(object()),
-        NodeLabelSchedulingStrategy({"a": In("b"), "c": Exists()}, soft={"d": DoesNotExist()}),
-    ],
-)
-def test_strategies_of_parts_that_do_not_exist_yet_are_refused_when_used(strategy: object) -> None:
-    with pytest.raises(NotImplementedError, match="scheduling_strategy="):
-        task_options({"scheduling_strategy": strategy}, "f")
+def test_a_placement_group_is_refused_when_used() -> None:
+    with pytest.raises(NotImplementedError, match="placement groups are not part of ray_mono yet"):
+        task_options({"scheduling_strategy": PlacementGroupSchedulingStrategy(object())}, "f")
 
 
 @pytest.mark.parametrize("group", [None, "default"])

@@ -267,10 +267,10 @@ def test_strategies_that_are_not_built_and_bad_requests_are_refused(cluster: Clu
 
     async def test() -> None:
         async with driver_of(cluster, raylet) as driver:
-            labels = common_pb2.SchedulingStrategy(node_labels=common_pb2.NodeLabels(hard={"zone": "x"}))
-            rejection = (await driver.ask(strategy=labels)).rejection
+            group = common_pb2.SchedulingStrategy(placement_group=common_pb2.PlacementGroupStrategy())
+            rejection = (await driver.ask(strategy=group)).rejection
             assert rejection.kind == raylet_pb2.Rejection.INFEASIBLE
-            assert "node_labels is not supported yet" in rejection.message
+            assert "placement_group is not supported yet" in rejection.message
             with pytest.raises(RpcError, match="lease_id takes 1 to 64 bytes"):
                 await driver.ask(lease_id=b"x" * 65)
             with pytest.raises(RpcError, match="worker_id takes 28 bytes"):

@@ -55,7 +55,7 @@ def remote(*targets: Any, **options: Any) -> Any:
 
     Options of both: num_cpus, num_gpus (numbers; a task takes 1 CPU by default), memory and
     object_store_memory (bytes), resources (a dict from names to numbers), accelerator_type, name,
-    runtime_env, scheduling_strategy, label_selector, enable_task_events.
+    runtime_env, scheduling_strategy, label_selector, fallback_strategy, enable_task_events.
 
     Options of functions: num_returns (a whole number; for generators "streaming", which is their default, or
     "dynamic"), max_retries (3 by default, -1 for no limit), retry_exceptions (True, or a list of types),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from ray_mono._private.remote.scheduling_option import NODE_ID_LABEL
 from ray_mono.common.scheduling.resources import ResourceSet
 from ray_mono.core_worker.process import current
 from ray_mono.protobuf import common_pb2
@@ -38,7 +37,7 @@ def _node_as_dict(node: common_pb2.NodeInfo) -> dict[str, Any]:
         "DeathReasonMessage": node.death_cause.message,
         "alive": is_alive,
         "Resources": ResourceSet.from_proto(node.total).to_units() if is_alive else {},
-        "Labels": {**node.labels, NODE_ID_LABEL: node.node_id.hex()},
+        "Labels": dict(node.labels),
         "Draining": is_alive and node.HasField("drain"),
         "DrainDeadlineTimestampMs": node.drain.deadline_timestamp_ms,
     }

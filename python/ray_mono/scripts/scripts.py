@@ -81,15 +81,43 @@ class Labels(click.ParamType):
             if value.startswith("{"):
                 labels = json.loads(value)
             else:
-                labels = dict(pair.split("=", 1) for pair in value.split(",") if pair)
+                pairs = (pair.split("=", 1) for pair in value.split(",") if pair)
+                labels = {name.strip(): text.strip() for name, text in pairs}
         except ValueError:
-            labels = None
-        if not isinstance(labels, dict) or not all(isinstance(text, str) for text in labels.values()):
             self.fail(
                 f"{value!r} does not read as labels; accepted is name=value,name=value or a JSON object of"
                 " texts."
             )
-        return labels
+        return self._checked(labels, "it")
+
+    def _checked(self, labels: Any, what: str) -> dict[str, str]:
+        from ray_mono._private.label_selectors import check_labels
+
+        try:
+            check_labels(labels, what)
+        except (TypeError, ValueError) as error:
+            self.fail(f"{error}.")
+        return dict(labels)
+
+
+class LabelsFile(Labels):
+    """A YAML file of them."""
+
+    name = "FILE"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> dict[str, str]:
+        if isinstance(value, dict):
+            return value
+        try:
+            import yaml
+        except ImportError:
+            self.fail("it needs PyYAML, which is not installed: pip install 'ray_mono[yaml]'.")
+        try:
+            with open(value, encoding="utf-8") as file:
+                labels = yaml.safe_load(file)
+        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+            self.fail(f"{value} cannot be read: {error}")
+        return self._checked(labels or {}, value)
 
 
 def _is_amount(value: object) -> bool:
@@ -205,6 +233,7 @@ def cli() -> None:
 )
 @click.option("--resources", type=Amounts(), help="""More resources of this node: '{"A": 1}'.""")
 @click.option("--labels", type=Labels(), help="Labels of this node: name=value,…")
+@click.option("--labels-file", type=LabelsFile(), help="More of them in a YAML file; --labels comes first.")
 @click.option(
     "--system-config",
     type=Settings(),

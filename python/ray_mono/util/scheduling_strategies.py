@@ -1,7 +1,6 @@
 """Where tasks and actors may run: values for the option `scheduling_strategy`, beside "DEFAULT" and "SPREAD".
 
-Node affinity works. Placement groups and node labels are not there yet: their strategies can be made, and the
-option refuses them.
+Placement groups are not there yet: their strategy can be made, and the option refuses it.
 """
 
 from __future__ import annotations
@@ -49,9 +48,10 @@ class NodeAffinitySchedulingStrategy:
         _fail_on_unavailable: bool = False,
     ) -> None:
         """node_id: in hex, or a NodeID. soft: True runs it elsewhere if the node is dead or could never hold
-        it; False makes that an error.
+        it; False makes that an error. _spill_on_unavailable (with soft=True): also if the node has it not
+        free now. _fail_on_unavailable (with soft=False): that is an error, too.
 
-        Raises ValueError for what is no node's id, and NotImplementedError for the private arguments.
+        Raises ValueError for what is no node's id, and for a private argument with the other `soft`.
         """
         text = node_id if isinstance(node_id, str) else node_id.hex()
         try:
@@ -62,12 +62,14 @@ class NodeAffinitySchedulingStrategy:
             raise ValueError(
                 f"node_id must be a node's id in hex, as ray_mono.nodes() tells it, got {node_id!r}"
             )
-        if _spill_on_unavailable or _fail_on_unavailable:
-            raise NotImplementedError(
-                "_spill_on_unavailable and _fail_on_unavailable are not part of ray_mono yet: leave them out"
-            )
+        if _spill_on_unavailable and not soft:
+            raise ValueError("_spill_on_unavailable=True goes with soft=True only")
+        if _fail_on_unavailable and soft:
+            raise ValueError("_fail_on_unavailable=True goes with soft=False only")
         self.node_id = text
         self.soft = soft
+        self._spill_on_unavailable = _spill_on_unavailable
+        self._fail_on_unavailable = _fail_on_unavailable
 
 
 class _Values:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from ray_mono.common.scheduling.resources import ResourceSet
 
@@ -19,6 +20,7 @@ class NodeSnapshot:
     is_alive: bool = True
     is_draining: bool = False
     """It is to end, and takes nothing new."""
+    labels: Mapping[str, str] = field(default_factory=dict, hash=False)
 
     @property
     def takes_work(self) -> bool:

@@ -4,26 +4,31 @@ A policy is asked in three steps, and each looks only at what the one before it 
 
     feasible      who could ever hold it (asks a node's total), and `allowed`: whom the strategy allows
     available     who can hold it now (asks what is free)
-    a choice      `hybrid` (pack, then spread), `next_in_turn` or `least_used` (spread)
+    choose        one of them: `hybrid` (pack, then spread), or `next_in_turn` (spread)
 
 Ties go to the lowest node id, so no choice depends on the order of the nodes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 
+from ray_mono.common.scheduling.labels import LabelSelector, any_selects, selects
 from ray_mono.common.scheduling.node_snapshot import NodeSnapshot
-from ray_mono.common.scheduling.resources import ResourceSet
+from ray_mono.common.scheduling.resources import CPU, GPU, MEMORY, OBJECT_STORE_MEMORY, ResourceSet
 from ray_mono.common.scheduling.strategy import Strategy, StrategyKind
 
-Use = Callable[[NodeSnapshot], float]
-"""How much a node is used: 0 idle, 1 full."""
+PACK_BELOW = 0.5
+"""A node that is used less than this attracts work as if it were empty, so that work gathers before it
+spreads. Ray's scheduler_spread_threshold."""
 
 
-def feasible(required: ResourceSet, nodes: Iterable[NodeSnapshot]) -> list[NodeSnapshot]:
-    """The nodes that take work and could hold it if nothing else ran there."""
-    return [node for node in nodes if node.takes_work and required.fits_in(node.total)]
+def feasible(
+    required: ResourceSet, nodes: Iterable[NodeSnapshot], selectors: Sequence[LabelSelector] = ()
+) -> list[NodeSnapshot]:
+    """The nodes that take work, have the labels, and could hold it if nothing else ran there."""
+    able = [node for node in nodes if node.takes_work and required.fits_in(node.total)]
+    return [node for node in able if any_selects(selectors, node.labels)] if selectors else able
 
 
 def available(required: ResourceSet, nodes: Iterable[NodeSnapshot]) -> list[NodeSnapshot]:
@@ -33,35 +38,64 @@ def available(required: ResourceSet, nodes: Iterable[NodeSnapshot]) -> list[Node
 
 def allowed(strategy: Strategy, nodes: Sequence[NodeSnapshot]) -> Sequence[NodeSnapshot]:
     """Those of the feasible nodes that the strategy allows. A soft affinity allows all where its own node is
-    not among them."""
-    if strategy.kind is not StrategyKind.NODE_AFFINITY:
+    not among them, or may be busy."""
+    if strategy.kind is not StrategyKind.NODE_AFFINITY or strategy.spills:
         return nodes
     named = [node for node in nodes if node.node_id == strategy.node_id]
     return named or (nodes if strategy.is_soft else [])
 
 
-def hybrid(
-    nodes: Sequence[NodeSnapshot], use: Use, preferred_node_id: bytes | None = None, pack_below: float = 0.0
+def choose(
+    required: ResourceSet,
+    strategy: Strategy,
+    nodes: Sequence[NodeSnapshot],
+    preferred_node_id: bytes | None,
+    last_in_turn: bytes,
 ) -> NodeSnapshot:
-    """Packs, then spreads: the preferred node if it is there, else the one that is used least.
+    """One of these, which are allowed. There has to be one. last_in_turn: the node that the last work with
+    SPREAD went to."""
+    for selector in strategy.selectors:
+        if selected := [node for node in nodes if selects(selector, node.labels)]:
+            nodes = selected
+            break
+    if strategy.kind is StrategyKind.SPREAD:
+        return next_in_turn(nodes, last_in_turn)
+    if strategy.kind is StrategyKind.NODE_AFFINITY:
+        for node in nodes:
+            if node.node_id == strategy.node_id:
+                return node
+    return hybrid(required, nodes, preferred_node_id)
 
-    Nodes used less than `pack_below` count as idle, so work gathers on the first of them. There has to be a
-    node.
-    """
-    for node in nodes:
-        if node.node_id == preferred_node_id:
-            return node
 
-    def score(node: NodeSnapshot) -> tuple[float, bytes]:
-        used = use(node)
-        return used if used >= pack_below else 0.0, node.node_id
+def hybrid(
+    required: ResourceSet, nodes: Iterable[NodeSnapshot], preferred_node_id: bytes | None = None
+) -> NodeSnapshot:
+    """Packs, then spreads: the node that is used least, where all that are used less than PACK_BELOW count as
+    idle, and the preferred one comes first of equals. Work that needs no GPU leaves nodes with GPUs alone as
+    long as others are there (Ray's scheduler_avoid_gpu_nodes). There has to be a node."""
+    avoids_gpus = not required.get(GPU)
+
+    def score(node: NodeSnapshot) -> tuple[bool, float, bool, bytes]:
+        is_spared = avoids_gpus and node.total.get(GPU) > 0
+        return is_spared, packed_use(node), node.node_id != preferred_node_id, node.node_id
 
     return min(nodes, key=score)
 
 
-def least_used(nodes: Sequence[NodeSnapshot], use: Use) -> NodeSnapshot:
-    """Spreads by use. There has to be a node."""
-    return hybrid(nodes, use)
+def stays(required: ResourceSet, strategy: Strategy, preferred: NodeSnapshot) -> bool:
+    """Whether `choose` takes the preferred node, whatever the others are like. It has the resources free."""
+    if strategy.selectors and not selects(strategy.selectors[0], preferred.labels):
+        return False
+    if strategy.kind is not StrategyKind.DEFAULT:
+        return strategy.kind is StrategyKind.NODE_AFFINITY and strategy.node_id == preferred.node_id
+    return not packed_use(preferred) and (required.get(GPU) > 0 or not preferred.total.get(GPU))
+
+
+def packed_use(node: NodeSnapshot) -> float:
+    """How much of a node is in use, as the hybrid policy counts it: of CPU, memory or the store, whichever is
+    scarcest; 0.0 below PACK_BELOW."""
+    used = utilization(node, (CPU, MEMORY, OBJECT_STORE_MEMORY))
+    return used if used >= PACK_BELOW else 0.0
 
 
 def next_in_turn(nodes: Iterable[NodeSnapshot], last_node_id: bytes) -> NodeSnapshot:
@@ -69,9 +103,8 @@ def next_in_turn(nodes: Iterable[NodeSnapshot], last_node_id: bytes) -> NodeSnap
     return min(nodes, key=lambda node: (node.node_id <= last_node_id, node.node_id))
 
 
-def utilization(node: NodeSnapshot, of: ResourceSet) -> float:
+def utilization(node: NodeSnapshot, names: Iterable[str]) -> float:
     """How much is in use of the scarcest of these resources of a node: 0 idle, 1 full."""
-    shares = [
-        1 - node.available.get(name) / node.total.get(name) for name, _ in of.items() if node.total.get(name)
-    ]
+    total, available = node.total, node.available
+    shares = [1 - available.get(name) / total.get(name) for name in names if total.get(name)]
     return max(shares, default=0.0)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import enum
 from typing import NamedTuple
 
+from ray_mono.common.scheduling.labels import LabelSelector, selector_from_proto, selector_to_proto
 from ray_mono.protobuf import common_pb2
 
 
@@ -24,18 +25,47 @@ class Strategy(NamedTuple):
     node_id: bytes = b""
     """For NODE_AFFINITY."""
     is_soft: bool = False
+    spills: bool = False
+    """Of a soft affinity: where its node has it not free now, others may take it."""
+    fails: bool = False
+    """Of a hard affinity: where its node has it not free now, that is an error."""
+    selectors: tuple[LabelSelector, ...] = ()
+    """The labels of its node; empty: any."""
 
     @classmethod
     def from_proto(cls, message: common_pb2.SchedulingStrategy) -> Strategy:
         """DEFAULT for the kinds that are not followed yet: `unsupported` tells them."""
         match message.WhichOneof("strategy"):
             case "spread":
-                return cls(StrategyKind.SPREAD)
+                strategy = _SPREAD
             case "node_affinity":
                 affinity = message.node_affinity
-                return cls(StrategyKind.NODE_AFFINITY, affinity.node_id, affinity.soft)
+                strategy = cls(
+                    StrategyKind.NODE_AFFINITY,
+                    affinity.node_id,
+                    affinity.soft,
+                    affinity.spill_on_unavailable,
+                    affinity.fail_on_unavailable,
+                )
             case _:
-                return _DEFAULT
+                strategy = _DEFAULT
+        if not message.label_selectors:
+            return strategy
+        return strategy._replace(selectors=tuple(map(selector_from_proto, message.label_selectors)))
+
+    def to_proto(self) -> common_pb2.SchedulingStrategy:
+        message = common_pb2.SchedulingStrategy(label_selectors=map(selector_to_proto, self.selectors))
+        if self.kind is StrategyKind.SPREAD:
+            message.MergeFrom(common_pb2.SchedulingStrategy(spread=True))
+        elif self.kind is StrategyKind.NODE_AFFINITY:
+            affinity = common_pb2.NodeAffinity(
+                node_id=self.node_id,
+                soft=self.is_soft,
+                spill_on_unavailable=self.spills,
+                fail_on_unavailable=self.fails,
+            )
+            message.node_affinity.CopyFrom(affinity)
+        return message
 
     @property
     def only_node_id(self) -> bytes | None:
@@ -44,9 +74,9 @@ class Strategy(NamedTuple):
 
 
 _DEFAULT = Strategy()
+_SPREAD = Strategy(StrategyKind.SPREAD)
 
 
 def unsupported(message: common_pb2.SchedulingStrategy) -> str:
     """The name of a strategy that this version cannot follow; empty for the others."""
-    kind = message.WhichOneof("strategy")
-    return kind if kind in ("node_labels", "placement_group") else ""
+    return "placement_group" if message.HasField("placement_group") else ""

@@ -278,6 +278,7 @@ class SchedulingQueue:
         "is_looked_at",
         "is_order_looked_at",
         "is_retried",
+        "is_spread",
         "leases",
         "number",
         "options",
@@ -290,10 +291,13 @@ class SchedulingQueue:
     def __init__(self, options: TaskOptions, number: int, config: CoreWorkerConfig) -> None:
         self.options = options
         self._config = config
-        # Not tasks after which a worker ends. Nor those that hold other resources than CPUs: only CPUs can be
-        # lent, should tasks that began too early wait for those that did not (overtaking.py).
+        # Each goes to the next node in turn, one after another too.
+        self.is_spread = options.strategy is not None and options.strategy.HasField("spread")
+        # Not tasks that are spread, or after which a worker ends. Nor those that hold other resources than
+        # CPUs: only CPUs can be lent, should tasks that began too early wait for those that did not
+        # (overtaking.py).
         only_cpus = options.resources == options.resources.only(CPU)
-        self.pushes_ahead = self._may_push_ahead = only_cpus and not options.max_calls
+        self.pushes_ahead = self._may_push_ahead = only_cpus and not options.max_calls and not self.is_spread
         # By this number the raylet tells the queues of this process apart.
         self.number = number
         self.tasks: deque[PendingTask] = deque()

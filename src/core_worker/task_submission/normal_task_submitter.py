@@ -33,7 +33,6 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Sequence
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -41,7 +40,7 @@ from ray_mono.common.exceptions import LocalRayletDiedError, RuntimeEnvSetupErro
 from ray_mono.common.scheduling.argument_nodes import node_with_most
 from ray_mono.core_worker.context import WorkerContext
 from ray_mono.core_worker.environment import Environment
-from ray_mono.core_worker.options import TaskOptions
+from ray_mono.core_worker.options import TaskOptions, with_affinity
 from ray_mono.core_worker.peers import OnReply, PeerPool
 from ray_mono.core_worker.task_submission.lease import (
     BUSY,
@@ -258,13 +257,18 @@ class NormalTaskSubmitter:
             queue.take_all()
 
     def _next(self, lease: Lease) -> None:
-        """The lease has nothing to do: it gets the next task, or lingers."""
+        """The lease has nothing to do: it gets the next task, or lingers. Where tasks are spread it does not,
+        since the next one goes to another node."""
         queue = lease.queue
         if queue.tasks:
             self.push(lease, queue.tasks.popleft())
             self._push_ahead(lease)
             return
         lease.rest()
+        if queue.is_spread:
+            self._cancel_requests(queue)
+            self._return(lease)
+            return
         queue.idle.append(lease)
         if not lease.is_watched_for_idleness:
             self._watch_idleness(lease)
@@ -303,6 +307,11 @@ class NormalTaskSubmitter:
         lease.raylet.ReturnWorker.notify(
             raylet_pb2.ReturnWorkerRequest(lease_id=lease.lease_id, leaving=leaving)
         )
+        if lease.raylet is not self._env.raylet:
+            free = lease.queue.options.resources.to_proto()
+            self._env.raylet.ReturnedElsewhere.notify(
+                raylet_pb2.ReturnedElsewhereRequest(node_id=lease.address.node_id, resources=free)
+            )
 
     # ---- tasks
 
@@ -454,9 +463,8 @@ class NormalTaskSubmitter:
             self.again(queue, task)
             return
         there = common_pb2.NodeAffinity(node_id=node_id, soft=True)
-        options = replace(queue.options, strategy=common_pb2.SchedulingStrategy(node_affinity=there))
         task.not_started()
-        self.submit(self.queue_for(options), task)
+        self.submit(self.queue_for(with_affinity(queue.options, there)), task)
 
     def cancel(self, task: PendingTask, request: Any) -> None:
         """Drops a pending task that waits here; request (CancelTaskRequest) goes to the worker of one that

@@ -25,6 +25,7 @@ from ray_mono.core_worker.options import INLINE_BYTES_MAX, TaskOptions
 from ray_mono.core_worker.reference_counting.borrowing import Borrowing
 from ray_mono.core_worker.task_submission.actor_handles import HeldActor
 from ray_mono.core_worker.task_submission.actor_task_submitter import ActorTaskSubmitter
+from ray_mono.core_worker.task_submission.argument_places import ArgumentPlaces
 from ray_mono.core_worker.task_submission.called_actor import CalledActor
 from ray_mono.core_worker.task_submission.dependency_resolver import DependencyResolver
 from ray_mono.core_worker.task_submission.function_manager import Exported
@@ -133,6 +134,7 @@ class TaskBuilder:
         self._tasks = tasks
         self._dependencies = dependencies
         self._normal_tasks = normal_tasks
+        self._argument_places = ArgumentPlaces(env, normal_tasks)
         self._actor_tasks = actor_tasks
         self._home = home
         self._num_built = 0
@@ -226,7 +228,8 @@ class TaskBuilder:
             )
 
         def submit(task: PendingTask) -> None:
-            self._normal_tasks.submit(queue, task)
+            place = self._argument_places.queue_for(queue, task) if task.has_args else queue
+            self._normal_tasks.submit(place, task)
 
         return TaskTemplate(options, queue, call, code.captured, submit)
 

@@ -10,14 +10,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from ray_mono.common.ids import NodeID
+from ray_mono.common.scheduling.labels import told
 from ray_mono.common.scheduling.node_snapshot import NodeSnapshot
-from ray_mono.common.scheduling.policy import allowed, available, feasible, hybrid, least_used, utilization
+from ray_mono.common.scheduling.policy import allowed, available, choose, feasible
 from ray_mono.common.scheduling.resources import ResourceSet
 from ray_mono.common.scheduling.strategy import Strategy, StrategyKind
+from ray_mono.protobuf import common_pb2
 
-# A node used less than this attracts actors as if it were empty, so that they gather before they spread
-# (Ray's hybrid policy).
-PACK_BELOW_UTILIZATION = 0.5
 # Nodes named in one explanation.
 NODES_TOLD_MAX = 8
 
@@ -38,7 +37,10 @@ def moved_to(demand: Demand, node_id: bytes | None) -> Demand:
     nowhere else)."""
     if node_id is None or demand.strategy.only_node_id is not None:
         return demand
-    return replace(demand, strategy=Strategy(StrategyKind.NODE_AFFINITY, node_id, is_soft=True))
+    strategy = Strategy(
+        StrategyKind.NODE_AFFINITY, node_id, is_soft=True, selectors=demand.strategy.selectors
+    )
+    return replace(demand, strategy=strategy)
 
 
 @dataclass(frozen=True)
@@ -50,25 +52,29 @@ class Shortage:
     """False where it is only a matter of a worker starting."""
 
 
-def choose_node(demand: Demand, nodes: Sequence[NodeSnapshot]) -> NodeID | None:
+def choose_node(demand: Demand, nodes: Sequence[NodeSnapshot], last_in_turn: bytes = b"") -> NodeID | None:
     """The node to ask, where the demand fits now or else could ever; None where it could nowhere.
 
-    nodes: the living ones, less what is being placed there now. Ties go to the lowest id.
+    nodes: the living ones, less what is being placed there now. Ties go to the lowest id. last_in_turn: where
+    the last actor with SPREAD went.
     """
     able = _able(demand, nodes)
     candidates = available(demand.resources, able) or able
     if not candidates:
         return None
-    if demand.strategy.kind is StrategyKind.SPREAD:
-        chosen = least_used(candidates, _use)
-    else:
-        chosen = hybrid(candidates, _use, demand.preferred_node_id, PACK_BELOW_UTILIZATION)
-    return NodeID(chosen.node_id)
+    preferred = demand.preferred_node_id
+    return NodeID(choose(demand.resources, demand.strategy, candidates, preferred, last_in_turn).node_id)
 
 
-def _use(node: NodeSnapshot) -> float:
-    """Of the node's scarcest resource."""
-    return utilization(node, node.total)
+def strategy_at(demand: Demand, node_id: NodeID) -> common_pb2.SchedulingStrategy:
+    """For the raylet of the chosen node: it takes the actor as long as it has room, and else sends it on to
+    where the demand allows."""
+    strategy = demand.strategy
+    if strategy.kind is not StrategyKind.NODE_AFFINITY:
+        strategy = strategy._replace(
+            kind=StrategyKind.NODE_AFFINITY, node_id=node_id.binary(), is_soft=True, spills=True
+        )
+    return strategy.to_proto()
 
 
 def explain(class_name: str, demand: Demand, nodes: Sequence[NodeSnapshot]) -> Shortage:
@@ -81,6 +87,8 @@ def explain(class_name: str, demand: Demand, nodes: Sequence[NodeSnapshot]) -> S
         only = demand.strategy.only_node_id
         if only is not None:
             needs += f" on node {only.hex()}"
+        if selectors := demand.strategy.selectors:
+            needs += f" on a node with {told(selectors)}"
         return Shortage(
             f"{needs}, which no node has; the cluster has {_told(nodes, demand, False)}.",
             is_for_the_driver=True,
@@ -96,7 +104,7 @@ def explain(class_name: str, demand: Demand, nodes: Sequence[NodeSnapshot]) -> S
 
 def _able(demand: Demand, nodes: Sequence[NodeSnapshot]) -> Sequence[NodeSnapshot]:
     """The nodes that have enough in total and are allowed."""
-    return allowed(demand.strategy, feasible(demand.resources, nodes))
+    return allowed(demand.strategy, feasible(demand.resources, nodes, demand.strategy.selectors))
 
 
 def _told(nodes: Sequence[NodeSnapshot], demand: Demand, with_free: bool) -> str:

@@ -6,7 +6,7 @@ from typing import cast
 
 from ray_mono.common.ids import ActorID, JobID, NodeID, WorkerID
 from ray_mono.common.scheduling.resources import ResourceSet
-from ray_mono.common.scheduling.strategy import Strategy, StrategyKind
+from ray_mono.common.scheduling.strategy import Strategy
 from ray_mono.gcs.actor.actor_placement import Demand
 from ray_mono.gcs.actor.actor_state import Actor, ActorLife, ActorRegistration, Death, DeathKind
 from ray_mono.protobuf import common_pb2
@@ -36,15 +36,6 @@ def demand_of(spec: common_pb2.TaskSpec) -> Demand:
     """What the creation task wants of a node."""
     needed = spec.placement_resources if spec.HasField("placement_resources") else spec.resources
     return Demand(ResourceSet.from_proto(needed), Strategy.from_proto(spec.strategy), spec.caller.node_id)
-
-
-def strategy_of(demand: Demand, spec: common_pb2.TaskSpec) -> common_pb2.SchedulingStrategy:
-    """For the raylet that is asked: what the demand says, which may have moved since it was specified."""
-    strategy = demand.strategy
-    if strategy.kind is not StrategyKind.NODE_AFFINITY:
-        return spec.strategy
-    affinity = common_pb2.NodeAffinity(node_id=strategy.node_id, soft=strategy.is_soft)
-    return common_pb2.SchedulingStrategy(node_affinity=affinity)
 
 
 def without_arguments(spec: common_pb2.TaskSpec) -> common_pb2.TaskSpec:

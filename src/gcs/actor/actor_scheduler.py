@@ -20,10 +20,11 @@ from ray_mono.common.backoff import Backoff, pause_after_s
 from ray_mono.common.ids import ActorID, NodeID, WorkerID
 from ray_mono.common.scheduling.argument_nodes import node_with_most
 from ray_mono.common.scheduling.resources import ResourceSet
+from ray_mono.common.scheduling.strategy import StrategyKind
 from ray_mono.gcs.actor.actor_effects import Effect, Place
 from ray_mono.gcs.actor.actor_manager import ActorManager
-from ray_mono.gcs.actor.actor_placement import Demand, choose_node, explain, moved_to
-from ray_mono.gcs.actor.actor_rows import demand_of, strategy_of
+from ray_mono.gcs.actor.actor_placement import Demand, choose_node, explain, moved_to, strategy_at
+from ray_mono.gcs.actor.actor_rows import demand_of
 from ray_mono.gcs.actor.actor_state import ActorLife, Death, DeathKind
 from ray_mono.gcs.actor.actor_table import ActorTable
 from ray_mono.gcs.environment import Environment
@@ -77,6 +78,8 @@ class ActorScheduler:
         self._warn_driver = warn_driver
         self._placing: dict[ActorID, asyncio.Task[None]] = {}
         self._nodes_changed = asyncio.Event()
+        # The node that the last actor with SPREAD went to.
+        self._last_in_turn = b""
         # (job, class, demand) that the driver was warned of.
         self._warned: dict[tuple[bytes, str, ResourceSet], None] = {}
 
@@ -190,7 +193,7 @@ class ActorScheduler:
             job_id=spec.job_id,
             resources=spec.resources,
             placement_resources=demand.resources.to_proto(),
-            strategy=strategy_of(demand, spec),
+            strategy=strategy_at(demand, node_id),
             runtime_env=spec.runtime_env,
             for_actor=True,
             actor_id=actor_id.binary(),
@@ -217,8 +220,10 @@ class ActorScheduler:
         tell_at_s: float | None = asyncio.get_running_loop().time() + self._config.pending_warning_s
         while True:
             self._check_affinity(demand)
-            node_id = choose_node(demand, self._leases.view())
+            node_id = choose_node(demand, self._leases.view(), self._last_in_turn)
             if node_id is not None:
+                if demand.strategy.kind is StrategyKind.SPREAD:
+                    self._last_in_turn = node_id.binary()
                 return node_id
             if tell_at_s is None:
                 self._tell_why(actor_id, demand)
@@ -229,6 +234,7 @@ class ActorScheduler:
                 tell_at_s = None
 
     def _check_affinity(self, demand: Demand) -> None:
+        """Raises NoPlaceEver."""
         wanted = demand.strategy.only_node_id
         node = None if wanted is None else self._nodes.alive(NodeID(wanted))
         if wanted is not None and (node is None or node.HasField("drain")):
@@ -365,6 +371,8 @@ def _death_by(rejection: raylet_pb2.Rejection) -> Death | None:
     if rejection.kind == raylet_pb2.Rejection.RUNTIME_ENV_FAILED:
         message = f"its runtime environment failed: {reason_of(rejection)}"
         return Death(DeathKind.CREATION_FAILED, message)
+    if rejection.kind == raylet_pb2.Rejection.INFEASIBLE:
+        return Death(DeathKind.UNSCHEDULABLE, reason_of(rejection))
     if rejection.kind == raylet_pb2.Rejection.JOB_FINISHED:
         return Death(DeathKind.JOB_FINISHED, f"its job finished: {reason_of(rejection)}")
     return None

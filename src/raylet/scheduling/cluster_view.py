@@ -4,7 +4,8 @@ said so.
 The GCS tells it (channels NODE and NODE_RESOURCES), so it is always a little late. A report never replaces
 a newer one of the same node. What this raylet itself has just sent to a node is deducted until that node's
 next report; otherwise a burst of leases would all go to the node that looked emptiest. If no report comes
-it is deducted for `hold_s` (the requester may have changed its mind).
+it is deducted for `hold_s` (the requester may have changed its mind). What is returned there by somebody of
+this node counts as free at once: tasks one after another find the same nodes free each time.
 
 `revision` grows with every change that could make a waiting lease placeable. Whoever keeps a "no" compares
 it.
@@ -12,6 +13,7 @@ it.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -42,6 +44,16 @@ class _Node:
     def hold(self, until_s: float, amount: ResourceSet) -> None:
         self._holds.append((until_s, amount))
 
+    def free(self, amount: ResourceSet) -> None:
+        """A lease there has ended, of those sent since the last report or before it."""
+        for place, (_, held) in enumerate(self._holds):
+            if held == amount:
+                del self._holds[place]
+                return
+        total, available = self.snapshot.total, self.snapshot.available + amount
+        most = {name: min(units, total.get(name)) for name, units in available.items()}
+        self.snapshot = replace(self.snapshot, available=ResourceSet(most))
+
     def end_holds(self, now_s: float) -> bool:
         """Ends those whose time is over. Returns whether there were any."""
         if not self._holds or self._holds[0][0] > now_s:
@@ -71,7 +83,13 @@ class ClusterView:
         self.revision = 0
 
     def node_joined(
-        self, node_id: bytes, host: str, port: int, total: ResourceSet, is_draining: bool = False
+        self,
+        node_id: bytes,
+        host: str,
+        port: int,
+        total: ResourceSet,
+        is_draining: bool = False,
+        labels: Mapping[str, str] | None = None,
     ) -> None:
         """A node is alive. Until it reports, all that it has counts as free."""
         if node_id == self._own_node_id:
@@ -81,7 +99,9 @@ class ClusterView:
             return  # an id never comes back from the dead
         available = known.snapshot.available if known is not None else total
         version = known.version if known is not None else 0
-        snapshot = NodeSnapshot(node_id, host, port, total, available, is_draining=is_draining)
+        snapshot = NodeSnapshot(
+            node_id, host, port, total, available, is_draining=is_draining, labels=labels or {}
+        )
         self._nodes[node_id] = _Node(snapshot, version)
         self._changed()
 
@@ -117,6 +137,14 @@ class ClusterView:
         if node is not None:
             node.hold(now_s + self._hold_s, amount)
             self._snapshots = None
+
+    def returned(self, node_id: bytes, amount: ResourceSet) -> None:
+        """A lease of `amount` there has ended, as its holder says; the node's next report may come too late
+        for the next one."""
+        node = self._nodes.get(node_id)
+        if node is not None:
+            node.free(amount)
+            self._changed()
 
     def tick(self, now_s: float) -> None:
         """Lets holds end that no report has replaced."""

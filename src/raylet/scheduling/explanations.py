@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 
+from ray_mono.common.scheduling.labels import LabelSelector, any_selects, told
 from ray_mono.common.scheduling.node_snapshot import NodeSnapshot
 from ray_mono.common.scheduling.resources import ResourceSet
 from ray_mono.common.scheduling.strategy import Strategy, StrategyKind
 from ray_mono.raylet.scheduling.leases import Shape
 from ray_mono.raylet.scheduling.scheduling_policy import Decision, Infeasible, NoSuchNode, Wait
+
+VALUES_SHOWN_MAX = 5
+"""Of one label."""
 
 
 def queued(
@@ -44,6 +49,13 @@ def infeasible(
             f"{task_name} needs {required} on node {strategy.node_id.hex()[:8]}, which has "
             f"{total.beside(required)} in all: it waits for ever unless it asks for less or for another node."
         )
+    which = ""
+    if strategy.selectors:
+        alive = [node for node in alive if any_selects(strategy.selectors, node.labels)]
+        drained = [node for node in drained if any_selects(strategy.selectors, node.labels)]
+        if not alive:
+            return no_such_labels(task_name, strategy.selectors, nodes)
+        which = f" with {told(strategy.selectors)}"
     together = ResourceSet()
     for node in alive:
         together = together + node.total
@@ -55,9 +67,25 @@ def infeasible(
         more += f"; node {drained[0].node_id.hex()[:8]} has it, and is drained"
     nodes_text = "its only node has" if len(alive) == 1 else f"its {len(alive)} nodes together have"
     return (
-        f"{task_name} needs {required}, and no node of the cluster has that much: {nodes_text} "
+        f"{task_name} needs {required}, and no node of the cluster{which} has that much: {nodes_text} "
         f"{together.beside(required)}{more}. It waits until a node with "
         f"{required} joins: start one, ask for less, or cancel it."
+    )
+
+
+def no_such_labels(task_name: str, selectors: Sequence[LabelSelector], nodes: Sequence[NodeSnapshot]) -> str:
+    """No node that takes work has the labels."""
+    keys = sorted({requirement.key for selector in selectors for requirement in selector})
+    have = []
+    for key in keys:
+        values = Counter(node.labels.get(key) for node in nodes if node.takes_work)
+        named = [f"{value} ({count})" for value, count in values.most_common() if value is not None]
+        shown = ", ".join(named[:VALUES_SHOWN_MAX]) + (", …" if len(named) > VALUES_SHOWN_MAX else "")
+        have.append(f"{key} is {shown}" if shown else f"no node has {key}")
+    return (
+        f"{task_name} has to run on a node with {told(selectors)}, and no node of the cluster has such "
+        f"labels (there {'; '.join(have)}). It waits until one joins: start it with --labels, ask for "
+        "others, or cancel it."
     )
 
 
@@ -89,6 +117,13 @@ def no_such_node(task_name: str, node_id: bytes, is_gone: bool) -> str:
     state = "is dead, or drained" if is_gone else "is not in this cluster"
     name = task_name or "A task"
     return f"{name} has to run on node {node_id.hex()}, which {state} (node affinity without soft=True)."
+
+
+def not_free(task_name: str, required: ResourceSet, node_id: bytes) -> str:
+    return (
+        f"{task_name or 'A task'} has to run on node {node_id.hex()}, which has not {required} free now (node"
+        " affinity with _fail_on_unavailable=True)."
+    )
 
 
 def no_worker(num_starting: int, trouble: str) -> str:

@@ -158,6 +158,11 @@ class LeaseManager:
         self._drop(lease)
         return self._schedule(now_s)
 
+    def returned_elsewhere(self, node_id: bytes, resources: ResourceSet, now_s: float) -> list[Effect]:
+        """These are free again on another node, whose own report comes later."""
+        self._cluster.returned(node_id, resources)
+        return self._schedule(now_s)
+
     def requester_gone(self, requester: int, now_s: float) -> list[Effect]:
         """A connection ended: nothing that was asked through it is wanted any more, except perhaps actors."""
         effects: list[Effect] = []

@@ -17,7 +17,7 @@ from typing import assert_never
 
 from ray_mono.common.our_bug import check, known
 from ray_mono.common.scheduling.node_snapshot import NodeSnapshot
-from ray_mono.common.scheduling.policy import utilization
+from ray_mono.common.scheduling.policy import stays, utilization
 from ray_mono.common.scheduling.strategy import StrategyKind
 from ray_mono.raylet.effects import Effect, Granted, Rejected, RejectionKind, SpilledBack
 from ray_mono.raylet.scheduling import explanations, fair_share
@@ -30,6 +30,7 @@ from ray_mono.raylet.scheduling.scheduling_policy import (
     Decision,
     Infeasible,
     NoSuchNode,
+    NotFree,
     RunHere,
     SpillTo,
     Wait,
@@ -154,7 +155,8 @@ class LeaseScheduler:
         """What fits on other nodes only has to wait there, because only there do leases end for it. For
         actors the GCS chooses the node itself."""
         nodes = [node for node in self._cluster.nodes() if node.node_id in decision.feasible_node_ids]
-        node = min(nodes, key=lambda node: (utilization(node, shape.required), node.node_id))
+        names = [name for name, _ in shape.required.items()]
+        node = min(nodes, key=lambda node: (utilization(node, names), node.node_id))
         effects: list[Effect] = []
         for lease in list(self._queue.leases_of(shape)):
             if lease.queued_at_s <= queued_by_s and not lease.request.for_actor:
@@ -201,6 +203,7 @@ class LeaseScheduler:
         for shape in self._queue.shapes():
             decision = self.decide(shape)
             is_placed = isinstance(decision, RunHere | SpillTo) or decision == NoSuchNode(is_gone=True)
+            is_placed = is_placed or isinstance(decision, NotFree)
             check(not is_placed, f"what needs {shape.required} waits, and {decision} is decided")
 
     def grant_of(self, lease: WorkerLease) -> Granted:
@@ -211,7 +214,7 @@ class LeaseScheduler:
     def decide(self, shape: Shape) -> Decision:
         """Where the next lease of a shape would go now."""
         fits_here = self.fits_here(shape)
-        if fits_here and shape.strategy.kind is StrategyKind.DEFAULT:
+        if fits_here and stays(shape.required, shape.strategy, self.snapshot()):
             return RunHere()  # what the policy would say, without a look at the whole cluster
         refusal = self._refusals.get(shape)
         if refusal is not None and refusal[0] == self._cluster.revision and not fits_here:
@@ -247,6 +250,10 @@ class LeaseScheduler:
                 effects.append(SpilledBack(lease.lease_id, chosen.node_id, chosen.host, chosen.port))
             case NoSuchNode(is_gone=True):
                 effects.append(_no_such_node(self._queue.pop(job_id, shape), is_gone=True))
+            case NotFree():
+                lease = self._queue.pop(job_id, shape)
+                text = explanations.not_free(lease.request.task_name, shape.required, shape.strategy.node_id)
+                effects.append(Rejected(lease.lease_id, RejectionKind.INFEASIBLE, text))
             case Wait() | Infeasible() | NoSuchNode():
                 return False
             case _:

@@ -1,10 +1,11 @@
 """Where a lease should run, as its raylet decides: pure, over the policies of common/scheduling.
 
-- Default (hybrid): here, while it fits here; else the least used other node that has it free; else it waits
-  here for the first of both.
+- Default (hybrid): here, while this node is used less than half; else the least used node that has it free,
+  here before others; else it waits here for the first of them.
 - SPREAD: the nodes in turn, among those that have it free.
 - Node affinity: that node and no other. A soft one is as the default where the node is dead, is drained, or
-  could never hold it.
+  could never hold it; where it spills, also while the node has it not free. A hard one that fails then is
+  refused.
 
 What waits is decided again whenever anything changes. Where no node could ever hold it, the lease waits for
 one to join, and its driver is warned.
@@ -16,9 +17,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ray_mono.common.scheduling.node_snapshot import NodeSnapshot
-from ray_mono.common.scheduling.policy import allowed, available, feasible, hybrid, next_in_turn, utilization
+from ray_mono.common.scheduling.policy import allowed, available, choose, feasible
 from ray_mono.common.scheduling.resources import ResourceSet
-from ray_mono.common.scheduling.strategy import Strategy, StrategyKind
+from ray_mono.common.scheduling.strategy import Strategy
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,12 @@ class NoSuchNode:
     is_gone: bool
 
 
-Decision = RunHere | SpillTo | Wait | Infeasible | NoSuchNode
+@dataclass(frozen=True)
+class NotFree:
+    """Hard affinity to a node that has it not free now, and that is an error (final)."""
+
+
+Decision = RunHere | SpillTo | Wait | Infeasible | NoSuchNode | NotFree
 
 
 def decide(
@@ -73,15 +79,14 @@ def decide(
         named = [node for node in (here, *others) if node.node_id == only]
         if not named or not named[0].takes_work:
             return NoSuchNode(is_gone=bool(named))
-    able = allowed(strategy, feasible(required, [here, *others]))
+    able = allowed(strategy, feasible(required, [here, *others], strategy.selectors))
     if not able:
         return Infeasible()
     free = [node for node in able if fits_here_now and node is here]
     free += available(required, [node for node in able if node is not here])
+    if not free and strategy.fails:
+        return NotFree()
     if not free:
         return Wait(tuple(sorted(node.node_id for node in able)))
-    if strategy.kind is StrategyKind.SPREAD:
-        chosen = next_in_turn(free, last_spread_node_id)
-    else:
-        chosen = hybrid(free, lambda node: utilization(node, required), preferred_node_id=here.node_id)
+    chosen = choose(required, strategy, free, here.node_id, last_spread_node_id)
     return RunHere() if chosen is here else SpillTo(chosen)

@@ -16,6 +16,12 @@ def test_the_node_with_most_bytes_is_chosen_whatever_the_count() -> None:
     assert node_with_most([*args, arg(10, b"a", b"c")], except_node_id=b"here") == b"a"
 
 
+def test_of_equals_the_preferred_node_is_chosen() -> None:
+    args = [arg(1, b"b", b"a", b"c"), arg(2, b"d")]
+    assert node_with_most(args[:1], preferred_node_id=b"b") == b"b"
+    assert node_with_most(args, preferred_node_id=b"b") == b"d"
+
+
 def test_ties_go_to_the_lowest_id_and_where_nobody_else_has_any_there_is_none() -> None:
     assert node_with_most([arg(1, b"b"), arg(1, b"a")], except_node_id=b"here") == b"a"
     assert node_with_most([arg(1, b"here"), common_pb2.TaskArg()], except_node_id=b"here") is None

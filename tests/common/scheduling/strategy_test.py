@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ray_mono.common.scheduling.labels import DOES_NOT_EXIST, EXISTS, IN, NOT_IN, LabelRequirement
 from ray_mono.common.scheduling.strategy import Strategy, StrategyKind, unsupported
 from ray_mono.protobuf import common_pb2
 
@@ -20,6 +21,21 @@ def test_each_strategy_of_the_wire_has_its_kind() -> None:
     assert Strategy.from_proto(affinity(soft=True)) == Strategy(StrategyKind.NODE_AFFINITY, NODE, True)
 
 
+def test_a_strategy_travels_as_it_is() -> None:
+    selectors = (
+        (LabelRequirement("zone", IN, ("a", "b")), LabelRequirement("gpu", EXISTS)),
+        (LabelRequirement("zone", NOT_IN, ("c",)), LabelRequirement("spot", DOES_NOT_EXIST)),
+    )
+    for strategy in (
+        Strategy(),
+        Strategy(StrategyKind.SPREAD, selectors=selectors),
+        Strategy(StrategyKind.NODE_AFFINITY, NODE, is_soft=True, spills=True, selectors=selectors[:1]),
+        Strategy(StrategyKind.NODE_AFFINITY, NODE, fails=True),
+        Strategy(selectors=((), selectors[0])),
+    ):
+        assert Strategy.from_proto(strategy.to_proto()) == strategy
+
+
 def test_only_hard_affinity_allows_a_single_node() -> None:
     assert Strategy.from_proto(affinity(soft=False)).only_node_id == NODE
     assert Strategy.from_proto(affinity(soft=True)).only_node_id is None
@@ -27,7 +43,6 @@ def test_only_hard_affinity_allows_a_single_node() -> None:
 
 
 def test_a_strategy_that_cannot_be_followed_is_named() -> None:
-    labels = common_pb2.SchedulingStrategy(node_labels=common_pb2.NodeLabels())
     group = common_pb2.SchedulingStrategy(placement_group=common_pb2.PlacementGroupStrategy())
-    assert (unsupported(labels), unsupported(group)) == ("node_labels", "placement_group")
+    assert unsupported(group) == "placement_group"
     assert unsupported(affinity(soft=False)) == unsupported(common_pb2.SchedulingStrategy()) == ""

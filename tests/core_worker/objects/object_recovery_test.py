@@ -244,6 +244,7 @@ def test_an_argument_goes_with_its_references_and_is_made_again_when_it_is_neede
     assert again.request.task_id == argument_task and again.request.attempt == 1
     again.answer(in_store(argument_id, THIRD))
     scene.turn()
+    scene.grant()  # it asks for a worker where its argument lies now
     (push,) = scene.wire.open("PushTask")
     assert push.request.task_id == ref.task_id().binary()
     assert list(push.request.args[0].location_node_ids) == [THIRD]
@@ -438,15 +439,6 @@ def test_a_future_comes_when_it_is_made_again(tmp_path: Path) -> None:
         for said in scene.wire.open("Get"):
             said.answer(object_manager_pb2.GetReply(objects=[found]))
     assert future.result(30) == "again"
-
-
-def test_a_task_that_waits_for_a_lost_argument_is_pushed_when_it_is_made_again(scene: Scene) -> None:
-    ref = make(scene)
-    lose(scene, ref)
-    user = scene.submit(ref)
-    assert attempts(scene, user) == []
-    made_again(scene, ref)
-    assert attempts(scene, user) == [0]
 
 
 # ---- the bound

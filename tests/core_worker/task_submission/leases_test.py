@@ -117,6 +117,9 @@ def test_another_nodes_raylet_that_the_own_one_names_grants_or_rejects() -> None
     scene.pass_time(1)
     # Its lease is that raylet's, and so is what is said of it.
     assert scene.wire.last("ReturnWorker").to == "far:7" and len(scene.wire.all("WatchReclaims")) == 2
+    told = scene.wire.last("ReturnedElsewhere")
+    assert told.to == "raylet" and told.request.node_id == scene.worker.node_id
+    assert ResourceSet.from_proto(told.request.resources) == ResourceSet.from_units({"CPU": 1})
 
 
 def test_where_it_fits_nowhere_else_the_other_node_lets_it_wait() -> None:

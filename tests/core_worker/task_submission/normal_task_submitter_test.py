@@ -144,14 +144,6 @@ def test_short_tasks_of_two_functions_are_pushed_ahead_in_order() -> None:
     assert pushed(scene)[2:] == ids_of(*refs)
 
 
-def test_tasks_that_are_to_be_spread_share_no_worker_while_another_idles() -> None:
-    spread = common_pb2.SchedulingStrategy(spread=True)
-    scene = two_idle_workers(1, strategy=spread, wake_us=100.0)
-    for _ in range(2):
-        scene.submit(strategy=spread)
-    assert [len(pushed(scene, "unix:second")), len(pushed(scene, "unix:worker"))] == [1, 1]
-
-
 def test_a_worker_that_was_given_back_is_given_nothing() -> None:
     scene = two_idle_workers(1, wake_us=100.0)
     answer(scene, scene.submit())

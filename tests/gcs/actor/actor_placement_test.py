@@ -6,7 +6,14 @@ from ray_mono.common.ids import NodeID
 from ray_mono.common.scheduling.node_snapshot import NodeSnapshot
 from ray_mono.common.scheduling.resources import ResourceSet
 from ray_mono.common.scheduling.strategy import Strategy, StrategyKind
-from ray_mono.gcs.actor.actor_placement import NODES_TOLD_MAX, Demand, choose_node, explain, moved_to
+from ray_mono.gcs.actor.actor_placement import (
+    NODES_TOLD_MAX,
+    Demand,
+    choose_node,
+    explain,
+    moved_to,
+    strategy_at,
+)
 
 A, B, C = (NodeID(letter * 28) for letter in (b"a", b"b", b"c"))
 
@@ -34,9 +41,14 @@ def affinity(node_id: NodeID, is_soft: bool = False) -> Strategy:
 
 
 def test_the_owners_node_is_taken_when_the_actor_fits_there() -> None:
-    nodes = [node(A, 4, 4), node(B, 4, 1)]
+    nodes = [node(A, 4, 4), node(B, 4, 3)]
     assert choose_node(needs(preferred=B), nodes) == B
-    assert choose_node(needs(cpus=2, preferred=B), nodes) == A
+    assert choose_node(needs(cpus=4, preferred=B), nodes) == A
+
+
+def test_the_owners_node_is_left_once_half_of_it_is_used() -> None:
+    assert choose_node(needs(preferred=B), [node(A, 4, 4), node(B, 4, 2)]) == A
+    assert choose_node(needs(preferred=B), [node(A, 4, 2), node(B, 4, 2)]) == B
 
 
 def test_actors_gather_on_the_first_node_until_it_is_half_used_and_then_spread() -> None:
@@ -45,8 +57,24 @@ def test_actors_gather_on_the_first_node_until_it_is_half_used_and_then_spread()
     assert choose_node(needs(), [node(A, 4, 1), node(B, 4, 2)]) == B
 
 
-def test_spread_takes_the_node_that_is_used_least() -> None:
-    assert choose_node(needs(strategy=SPREAD, preferred=A), [node(A, 4, 3), node(B, 4, 4)]) == B
+def test_spread_takes_the_nodes_in_turn() -> None:
+    nodes = [node(A, 4, 3), node(B, 4, 1), node(C, 4, 0)]
+    spread = needs(strategy=SPREAD, preferred=A)
+    assert choose_node(spread, nodes) == A
+    assert choose_node(spread, nodes, A.binary()) == B
+    assert choose_node(spread, nodes, B.binary()) == A
+
+
+def test_the_raylet_of_the_chosen_node_keeps_the_actor_while_it_has_room() -> None:
+    for strategy in (Strategy(), SPREAD):
+        told = Strategy.from_proto(strategy_at(needs(strategy=strategy), B))
+        assert told == Strategy(StrategyKind.NODE_AFFINITY, B.binary(), is_soft=True, spills=True)
+
+
+def test_a_raylet_is_told_of_an_affinity_as_it_was_given() -> None:
+    for soft, spills, fails in ((True, False, False), (True, True, False), (False, False, True)):
+        given = Strategy(StrategyKind.NODE_AFFINITY, A.binary(), soft, spills, fails)
+        assert Strategy.from_proto(strategy_at(needs(strategy=given), B)) == given
 
 
 def test_where_nothing_is_free_a_node_that_could_hold_the_actor_is_asked() -> None:

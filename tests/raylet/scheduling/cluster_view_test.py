@@ -45,6 +45,23 @@ def test_what_was_sent_to_a_node_is_deducted_until_it_reports() -> None:
     assert free(view) == cpus(4)
 
 
+def test_what_was_returned_there_counts_as_free_before_the_node_says_so() -> None:
+    view = joined()
+    view.hold(A, cpus(3), now_s=0)
+    view.hold(A, cpus(1), now_s=0)
+    revision = view.revision
+    view.returned(A, cpus(3))
+    assert free(view) == cpus(3) and view.revision > revision
+    view.resources_reported(A, 1, cpus(4), cpus(2))
+    view.returned(A, cpus(1))
+    assert free(view) == cpus(3)
+    view.returned(A, cpus(3))
+    assert free(view) == cpus(4), "no more than there is"
+    view.resources_reported(A, 2, cpus(4), cpus(1))
+    assert free(view) == cpus(1), "the node's own word counts"
+    view.returned(b"x" * 28, cpus(1))  # of a node that was forgotten
+
+
 def test_a_deduction_ends_by_itself_when_no_report_comes() -> None:
     view = joined()
     view.hold(A, cpus(3), now_s=0)

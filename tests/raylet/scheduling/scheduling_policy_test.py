@@ -9,6 +9,7 @@ from ray_mono.raylet.scheduling.scheduling_policy import (
     Decision,
     Infeasible,
     NoSuchNode,
+    NotFree,
     RunHere,
     SpillTo,
     Wait,
@@ -41,12 +42,15 @@ def choose(
     return decide(required, strategy or Strategy(), here, fits, others, last)
 
 
-def affinity(name: str, is_soft: bool = False) -> Strategy:
-    return Strategy(StrategyKind.NODE_AFFINITY, name.encode() * 28, is_soft)
+def affinity(name: str, is_soft: bool = False, spills: bool = False, fails: bool = False) -> Strategy:
+    return Strategy(StrategyKind.NODE_AFFINITY, name.encode() * 28, is_soft, spills, fails)
 
 
-def test_a_task_runs_here_while_it_fits_even_if_others_are_emptier() -> None:
-    assert choose(1, [node("a", 4)]) == RunHere()
+def test_a_task_runs_here_until_half_of_this_node_is_used_and_then_where_less_is() -> None:
+    assert choose(3, [node("a", 4)]) == RunHere()
+    assert choose(2, [node("a", 4)]) == SpillTo(node("a", 4))
+    assert choose(2, [node("a", 2)]) == RunHere()
+    assert choose(1, [node("a", 2)]) == SpillTo(node("a", 2))
 
 
 def test_a_task_that_does_not_fit_here_goes_to_the_least_used_node() -> None:
@@ -81,6 +85,24 @@ def test_hard_affinity_waits_for_its_node_and_takes_no_other() -> None:
     assert isinstance(choose(4, [node("a", 1)], affinity("a")), SpillTo)
     assert choose(4, [node("a", 0)], affinity("a")) == Wait((b"a" * 28,))
     assert choose(4, [node("a", 0, total=0.5)], affinity("a")) == Infeasible()
+
+
+def test_soft_affinity_that_spills_leaves_its_node_where_that_is_busy() -> None:
+    def spills(name: str) -> Strategy:
+        return affinity(name, is_soft=True, spills=True)
+
+    assert choose(1, [node("a", 4)], spills("b")) == RunHere()
+    assert choose(0, [node("a", 4)], spills("b")) == SpillTo(node("a", 4))
+    assert choose(4, [node("a", 1)], spills("a")) == SpillTo(node("a", 1))
+    assert choose(4, [node("a", 0)], spills("a")) == RunHere()
+    assert choose(0, [node("a", 0)], spills("a")) == Wait((b"a" * 28, HERE))
+
+
+def test_hard_affinity_may_be_refused_where_its_node_is_busy() -> None:
+    fails = affinity("a", fails=True)
+    assert choose(4, [node("a", 0)], fails) == NotFree()
+    assert choose(0, [node("a", 1)], fails) == SpillTo(node("a", 1))
+    assert choose(4, [], fails) == NoSuchNode(is_gone=False)
 
 
 def test_hard_affinity_to_a_dead_node_is_told_apart_from_one_never_seen() -> None:

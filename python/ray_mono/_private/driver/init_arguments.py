@@ -18,6 +18,7 @@ from ray_mono._private.argument_checks import (
     plain,
 )
 from ray_mono._private.driver.connection import InitArguments, anonymous_namespace
+from ray_mono._private.label_selectors import check_labels
 from ray_mono._private.logs.logging_config import LoggingConfig
 from ray_mono._private.node import ray_settings
 from ray_mono._private.runtime_env import runtime_env as runtime_envs
@@ -116,7 +117,8 @@ def make(
         )
     # Lost objects are always made again, so that it changes nothing.
     flag("_enable_object_reconstruction", private.get("_enable_object_reconstruction") or False)
-    _check_labels(node["labels"])
+    if node["labels"] is not None:
+        check_labels(node["labels"])
     _check_system_config(private.get("_system_config"))
     _check_text("_node_ip_address", private.get("_node_ip_address"))
     if not isinstance(private.get("_redis_password"), str | None):
@@ -203,15 +205,6 @@ def _check_address(address: Any) -> None:
             f"address={address!r}: the client server is not part of ray_mono yet; on a machine of the"
             " cluster use address='auto' or 'host:port'"
         )
-
-
-def _check_labels(labels: Any) -> None:
-    if labels is None:
-        return
-    if not isinstance(labels, Mapping) or not all(
-        isinstance(text, str) for item in labels.items() for text in item
-    ):
-        raise TypeError(f"labels must be a dict from strings to strings, got {labels!r}")
 
 
 def _check_system_config(config: Any) -> None:

@@ -33,6 +33,7 @@ from ray_mono.common.exceptions import (
     ReferenceCountingAssertionError,
 )
 from ray_mono.common.ray_error import RayError
+from ray_mono.common.scheduling.labels import NODE_ID_LABEL
 from ray_mono.common.task_error import RayTaskError
 from ray_mono.core_worker.context import JobContext, TaskContext, TaskKind, WorkerContext
 from ray_mono.core_worker.object_ref import ObjectRef, require_home
@@ -84,7 +85,7 @@ class LocalCore:
         self.runtime_env, self.task_runtime_env = "{}", ""
         self.default_actor_lifetime = ""
         self.node_host = "127.0.0.1"
-        self.node_labels: dict[str, str] = {}
+        self.node_labels: dict[str, str] = {NODE_ID_LABEL: self.node_id.hex()}
         main = TaskContext(ids.TaskID.for_driver(self.job_id).binary(), TaskKind(self.job_id))
         self.context = WorkerContext(main, JobContext(self.job_id, namespace))
         node = common_pb2.NodeInfo(node_id=self.node_id, host=self.node_host, is_head=True)

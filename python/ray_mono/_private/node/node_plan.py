@@ -18,6 +18,7 @@ from typing import Any
 from ray_mono._private import ray_children
 from ray_mono._private.node import elsewhere, ray_settings, spilling
 from ray_mono._private.node.bootstrap import check_versions, node_ip_address, parse_address
+from ray_mono._private.node.node_labels import node_labels
 from ray_mono._private.node.parameter import RayParams
 from ray_mono._private.node.ports import reserve_port
 from ray_mono._private.node.resource_spec import machine_memory, node_resources
@@ -61,6 +62,7 @@ class NodePlan:
     node_manager_port: int
     resources: Mapping[str, float]
     """In units."""
+    labels: Mapping[str, str]
     system_config: Mapping[str, Any]
     """The cluster's, and this node's own."""
 
@@ -179,6 +181,7 @@ def _plan(
         object_manager_port=ports[0],
         node_manager_port=ports[1],
         resources=resources,
+        labels=node_labels(params.labels, os.environ),
         system_config=system_config,
     )
 

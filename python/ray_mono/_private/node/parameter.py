@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
+from ray_mono._private.label_selectors import check_labels
 from ray_mono._private.node import ray_settings, spilling
 
 DEFAULT_PORT = 6379
@@ -102,9 +103,7 @@ class RayParams:
                 raise ValueError(
                     f"{name} must be a whole number of at least {int(name[0] == 'm')}, got {count!r}"
                 )
-        for name, value in (self.labels or {}).items():
-            if not isinstance(name, str) or not name or not isinstance(value, str):
-                raise ValueError(f"labels must be names with texts, got {name!r}: {value!r}")
+        check_labels(self.labels or {})
         if is_head and self.gcs_address is not None:
             raise ValueError(
                 f"a head starts its own GCS, so gcs_address must be absent, got {self.gcs_address!r}"

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ray_mono._private.argument_checks import check_resource_name
+from ray_mono._private.node.accelerators import gpu_type, visible_gpus
 
 CGROUP = Path("/sys/fs/cgroup")
-NVIDIA_GPUS = Path("/proc/driver/nvidia/gpus")
 
 # Of the memory that is free at the start; Ray's share.
 MEMORY_SHARE = 0.7
@@ -54,6 +54,8 @@ def node_resources(
         if name in HAVE_OPTIONS:
             raise ValueError(f"resources may not hold {name!r}: use {HAVE_OPTIONS[name]} instead")
         check_resource_name(name)
+    if amounts["GPU"] and (kind := gpu_type()):
+        amounts[f"accelerator_type:{kind}"] = 1.0
     amounts.update(custom or {})
     for name, amount in amounts.items():
         argument = HAVE_OPTIONS.get(name, f"resources[{name!r}]")
@@ -107,19 +109,6 @@ def _cached_files(directory: Path, prefix: str) -> int:
     stat = dict(line.split(" ", 1) for line in _read(directory / "memory.stat").splitlines() if " " in line)
     sizes = [stat.get(f"{prefix}{name}_file", "") for name in ("inactive", "active")]
     return sum(int(size) for size in sizes if size.isdigit())
-
-
-def visible_gpus() -> int:
-    """NVIDIA GPUs on the machine, or those that CUDA_VISIBLE_DEVICES leaves."""
-    try:
-        count = len(os.listdir(NVIDIA_GPUS))
-    except OSError:
-        return 0
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if visible is None:
-        return count
-    names = [name for name in visible.split(",") if name.strip() and name.strip() not in ("-1", "NoDevFiles")]
-    return min(count, len(names))
 
 
 def _cpu_quota() -> float | None:

@@ -176,7 +176,7 @@ def start_raylet(reaper: ReaperHandle, plan: NodePlan) -> None:
         *("--host", plan.node_ip_address, "--port", str(plan.node_manager_port)),
         *("--store-socket", plan.paths.socket("plasma_store"), "--store-file", plan.paths.store_file),
         *("--object-manager-port", str(plan.object_manager_port)),
-        *("--resources", json.dumps(dict(plan.resources)), "--labels", json.dumps(dict(params.labels or {}))),
+        *("--resources", json.dumps(dict(plan.resources)), "--labels", json.dumps(dict(plan.labels))),
         *(["--is-head"] if plan.paths.is_head else []),
         *(["--head-stays-here"] if plan.paths.is_head and params.redis_address is None else []),
     ]

@@ -173,7 +173,6 @@ _LATER = {
     "placement_group": ("placement groups", ("default", None)),
     "placement_group_bundle_index": ("placement groups", (-1, None)),
     "placement_group_capture_child_tasks": ("placement groups", (False, None)),
-    "fallback_strategy": ("fallback strategies", ([], None)),
 }
 
 

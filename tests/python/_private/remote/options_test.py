@@ -9,9 +9,19 @@ import pytest
 import ray_mono as ray
 from ray_mono._private.remote import options as option_rules
 from ray_mono._private.remote.actor_metadata import of_class
+from ray_mono.common.scheduling.labels import told
 from ray_mono.common.scheduling.resources import ResourceSet
+from ray_mono.common.scheduling.strategy import Strategy, StrategyKind
 from ray_mono.core_worker.options import ActorOptions
-from ray_mono.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+from ray_mono.protobuf import common_pb2
+from ray_mono.util.scheduling_strategies import (
+    DoesNotExist,
+    Exists,
+    In,
+    NodeAffinitySchedulingStrategy,
+    NodeLabelSchedulingStrategy,
+    NotIn,
+)
 
 NOT_UTF8 = "caf\udce9"
 
@@ -54,7 +64,16 @@ def units(resources: ResourceSet) -> dict[str, float]:
             "must be 'DEFAULT', 'SPREAD' or a strategy, got <object",
         ),
         ({"placement_group": object()}, NotImplementedError, "placement groups are not part"),
-        ({"label_selector": {"a": "b"}}, NotImplementedError, "only .*node-id.* is part"),
+        ({"label_selector": {"a": "b c"}}, ValueError, "label_selector: 'a' takes 'value'"),
+        ({"label_selector": {"a": 1}}, TypeError, "label_selector must be a dict from labels"),
+        ({"fallback_strategy": [{}]}, ValueError, r"fallback_strategy\[0\] must have 'label_selector'"),
+        ({"fallback_strategy": [{"num_cpus": 1}]}, ValueError, r"nothing else, got \['num_cpus'\]"),
+        ({"fallback_strategy": ["a"]}, TypeError, r"fallback_strategy\[0\] must be a dict"),
+        (
+            {"fallback_strategy": [{"label_selector": {"a": "in("}}]},
+            ValueError,
+            r"fallback_strategy\[0\]\['label_selector'\]: 'a' takes",
+        ),
         ({"runtime_env": {"pip": ["x"]}}, NotImplementedError, r"runtime_env\['pip'\]"),
         ({"runtime_env": {"env_vars": {"A": 1}}}, TypeError, "strings to strings"),
         (
@@ -225,20 +244,42 @@ def test_parts_of_a_byte_are_left_out() -> None:
     )
 
 
-def test_a_node_in_a_label_selector_is_where_the_task_runs() -> None:
-    node = "ab" * 28
-    strategy = option_rules.task_options({"label_selector": {"ray.io/node-id": node}}, "f").strategy
-    assert (
-        strategy is not None
-        and strategy.node_affinity.node_id.hex() == node
-        and not strategy.node_affinity.soft
-    )
-    beside = {"label_selector": {"ray.io/node-id": node}, "scheduling_strategy": "SPREAD"}
-    assert option_rules.task_options(beside, "f").strategy == strategy
-    with pytest.raises(ValueError, match="both say where"):
-        option_rules.check_task_options(
-            {**beside, "scheduling_strategy": NodeAffinitySchedulingStrategy(node, soft=True)}
-        )
+def labels_of(**options: Any) -> tuple[Strategy, list[str]]:
+    """The strategy, and what it asks of labels, for people."""
+    message = option_rules.task_options(options, "f").strategy
+    strategy = Strategy.from_proto(message or common_pb2.SchedulingStrategy())
+    return strategy, [told([selector]) for selector in strategy.selectors]
+
+
+def test_a_label_selector_goes_with_every_strategy() -> None:
+    selector = {"zone": "in(a, b)", "ray.io/market-type": "!spot"}
+    strategy, asked = labels_of(label_selector=selector)
+    assert asked == ["ray.io/market-type != spot and zone in (a, b)"]
+    assert strategy.kind is StrategyKind.DEFAULT
+    assert labels_of(label_selector=selector, scheduling_strategy="SPREAD")[0].kind is StrategyKind.SPREAD
+    affinity = NodeAffinitySchedulingStrategy("ab" * 28, soft=False)
+    bound = labels_of(label_selector=selector, scheduling_strategy=affinity)[0]
+    assert bound.only_node_id == b"\xab" * 28 and bound.selectors == strategy.selectors
+
+
+def test_fallbacks_follow_the_label_selector_in_their_order() -> None:
+    fallbacks = [{"label_selector": {"zone": "b"}}, {"label_selector": {}}]
+    assert labels_of(label_selector={"zone": "a"}, fallback_strategy=fallbacks)[1] == [
+        "zone = a",
+        "zone = b",
+        "any labels",
+    ]
+    assert labels_of(fallback_strategy=fallbacks)[1] == ["any labels", "zone = b", "any labels"]
+    assert labels_of(label_selector=None, fallback_strategy=None)[1] == labels_of(label_selector={})[1] == []
+
+
+def test_the_soft_part_of_a_label_strategy_is_preferred_and_not_asked_for() -> None:
+    strategy = NodeLabelSchedulingStrategy({"zone": In("a")}, soft={"gpu": Exists()})
+    assert labels_of(scheduling_strategy=strategy)[1] == ["zone = a and gpu is there", "zone = a"]
+    only_soft = NodeLabelSchedulingStrategy(None, soft={"gpu": DoesNotExist()})
+    assert labels_of(scheduling_strategy=only_soft)[1] == ["gpu is absent", "any labels"]
+    hard = NodeLabelSchedulingStrategy({"zone": NotIn("a")})
+    assert labels_of(scheduling_strategy=hard, label_selector={"b": "c"})[1] == ["b = c and zone != a"]
 
 
 def test_an_actor_class_lists_its_methods() -> None:
