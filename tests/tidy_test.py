@@ -69,7 +69,7 @@ FLOORS = {
         | storage
         | answers environment kv
         | lease_client node_health head_notice
-        | actor
+        | actor placement_group
         | driver_warnings node_drains
         | cluster
         | adoption dump

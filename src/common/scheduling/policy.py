@@ -92,10 +92,14 @@ def stays(required: ResourceSet, strategy: Strategy, preferred: NodeSnapshot) ->
 
 
 def packed_use(node: NodeSnapshot) -> float:
-    """How much of a node is in use, as the hybrid policy counts it: of CPU, memory or the store, whichever is
-    scarcest; 0.0 below PACK_BELOW."""
-    used = utilization(node, (CPU, MEMORY, OBJECT_STORE_MEMORY))
+    """The share in use, as the hybrid policy counts it: 0.0 below PACK_BELOW."""
+    used = used_share(node)
     return used if used >= PACK_BELOW else 0.0
+
+
+def used_share(node: NodeSnapshot) -> float:
+    """How much of a node is in use: of CPU, memory or the store, whichever is scarcest. 0 idle, 1 full."""
+    return utilization(node, (CPU, MEMORY, OBJECT_STORE_MEMORY))
 
 
 def next_in_turn(nodes: Iterable[NodeSnapshot], last_node_id: bytes) -> NodeSnapshot:
