@@ -107,8 +107,10 @@ class CoreWorkerServicer(CoreWorkerServiceServicer):
     def TakeBackCalls(self, request: Any, call: ServerCall) -> None:  # type: ignore[override]
         if self._execution is None:
             raise RpcError(StatusCode.FAILED_PRECONDITION, "this process runs no calls")
-        first = self._execution.receiver.take_back(request.caller_worker_id, call.connection)
-        call.reply(core_worker_pb2.TakeBackCallsReply(first_task_id=first))
+        caller = request.caller_worker_id
+        first = self._execution.receiver.take_back(caller, call.connection)
+        reply = core_worker_pb2.TakeBackCallsReply(first_task_id=first)
+        self.core.borrowing.when_named_again(caller, lambda: call.reply(reply))
 
     def CheckAlive(self, request: Any, call: ServerCall) -> None:  # type: ignore[override]
         call.reply(common_pb2.Empty())

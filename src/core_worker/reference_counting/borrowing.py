@@ -10,6 +10,7 @@ Everything here runs under the core worker's lock, and never blocks.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -24,6 +25,8 @@ from ray_mono.protobuf import common_pb2, core_worker_pb2
 from ray_mono.rpc.reactor_server import ServerCall
 from ray_mono.rpc.surface import RpcError
 
+CALLER = "caller of the actor"
+"""In the state of a connection: the worker id of whoever calls the actor of this process on it."""
 _NAMED = "named"
 _NAMED_MIN = 1000
 
@@ -62,6 +65,10 @@ class Borrowing:
         self._expect_item = expect_item
         # What waits for each registration that its owner has not acknowledged yet.
         self._registering: dict[bytes, list[Callable[[], None]]] = {}
+        # By caller: how many references that came on a connection of its own which ended are named again, and
+        # not acknowledged yet; and what waits for that.
+        self._naming_again: Counter[bytes] = Counter()
+        self._when_named_again: dict[bytes, list[Callable[[], None]]] = {}
 
     # ---- references for the wire
 
@@ -151,17 +158,33 @@ class Borrowing:
             told = connection.state[_NAMED] = _Named()
         told.add(object_ids, self._references)
         if is_new:
-            connection.on_close(lambda reason: self._name_again(told))
+            connection.on_close(lambda reason: self._name_again(told, connection.state.get(CALLER, b"")))
         elif connection.is_closed:
-            self._name_again(told)
+            self._name_again(told, connection.state.get(CALLER, b""))
 
-    def _name_again(self, told: _Named) -> None:
+    def _name_again(self, told: _Named, caller: bytes) -> None:
         for object_id in told.object_ids:
             row = self._references.get(object_id)
             if row is not None and row.owner is not None and not self._env.reactor.is_closed:
                 request = core_worker_pb2.AddBorrowerRequest(object_id=object_id, borrower=self._env.address)
                 owner = common_pb2.Address.FromString(row.owner)
-                self._add_borrower(owner, request, lambda reply, error: None)
+                self._naming_again[caller] += 1
+                self._add_borrower(owner, request, lambda reply, error: self._named_again(caller))
+
+    def _named_again(self, caller: bytes) -> None:
+        self._naming_again[caller] -= 1
+        if not self._naming_again[caller]:
+            del self._naming_again[caller]
+            for then in self._when_named_again.pop(caller, ()):
+                then()
+
+    def when_named_again(self, caller: bytes, then: Callable[[], None]) -> None:
+        """Calls then() once the owners of all that came on this caller's connections which ended know who has
+        it. Whoever calls again lets go of what it held for calls that it does not wait for any more."""
+        if caller in self._naming_again:
+            self._when_named_again.setdefault(caller, []).append(then)
+        else:
+            then()
 
     def _once_acknowledged(self, object_id: bytes, then: Callable[[], None]) -> None:
         waiting = self._registering.get(object_id)

@@ -28,10 +28,9 @@ from typing import Any, Protocol
 
 from ray_mono.common.start_board import StartBoard
 from ray_mono.core_worker.environment import Environment
+from ray_mono.core_worker.reference_counting.borrowing import CALLER
 from ray_mono.core_worker.task_execution.call import Call, Reply
 
-CALLER = "caller of the actor"
-"""In a connection's state: the worker id of whoever calls this worker's actor."""
 _NOT_WAITED_FOR = "not waited for until"
 _MAY_BE_LOST = "answers may be lost"
 

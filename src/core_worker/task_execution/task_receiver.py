@@ -24,9 +24,10 @@ from ray_mono.common.start_board import LEASE_SHIFT, StartBoard
 from ray_mono.core_worker.context import WorkerContext
 from ray_mono.core_worker.environment import Environment
 from ray_mono.core_worker.objects.blocked_notice import BlockedNotice
+from ray_mono.core_worker.reference_counting.borrowing import CALLER
 from ray_mono.core_worker.task_execution.call import Call, KnownSpec, Reply, call_of
 from ray_mono.core_worker.task_execution.creation_answer import CreationAnswer
-from ray_mono.core_worker.task_execution.kept_answers import CALLER, KeptAnswers
+from ray_mono.core_worker.task_execution.kept_answers import KeptAnswers
 from ray_mono.core_worker.task_execution.running import Running
 from ray_mono.core_worker.task_execution.shared_calls import SharedAnswers, SharedCalls
 from ray_mono.core_worker.task_submission.worker_runs import WorkerRuns

@@ -102,6 +102,35 @@ def test_so_it_does_where_the_call_begins_after_that(monkeypatch: pytest.MonkeyP
     assert call.value == [FIRST]
 
 
+def test_a_caller_that_comes_back_is_answered_once_owners_know_what_its_calls_left_here(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It lets go then of what it gave to calls that it does not wait for any more."""
+
+    class Keeping:
+        kept: Any = None
+
+        def keep(self, value: Any) -> None:
+            self.kept = value
+            worker.connection.close()
+
+    worker = Told(monkeypatch)
+    worker.actor(Keeping)
+    worker.ask(worker.method("keep"), Arriving(FIRST))
+    worker.run()
+    answered: list[str] = []
+    with worker.env.lock:
+        worker.core.borrowing.when_named_again(b"another", lambda: answered.append("another"))
+        worker.core.borrowing.when_named_again(CALLER.worker_id, lambda: answered.append("caller"))
+        assert answered == ["another"]
+        for said in worker.wire.open("AddBorrower"):
+            assert answered == ["another"]
+            said.answer(common_pb2.Empty())
+        assert answered == ["another", "caller"]
+        worker.core.borrowing.when_named_again(CALLER.worker_id, lambda: answered.append("again"))
+    assert answered == ["another", "caller", "again"]
+
+
 def test_the_same_object_given_twice_is_asked_for_and_held_once(monkeypatch: pytest.MonkeyPatch) -> None:
     worker = Told(monkeypatch)
     args = [referenced(FIRST, 1), referenced(FIRST, 3)]
