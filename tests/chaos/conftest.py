@@ -10,7 +10,7 @@ import pytest
 
 import ray_mono as ray
 from tests.chaos.victims import Victims
-from tests.integration.clusters import CommandLineCluster
+from tests.integration.clusters import CommandLineCluster, driven_cluster
 
 
 @pytest.fixture
@@ -31,10 +31,6 @@ def start(session_base: Path) -> Iterator[Callable[..., Victims]]:
 @pytest.fixture
 def cluster(session_base: Path) -> Iterator[CommandLineCluster]:
     """One that was started by commands. This process is a driver there, in the namespace "here"."""
-    made = CommandLineCluster(session_base, num_cpus=2)
-    try:
+    with driven_cluster(session_base, num_cpus=2) as made:
         ray.init(address=made.address, namespace="here")
         yield made
-    finally:
-        ray.shutdown()
-        made.stop()

@@ -8,6 +8,7 @@ directory.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import re
@@ -20,6 +21,7 @@ from typing import Any
 
 import psutil
 
+import ray_mono as ray
 from ray_mono._private.node.session import NodeRecord
 from ray_mono.protobuf import common_pb2, object_manager_pb2
 from ray_mono.protobuf.object_manager_rpc import ObjectStoreServiceAsyncStub
@@ -96,6 +98,17 @@ class CommandLineCluster:
     def stop(self) -> None:
         done = run_command("stop")
         assert done.status == 0, done.out + done.error
+
+
+@contextlib.contextmanager
+def driven_cluster(base: Path, **head: Any) -> Iterator[CommandLineCluster]:
+    """A CommandLineCluster for drivers in this process, which leave before it stops."""
+    cluster = CommandLineCluster(base, **head)
+    try:
+        yield cluster
+    finally:
+        ray.shutdown()
+        cluster.stop()
 
 
 def join_cluster(base: Path, address: str, before: Sequence[str] = (), **options: Any) -> NodeRecord:

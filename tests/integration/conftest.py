@@ -19,7 +19,7 @@ import ray_mono as ray
 from ray_mono import cloudpickle
 from ray_mono._private.node.session import NodeRecord
 from tests.conftest import OUTSIDE_VARIABLES, end_processes, leftovers, processes_of, shared_memory_of
-from tests.integration.clusters import CommandLineCluster
+from tests.integration.clusters import CommandLineCluster, driven_cluster
 from tests.integration.nothing_left import wait_for_nothing_left
 from tests.integration.scripts import Script
 from tests.waiting import wait_until
@@ -73,12 +73,8 @@ def leaves_nothing(shared_cluster: Any) -> Iterator[None]:
 @pytest.fixture(scope="module")
 def cluster(shared_base: Path) -> Iterator[CommandLineCluster]:
     """Started from the command line: the head, with 1 CPU and 4 of "here"; `second` adds the other node."""
-    cluster = CommandLineCluster(shared_base, num_cpus=1, resources={"here": 4})
-    try:
+    with driven_cluster(shared_base, num_cpus=1, resources={"here": 4}) as cluster:
         yield cluster
-    finally:
-        ray.shutdown()
-        cluster.stop()
 
 
 @pytest.fixture(scope="module")

@@ -26,7 +26,7 @@ from ray_mono.exceptions import (
 )
 from ray_mono.protobuf import common_pb2
 from tests.integration.bounded import GET_TIMEOUT_S, get
-from tests.integration.clusters import CommandLineCluster, service_pid
+from tests.integration.clusters import CommandLineCluster, driven_cluster, service_pid
 from tests.integration.nothing_left import wait_for_nothing_left
 from tests.waiting import wait_until
 
@@ -37,13 +37,9 @@ THERE = {"num_cpus": 0, "resources": {"there": 0.001}}
 @pytest.fixture(scope="module")
 def cluster(shared_base: Path) -> Iterator[CommandLineCluster]:
     """The head, with 2 CPUs; this process is a driver there."""
-    cluster = CommandLineCluster(shared_base, num_cpus=2, resources={"here": 10})
-    try:
+    with driven_cluster(shared_base, num_cpus=2, resources={"here": 10}) as cluster:
         ray.init(address=cluster.address)
         yield cluster
-    finally:
-        ray.shutdown()
-        cluster.stop()
 
 
 class Doomed:

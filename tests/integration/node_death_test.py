@@ -17,7 +17,13 @@ import pytest
 import ray_mono as ray
 from ray_mono._private.node.session import NodeRecord
 from tests.integration.bounded import GET_TIMEOUT_S, get
-from tests.integration.clusters import CommandLineCluster, processes_of_node, run_command, service_pid
+from tests.integration.clusters import (
+    CommandLineCluster,
+    driven_cluster,
+    processes_of_node,
+    run_command,
+    service_pid,
+)
 from tests.integration.nothing_left import wait_for_nothing_left
 from tests.waiting import wait_until
 
@@ -28,13 +34,9 @@ BIG_BYTES = 8 << 20
 @pytest.fixture(scope="module")
 def cluster(shared_base: Path) -> Iterator[CommandLineCluster]:
     """The head, with 2 CPUs; this process is a driver there."""
-    cluster = CommandLineCluster(shared_base, num_cpus=2, resources={"here": 4, "both": 1})
-    try:
+    with driven_cluster(shared_base, num_cpus=2, resources={"here": 4, "both": 1}) as cluster:
         ray.init(address=cluster.address)
         yield cluster
-    finally:
-        ray.shutdown()
-        cluster.stop()
 
 
 @pytest.fixture

@@ -22,7 +22,7 @@ from ray_mono.util.scheduling_strategies import (
     NotIn,
 )
 from tests.integration.bounded import get
-from tests.integration.clusters import CommandLineCluster
+from tests.integration.clusters import CommandLineCluster, driven_cluster
 from tests.waiting import wait_until
 
 pytestmark = pytest.mark.usefixtures("leaves_nothing_on_both")
@@ -32,12 +32,8 @@ NUM_CPUS = 4
 
 @pytest.fixture(scope="module")
 def cluster(shared_base: Path) -> Iterator[CommandLineCluster]:
-    cluster = CommandLineCluster(shared_base, num_cpus=NUM_CPUS, labels="zone=a,tier=web")
-    try:
+    with driven_cluster(shared_base, num_cpus=NUM_CPUS, labels="zone=a,tier=web") as cluster:
         yield cluster
-    finally:
-        ray.shutdown()
-        cluster.stop()
 
 
 @pytest.fixture(scope="module")

@@ -54,18 +54,18 @@ class Strategy(NamedTuple):
         return strategy._replace(selectors=tuple(map(selector_from_proto, message.label_selectors)))
 
     def to_proto(self) -> common_pb2.SchedulingStrategy:
-        message = common_pb2.SchedulingStrategy(label_selectors=map(selector_to_proto, self.selectors))
+        selectors = map(selector_to_proto, self.selectors)
         if self.kind is StrategyKind.SPREAD:
-            message.MergeFrom(common_pb2.SchedulingStrategy(spread=True))
-        elif self.kind is StrategyKind.NODE_AFFINITY:
-            affinity = common_pb2.NodeAffinity(
-                node_id=self.node_id,
-                soft=self.is_soft,
-                spill_on_unavailable=self.spills,
-                fail_on_unavailable=self.fails,
-            )
-            message.node_affinity.CopyFrom(affinity)
-        return message
+            return common_pb2.SchedulingStrategy(spread=True, label_selectors=selectors)
+        if self.kind is StrategyKind.DEFAULT:
+            return common_pb2.SchedulingStrategy(label_selectors=selectors)
+        affinity = common_pb2.NodeAffinity(
+            node_id=self.node_id,
+            soft=self.is_soft,
+            spill_on_unavailable=self.spills,
+            fail_on_unavailable=self.fails,
+        )
+        return common_pb2.SchedulingStrategy(node_affinity=affinity, label_selectors=selectors)
 
     @property
     def only_node_id(self) -> bytes | None:

@@ -148,6 +148,15 @@ def test_an_actor_with_accelerators_stays_for_tasks_only_and_keeps_its_lease(
     assert worker.leaves(worker.work()) == ["stays", "ends", "status 0"]
 
 
+def moving(monkeypatch: pytest.MonkeyPatch) -> Leaving:
+    """With an actor that was asked to move."""
+    worker = Leaving(monkeypatch)
+    an_actor(worker)
+    with worker.env.lock:
+        worker.execution.receiver.move(Served())  # type: ignore[arg-type]
+    return worker
+
+
 def test_an_actor_that_moves_says_so_when_its_calls_are_over(monkeypatch: pytest.MonkeyPatch) -> None:
     worker = Leaving(monkeypatch)
     an_actor(worker)
@@ -167,10 +176,7 @@ def test_an_actor_that_moves_says_so_when_its_calls_are_over(monkeypatch: pytest
 def test_calls_that_run_beside_each_other_keep_an_actor_from_moving_for_a_while(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    worker = Leaving(monkeypatch)
-    an_actor(worker)
-    with worker.env.lock:
-        worker.execution.receiver.move(Served())  # type: ignore[arg-type]
+    worker = moving(monkeypatch)
     worker.running.calls[b"call"] = None  # type: ignore[assignment]
     began_s = worker.reactor.now_s
     assert worker.leaves() == ["ends", "status 0"]
@@ -181,10 +187,7 @@ def test_calls_that_run_beside_each_other_keep_an_actor_from_moving_for_a_while(
 def test_one_that_moves_and_ends_in_the_middle_of_a_call_does_not_say_that_none_has_begun(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    worker = Leaving(monkeypatch)
-    an_actor(worker)
-    with worker.env.lock:
-        worker.execution.receiver.move(Served())  # type: ignore[arg-type]
+    worker = moving(monkeypatch)
     worker.running.end_after_this()
     worker.leaves()
     assert not worker.as_raylet().has_moved

@@ -24,12 +24,14 @@ OVERRIDES_VARIABLE = "RAY_OVERRIDE_LABELS"
 
 
 def node_labels(given: Mapping[str, str] | None, environ: Mapping[str, str]) -> dict[str, str]:
-    """All but its id, which its raylet adds. Raises ValueError or TypeError naming where the fault is."""
+    """All but its id, which its raylet adds. given: were checked with the other parameters.
+
+    Raises ValueError or TypeError naming where the environment is at fault.
+    """
     labels = {key: environ[variable] for variable, key in FROM_ENVIRONMENT.items() if environ.get(variable)}
     if kind := gpu_type():
         labels[ACCELERATOR_TYPE_LABEL] = kind
     check_labels(labels, "labels of the environment")
-    check_labels(given or {})
     overrides = _overrides(environ.get(OVERRIDES_VARIABLE, ""))
     for what, others in (("label", given or {}), (OVERRIDES_VARIABLE, overrides)):
         for key, value in others.items():
