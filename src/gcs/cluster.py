@@ -80,7 +80,7 @@ class Cluster:
         self.task_events = TaskEventLog(config.task_events_max)
         ender = ActorEnder(environment, self.nodes, self.collections.last_words, self._on_actor_left)
         self._effects = ActorEffectRunner(
-            self.actors, self.actor_table, self.scheduler, ender, self._writes, self._on_actor_deaths
+            self.actor_table, self.scheduler, ender, self._writes, self._on_actor_deaths
         )
         self.drains = NodeDrains(
             environment,

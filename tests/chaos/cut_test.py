@@ -23,7 +23,7 @@ from ray_mono.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from tests.chaos.far_network import FAR_IP, NEAR_IP, FarNetwork, far_network
 from tests.chaos.victims import Victims
 from tests.integration.bounded import get
-from tests.integration.clusters import join_cluster, processes_of_node, run_command, service_pid
+from tests.integration.clusters import join_cluster, processes_of_node, resume, run_command, service_pid
 from tests.waiting import wait_until
 
 NUM_CALLS = 300
@@ -94,9 +94,7 @@ class Cut:
     def mend(self) -> None:
         if self._network is not None:
             self._network.mend()
-        for process in self._processes:
-            if process.is_running():
-                process.resume()
+        resume(self._processes)
 
 
 Make = Callable[[bool], Cut]

@@ -19,7 +19,7 @@ from ray_mono.util import list_named_actors
 from tests.gcs.gcs_process import MODULE
 from tests.gcs.redis_servers import RedisProcess
 from tests.integration.bounded import get
-from tests.integration.clusters import CommandLineCluster, run_python, service_pid
+from tests.integration.clusters import CommandLineCluster, run_python, runs, service_pid
 from tests.integration.titles import title_of
 from tests.waiting import wait_until
 
@@ -142,7 +142,7 @@ def test_a_head_that_takes_over_elsewhere_is_followed_by_all(
         lambda: ray.available_resources().get("there") == 1.0, "the other node reports to the new head"
     )
     old.send_signal(signal.SIGCONT)
-    wait_until(lambda: not old.is_running() or old.status() == psutil.STATUS_ZOMBIE, "the old head ends")
+    wait_until(lambda: not runs(old), "the old head ends")
     assert list_named_actors() == ["named"]
     assert get(named.next.remote()) == 3
     assert get(there.next.remote()) == 3

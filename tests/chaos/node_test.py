@@ -3,6 +3,7 @@ What can run elsewhere does, and what cannot says why."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import time
@@ -18,7 +19,13 @@ import ray_mono as ray
 from ray_mono._private.node.session import NodeRecord
 from ray_mono.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from tests.integration.bounded import get
-from tests.integration.clusters import join_cluster, processes_of_node, run_command, service_pid
+from tests.integration.clusters import (
+    join_cluster,
+    processes_of_node,
+    resume,
+    run_command,
+    service_pid,
+)
 from tests.waiting import wait_until
 
 SETTINGS = {
@@ -38,15 +45,9 @@ def doomed(session_base: Path) -> Iterator[NodeRecord]:
         yield node
     finally:
         ray.shutdown()
-        if psutil.pid_exists(node.reaper_pid):
+        with contextlib.suppress(psutil.NoSuchProcess):  # a node that was lost may be gone
             resume(processes_of_node(node))
         assert run_command("stop").status == 0
-
-
-def resume(processes: list[psutil.Process]) -> None:
-    for process in processes:
-        if process.is_running():
-            process.resume()
 
 
 def kill_raylet(node: NodeRecord) -> None:

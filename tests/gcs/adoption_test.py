@@ -4,11 +4,12 @@ second what there is."""
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 import pytest
 
+from ray_mono.gcs.storage.table_storage import Write
 from ray_mono.protobuf import common_pb2, gcs_pb2, raylet_pb2
 from ray_mono.rpc.surface import RpcError, StatusCode
 from tests.gcs.lost_head import (
@@ -159,6 +160,31 @@ def test_an_actor_whose_worker_died_meanwhile_restarts_within_its_limits() -> No
         await worker_is_gone(it)
         info = await until_state(it.gcs, common_pb2.ALIVE, num_restarts=1)
         assert info.num_restarts == 1
+
+    play(script)
+
+
+def test_an_actor_that_dies_while_its_owner_tells_of_it_is_placed_once_though_the_store_is_slow() -> None:
+    """When all have told, its restart waits for the store: nobody seeks a place for it yet."""
+
+    async def script(scene: GcsScene) -> None:
+        it = Lost(scene)
+        await it.play(max_restarts=-1)
+        await it.node_joins(owner_row(it.node), worker_row(it.worker))
+        await tell(it.gcs, it.worker.worker_id, it.row(), job=job_row(None))
+        commit = scene.storage.commit
+
+        async def slow_commit(writes: Sequence[Write]) -> None:
+            await asyncio.sleep(2.0)
+            await commit(writes)
+
+        scene.storage.commit = slow_commit  # type: ignore[method-assign]
+        crash = it.node.process.spawn(it.node.crash(it.worker))
+        await asyncio.sleep(0.5)
+        await tell(it.gcs, OWNER.binary(), job=job_row(it.node))
+        await until_state(it.gcs, common_pb2.ALIVE, num_restarts=1)
+        await crash
+        assert len(it.node.leases) == len(scene.pushed) == 2
 
     play(script)
 

@@ -100,6 +100,37 @@ def test_an_actor_whose_node_comes_late_with_its_worker_is_not_placed_again() ->
     play(script)
 
 
+def test_an_actor_that_was_begun_again_when_its_process_is_told_of_late_ends_its_second_one() -> None:
+    """Nobody had named the node, so the head placed the actor elsewhere."""
+
+    async def script(scene: GcsScene) -> None:
+        it = Lost(scene)
+        await it.play()
+        begins, goes_on = asyncio.Event(), asyncio.Event()
+
+        async def create_later(request: core_worker_pb2.PushTaskRequest) -> core_worker_pb2.PushTaskReply:
+            begins.set()
+            await goes_on.wait()
+            return await create_actor(request)
+
+        scene.push = create_later
+        first = FakeNode(scene, scene.world.network.add_host("first").name, {"CPU": 1})
+        await first.process.spawn(first.start())
+        await first.process.spawn(first.join({}, told_by_node(owner_row(first))))
+        told = registration(1, owner_node_id=first.node_id)
+        await tell(it.gcs, OWNER.binary(), actor_row(told, common_pb2.PENDING_CREATION), job=job_row(first))
+        await begins.wait()
+        await its_node_tells(it, told)
+        goes_on.set()
+        while not first.returned:
+            await asyncio.sleep(0.1)
+        assert first.returned[0].lease_id == first.leases[0].lease_id and first.returned[0].dispose
+        assert (await until_state(it.gcs, common_pb2.ALIVE)).address == it.worker.address
+        assert it.node.returned == it.node.killed == []
+
+    play(script)
+
+
 async def only_the_owner_tells(it: Lost) -> tuple[FakeNode, gcs_pb2.RegisterActorRequest]:
     """And the head after the one that heard that has begun, on its store."""
     first, told = await owner_tells(it)

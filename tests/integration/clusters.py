@@ -14,7 +14,7 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -155,6 +155,20 @@ def processes_of_node(node: NodeRecord) -> list[psutil.Process]:
     """Its reaper and all that lives below it."""
     reaper = psutil.Process(node.reaper_pid)
     return [reaper, *reaper.children(recursive=True)]
+
+
+def runs(process: psutil.Process) -> bool:
+    """It has not ended, whether or not its parent has asked."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
+    return False
+
+
+def resume(processes: Iterable[psutil.Process]) -> None:
+    """SIGCONT to those that have not ended meanwhile."""
+    for process in processes:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.resume()
 
 
 def mapped_files(pid: int) -> set[str]:

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 import psutil
 
 from ray_mono._private.node.session import NodeRecord
-from tests.integration.clusters import CommandLineCluster
+from tests.integration.clusters import CommandLineCluster, runs
 from tests.integration.connections import end_one_connection
 from tests.integration.titles import title_of
 
@@ -137,7 +137,7 @@ class Breaker:
         processes = member.processes()
         self._kill([process for process in processes if title in title_of(process)])
         deadline_s = time.monotonic() + ENDS_WITHIN_S
-        while left := [process for process in processes if _runs(process)]:
+        while left := [process for process in processes if runs(process)]:
             if time.monotonic() > deadline_s:
                 told = [f"{process.pid} {title_of(process)[:150]}" for process in left]
                 raise LeftBehind(
@@ -148,9 +148,3 @@ class Breaker:
         files = [path for path in member.record.owned_files if os.path.exists(path)]
         if files:
             raise LeftBehind(f"when the next node had started, a lost one had left {files}")
-
-
-def _runs(process: psutil.Process) -> bool:
-    with contextlib.suppress(psutil.NoSuchProcess):
-        return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
-    return False

@@ -16,7 +16,6 @@ from ray_mono.gcs.actor.actor_effects import (
     StopPlacing,
 )
 from ray_mono.gcs.actor.actor_ender import ActorEnder
-from ray_mono.gcs.actor.actor_manager import ActorManager
 from ray_mono.gcs.actor.actor_scheduler import ActorScheduler
 from ray_mono.gcs.actor.actor_table import ActorTable
 from ray_mono.gcs.storage.write_through import WriteThrough
@@ -27,7 +26,6 @@ class ActorEffectRunner:
 
     def __init__(
         self,
-        actors: ActorManager,
         table: ActorTable,
         scheduler: ActorScheduler,
         ender: ActorEnder,
@@ -35,7 +33,6 @@ class ActorEffectRunner:
         on_deaths: Callable[[list[JobID]], None],
     ) -> None:
         """on_deaths(job_ids) is told whose actors died, when their rows are written."""
-        self._actors = actors
         self._table = table
         self._scheduler = scheduler
         self._ender = ender
@@ -58,21 +55,13 @@ class ActorEffectRunner:
                 case GoOnCreating(actor_id, incarnation):
                     self._scheduler.go_on_creating(actor_id, incarnation)
                 case Place():
-                    self._after_commit_place(effect)
+                    self._scheduler.place(effect)
                 case EndActorWorker():
                     self._after_commit_end(effect)
                 case _:
                     assert_never(effect)
         if bereaved:
             self._on_deaths(sorted(bereaved))
-
-    def _after_commit_place(self, effect: Place) -> None:
-        def place() -> None:
-            actor = self._actors.get(effect.actor_id)
-            if actor is not None and actor.is_waiting_for_place and actor.num_restarts == effect.incarnation:
-                self._scheduler.place(effect)
-
-        self._writes.after_commit(place)
 
     def _after_commit_end(self, effect: EndActorWorker) -> None:
         address = None if effect.force else self._table.address(effect.actor_id)

@@ -164,7 +164,9 @@ class ActorManager:
             version = max(actor.version, known.version + 1)
             actor = replace(actor, version=version, registration=known.registration)
             self._save(known, **{field.name: getattr(actor, field.name) for field in fields(actor)})
-            return [RowChanged(actor)]
+            # What was sought is a place for an earlier incarnation.
+            stop = [StopPlacing(actor.actor_id)] if known.worker_id is None else []
+            return [RowChanged(actor), *stop]
         if actor.held_name in self._by_name:
             # It came too late for its name.
             actor = replace(actor, registration=replace(actor.registration, name=""))

@@ -18,6 +18,7 @@ from typing import Any
 
 from ray_mono.common.backoff import Backoff, pause_after_s
 from ray_mono.common.ids import ActorID, NodeID, WorkerID
+from ray_mono.common.our_bug import check
 from ray_mono.common.scheduling.argument_nodes import node_with_most
 from ray_mono.common.scheduling.resources import ResourceSet
 from ray_mono.common.scheduling.strategy import StrategyKind
@@ -86,19 +87,22 @@ class ActorScheduler:
     # ---- what the manager's effects ask for
 
     def place(self, effect: Place) -> None:
-        actor_id = effect.actor_id
-        self.stop(actor_id)
+        """Begins when the row is durable. It is being placed from now on: whoever finds an actor that waits,
+        and that nobody places, has it placed."""
+        durable = asyncio.Event()
+        self._environment.writes.after_commit(durable.set)
         delay_s = pause_after_s(
             effect.previous_deaths - 1, self._config.restart_backoff_s, self._config.restart_backoff_max_s
         )
         delay_s = max(delay_s, effect.pause_s)
-        self._spawn(actor_id, self._place(actor_id, effect.incarnation, delay_s))
+        self._spawn(effect.actor_id, self._place_when(durable, effect, delay_s))
 
     def go_on_creating(self, actor_id: ActorID, incarnation: int) -> None:
         """On the worker that an earlier GCS leased."""
         self._spawn(actor_id, self._go_on_creating(actor_id, incarnation))
 
     def _spawn(self, actor_id: ActorID, coroutine: Coroutine[Any, Any, None]) -> None:
+        check(actor_id not in self._placing, f"actor {actor_id.hex()} is being placed, and is placed again")
         task = self._environment.tasks.spawn(coroutine, f"place actor {actor_id.hex()}")
         self._placing[actor_id] = task
         task.add_done_callback(
@@ -126,8 +130,12 @@ class ActorScheduler:
 
     # ---- one actor
 
-    async def _place(self, actor_id: ActorID, incarnation: int, delay_s: float) -> None:
+    async def _place_when(self, durable: asyncio.Event, effect: Place, delay_s: float) -> None:
+        await durable.wait()
         await asyncio.sleep(delay_s)
+        await self._place(effect.actor_id, effect.incarnation)
+
+    async def _place(self, actor_id: ActorID, incarnation: int) -> None:
         await self._until_last_ended(actor_id)
         demand = demand_of(self._table.spec(actor_id))
         waits_for_room = False
@@ -164,7 +172,7 @@ class ActorScheduler:
             lease = LeasedWorker(raylet_address(node), grant)
             await self._construct(actor_id, incarnation, lease, waits_for_room=False)
             return
-        await self._place(actor_id, incarnation, 0.0)
+        await self._place(actor_id, incarnation)
 
     async def _until_last_ended(self, actor_id: ActorID) -> None:
         """Waits until the actor's last worker has ended, also where its node is only silent, or is back at a
@@ -292,7 +300,10 @@ class ActorScheduler:
             )
         elif reply.status == core_worker_pb2.PushTaskReply.DONE:
             self._table.set_repr_name(actor_id, reply.repr_name)
-            self._apply(self._actors.created(actor_id, worker_id))
+            effects = self._actors.created(actor_id, worker_id)
+            self._apply(effects)
+            if not effects:  # a later process of it was told of meanwhile
+                self._leases.free(lease)
         else:
             self._leases.free(lease)
             self._apply(self._actors.given_back(actor_id, worker_id))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 
 import pytest
 
@@ -99,6 +100,17 @@ def test_the_lease_of_an_earlier_incarnation_is_not_wanted() -> None:
     scene.do("worker_died", WORKER, CRASH, now_s=2.0)
     assert scene.do("leased", actor_id(1), 0, NODE, NEXT_WORKER) == []
     assert scene.do("leased", actor_id(1), 1, NODE, NEXT_WORKER) != []
+
+
+def test_an_actor_that_is_told_with_a_later_incarnation_is_not_placed_for_the_earlier_one() -> None:
+    scene = Scene()
+    earlier = scene.pending(max_restarts=-1)
+    later = replace(earlier, state=ActorLife.RESTARTING, num_restarts=2)
+    assert kinds(scene.do("adopt", later)) == [RowChanged, StopPlacing]
+    assert scene.actor().num_restarts == 2
+    lives = replace(later, state=ActorLife.ALIVE, node_id=NODE, worker_id=WORKER)
+    assert kinds(scene.do("adopt", lives)) == [RowChanged, StopPlacing]
+    assert scene.do("adopt", earlier) == []
 
 
 def test_a_created_actor_is_alive() -> None:

@@ -12,7 +12,7 @@ import psutil
 
 from ray_mono._private.node.dead_nodes import remove_dead_nodes, remove_left_store_files
 from ray_mono._private.node.session import NodeRecord, create_session
-from tests.integration.clusters import CommandLineCluster, processes_of_node
+from tests.integration.clusters import CommandLineCluster, processes_of_node, runs
 from tests.waiting import wait_until
 
 DEAD_TICKS = 1
@@ -79,10 +79,6 @@ def test_the_next_start_removes_what_is_left_of_a_node_whose_reaper_was_killed(s
         assert Path(cluster.head.store_file).exists()
     finally:
         cluster.stop()
-
-
-def runs(process: psutil.Process) -> bool:
-    return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
 
 
 def test_store_files_without_a_record_go_where_their_object_managers_are_gone(tmp_path: Path) -> None:
