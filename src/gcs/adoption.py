@@ -265,9 +265,7 @@ class Adoption:
         self._judge()
         self._writes.delete(Table.META, HEARING_KEY)
         self._heard.set()
-        if self._nodes.unregistered():
-            await asyncio.sleep(self._config.node_return_timeout_s)
-            self._cluster.give_up_missing_nodes()
+        await self._give_up_missing_nodes()
 
     def resume(self) -> None:
         """The rows of an earlier GCS are there: of nodes that told it late, and were not judged, who has yet
@@ -302,6 +300,14 @@ class Adoption:
             self._writes.delete(Table.META, LATE_NODE_KEY + node_id.binary())
         self._judge()
         self._heard.set()
+        await self._give_up_missing_nodes()
+
+    async def _give_up_missing_nodes(self) -> None:
+        """Each has the same time, from when it was named."""
+        missing = self._nodes.unregistered()
+        if missing:
+            await asyncio.sleep(self._config.node_return_timeout_s)
+            self._cluster.give_up_nodes(missing)
 
     def _give_grace(self) -> None:
         self._grace_end_s = self._environment.clock.time_s() + self._config.adoption_grace_s

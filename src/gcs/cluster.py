@@ -64,7 +64,9 @@ class Cluster:
         self.health = NodeHealth(
             environment, self.nodes, self.fences, self._on_health_failed, self._on_node_ended
         )
-        self._leases = LeaseClient(environment, self.nodes)
+        self._leases = LeaseClient(environment, self.nodes, lambda: self.drains.move_actors())
+        self.collections = Collections(self.subscriptions)
+        ender = ActorEnder(environment, self.nodes, self.collections.last_words, self._on_actor_left)
         self.scheduler = ActorScheduler(
             environment,
             self.actors,
@@ -72,13 +74,12 @@ class Cluster:
             self.nodes,
             self.fences,
             self._leases,
+            ender,
             self._run,
             self.warn_drivers,
         )
         self._warnings = DriverWarnings(self.jobs.is_running)
-        self.collections = Collections(self.subscriptions)
         self.task_events = TaskEventLog(config.task_events_max)
-        ender = ActorEnder(environment, self.nodes, self.collections.last_words, self._on_actor_left)
         self._effects = ActorEffectRunner(
             self.actor_table, self.scheduler, ender, self._writes, self._on_actor_deaths
         )
@@ -88,6 +89,7 @@ class Cluster:
             self.actors,
             self.actor_table,
             self._leases,
+            self.scheduler.demands_to_come,
             self._run,
             self._write_node,
         )
@@ -147,6 +149,7 @@ class Cluster:
             self.subscriptions.publish(
                 gcs_pb2.NODE_RESOURCES, resources.node_id, resources.SerializeToString()
             )
+            self._leases.reported(NodeID(resources.node_id))
             if dict(resources.total.amounts) != totals:
                 self.scheduler.nodes_changed()
             self.drains.move_actors()
@@ -399,8 +402,9 @@ class Cluster:
 
     def adopt_actor(self, info: common_pb2.ActorInfo) -> bool:
         """Whether it is news. Raises ValueError."""
-        actor = adopted_row(info, self._clock.wall_s())
-        effects = self.actors.adopt(actor)
+        now_s = self._clock.wall_s()
+        actor = adopted_row(info, now_s)
+        effects = self.actors.adopt(actor, now_s)
         if effects:
             adopted = known(self.actors.get(actor.actor_id), f"the adopted actor {actor.actor_id.hex()}")
             self.actor_table.adopt(adopted.registration, info)
@@ -506,10 +510,10 @@ class Cluster:
         self._run(self.actors.restore(self.actor_table.restore(rows), waits))
         self._end_jobs_without_actors(self.jobs.outlived())
 
-    def give_up_missing_nodes(self) -> None:
-        """Declares dead what an earlier GCS knew and has not come back."""
+    def give_up_nodes(self, node_ids: Iterable[NodeID]) -> None:
+        """Declares those of them dead that an earlier GCS knew and that have not come back."""
         self.subscriptions.give_up_expected()
-        for node_id in self.nodes.unregistered():
+        for node_id in filter(self.nodes.is_awaited, node_ids):
             message = "it did not register again after the GCS restarted"
             self.node_died(
                 node_id, common_pb2.DeathCause(kind=common_pb2.DeathCause.NODE_DIED, message=message)

@@ -165,8 +165,9 @@ class GcsServer:
                     await self._environment.writes.confirm()
 
     async def _give_up_missing_nodes(self) -> None:
+        missing = self.cluster.nodes.unregistered()
         await asyncio.sleep(self._config.node_return_timeout_s)
-        self.cluster.give_up_missing_nodes()
+        self.cluster.give_up_nodes(missing)
 
     async def _give_up_missing_drivers(self) -> None:
         """A driver has its job before a node tells of it, and may die between the two, or with its node while

@@ -12,6 +12,7 @@ is answered.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import math
 from collections.abc import Callable
@@ -29,6 +30,8 @@ from ray_mono.rpc.surface import RpcError
 logger = logging.getLogger(__name__)
 
 LEASE_ID_SIZE_BYTES = 16
+HELD_MAX_S = 1.0
+"""A node reports sooner than that, unless what it has free is as it was."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +54,9 @@ class NotLeased(Exception):
 class LeaseClient:
     """The leases that this GCS asks for."""
 
-    def __init__(self, environment: Environment, nodes: NodeManager) -> None:
+    def __init__(self, environment: Environment, nodes: NodeManager, on_room: Callable[[], None]) -> None:
+        """on_room() is told when more may be free in the view than before."""
+        self._on_room = on_room
         self._environment = environment
         self._config = environment.config
         self._nodes = nodes
@@ -59,9 +64,12 @@ class LeaseClient:
         self._awaited: set[bytes] = set()
         # What `free_at` does, and where.
         self._freeing: dict[asyncio.Task[None], NodeID] = {}
-        # Invariant: by node, the sum of what these leases hold: the nodes' reports do not have it yet. Only
-        # a sum, since thousands of actors may wait at once, and each looks at all nodes.
+        # Invariant: by node, the sum of what these leases hold, and of what it granted since its last report:
+        # that does not have it yet. Only a sum, since thousands of actors may wait at once, and each looks at
+        # all nodes.
         self._asked: dict[NodeID, ResourceSet] = {}
+        # Of the nodes that granted leases: set with their next report.
+        self._reported: dict[NodeID, asyncio.Event] = {}
 
     def awaits(self, lease_id: bytes) -> bool:
         """Whether this GCS asked for the lease, and has no answer yet."""
@@ -74,6 +82,12 @@ class LeaseClient:
             asked = self._asked.get(NodeID(node.node_id))
             view.append(node if asked is None else replace(node, available=node.available - asked))
         return view
+
+    def reported(self, node_id: NodeID) -> None:
+        """What it has free is known now."""
+        event = self._reported.pop(node_id, None)
+        if event is not None:
+            event.set()
 
     # ---- to lease
 
@@ -133,7 +147,20 @@ class LeaseClient:
         if isinstance(outcome, RpcError):
             self._free(node_id, address, lease_id)
             raise NotLeased(f"the raylet at {address} did not answer the lease request: {outcome}")
+        if outcome.HasField("grant"):
+            self._environment.tasks.spawn(
+                self._until_reported(node_id, resources), f"granted {lease_id.hex()}"
+            )
+            self._count(node_id, self._asked.get(node_id, ResourceSet()) + resources)
         return outcome
+
+    async def _until_reported(self, node_id: NodeID, resources: ResourceSet) -> None:
+        event = self._reported.setdefault(node_id, asyncio.Event())
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(HELD_MAX_S):
+                await event.wait()
+        self._count(node_id, self._asked.get(node_id, ResourceSet()) - resources)
+        self._on_room()
 
     def _count(self, node_id: NodeID, asked: ResourceSet) -> None:
         if asked:

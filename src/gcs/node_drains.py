@@ -22,10 +22,11 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from ray_mono.common.ids import NodeID
+from ray_mono.common.scheduling.node_snapshot import NodeSnapshot
 from ray_mono.common.scheduling.policy import available
 from ray_mono.gcs.actor.actor_effects import Effect
 from ray_mono.gcs.actor.actor_manager import ActorManager
-from ray_mono.gcs.actor.actor_placement import choose_node
+from ray_mono.gcs.actor.actor_placement import Demand, choose_node
 from ray_mono.gcs.actor.actor_rows import demand_of
 from ray_mono.gcs.actor.actor_state import Death, DeathKind
 from ray_mono.gcs.actor.actor_table import ActorTable
@@ -51,15 +52,18 @@ class NodeDrains:
         actors: ActorManager,
         table: ActorTable,
         leases: LeaseClient,
+        demands_to_come: Callable[[], list[Demand]],
         apply: Callable[[list[Effect]], None],
         on_draining: Callable[[common_pb2.NodeInfo], None],
     ) -> None:
-        """apply(effects) has actors' effects carried out. on_draining(row): a node's row has changed so."""
+        """demands_to_come(): of actors for which no raylet was asked yet. apply(effects) has actors' effects
+        carried out. on_draining(row): a node's row has changed so."""
         self._environment = environment
         self._nodes = nodes
         self._actors = actors
         self._table = table
         self._leases = leases
+        self._demands_to_come = demands_to_come
         self._apply = apply
         self._on_draining = on_draining
 
@@ -96,17 +100,13 @@ class NodeDrains:
         if not draining:
             return
         view = {node.node_id: node for node in self._leases.view()}
+        for demand in self._demands_to_come():
+            _take(demand, view)
         for node_id in draining:
             # Those that were told before have calls that run, and need their room as well.
             for actor in sorted(self._actors.movable(node_id), key=lambda actor: not actor.leaves):
-                demand = demand_of(self._table.spec(actor.actor_id))
-                free = available(demand.resources, view.values())
-                chosen = choose_node(demand, free)
-                if chosen is None:
-                    continue
-                target = view[chosen.binary()]
-                view[target.node_id] = replace(target, available=target.available - demand.resources)
-                self._apply(self._actors.move(actor.actor_id, self._death_on(node_id)))
+                if _take(demand_of(self._table.spec(actor.actor_id)), view):
+                    self._apply(self._actors.move(actor.actor_id, self._death_on(node_id)))
 
     def _death_on(self, node_id: NodeID) -> Death:
         row = self._nodes.alive(node_id)
@@ -114,6 +114,16 @@ class NodeDrains:
         message = f"its node {node_id.hex()} is drained: {describe(drain)}"
         is_preempted = drain.reason == common_pb2.DRAIN_NODE_REASON_PREEMPTION
         return Death(DeathKind.NODE_DIED, message, is_preempted=is_preempted)
+
+
+def _take(demand: Demand, view: dict[bytes, NodeSnapshot]) -> bool:
+    """Takes what it needs from a node that has it free. Returns whether there is one."""
+    chosen = choose_node(demand, available(demand.resources, view.values()))
+    if chosen is None:
+        return False
+    target = view[chosen.binary()]
+    view[target.node_id] = replace(target, available=target.available - demand.resources)
+    return True
 
 
 def describe(drain: common_pb2.NodeDrain) -> str:

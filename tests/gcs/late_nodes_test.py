@@ -33,6 +33,9 @@ from tests.gcs.scene import (
     until_state,
 )
 
+LATE_S = 60.0
+"""Where a node comes after that, who was there has told."""
+
 
 def test_a_node_that_others_named_has_its_time_to_come_and_what_is_there_lives() -> None:
     async def script(scene: GcsScene) -> None:
@@ -85,6 +88,36 @@ def test_a_job_whose_drivers_node_comes_late_runs_on_where_the_driver_does(lives
     play(script)
 
 
+@pytest.mark.parametrize("named_after_s", [5, 58, 100])
+@pytest.mark.parametrize("comes", [True, False])
+def test_a_node_has_its_time_to_come_from_when_it_was_named(comes: bool, named_after_s: float) -> None:
+    """Its raylet answers health checks."""
+
+    async def script(scene: GcsScene) -> None:
+        it = Lost(scene)
+        await it.play()
+        if named_after_s > LATE_S:
+            first = FakeNode(scene, scene.world.network.add_host("first").name, {"CPU": 1})
+            await first.process.spawn(first.start())
+            await first.process.spawn(first.join({}, told_by_node(owner_row(first))))
+        await asyncio.sleep(named_after_s)
+        far = FakeNode(scene, scene.world.network.add_host("far").name, {"CPU": 1})
+        await far.process.spawn(far.start(joins=False))
+        await it.node_joins(owner_row(it.node), others=(far,))
+        waits = actor_row(it.told, common_pb2.PENDING_CREATION)
+        await tell(it.gcs, OWNER.binary(), waits, job=job_row(it.node))
+        await asyncio.sleep(50)
+        if comes:
+            await far.process.spawn(far.join({}, told_by_node()))
+        await asyncio.sleep(50)
+        rows = (await it.gcs.GetAllNodes(EMPTY)).nodes
+        states = [row.state for row in rows if row.node_id == far.node_id]
+        assert states == [common_pb2.NODE_ALIVE if comes else common_pb2.NODE_DEAD]
+        await until_state(it.gcs, common_pb2.ALIVE)
+
+    play(script)
+
+
 def test_an_actor_whose_node_comes_late_with_its_worker_is_not_placed_again() -> None:
     async def script(scene: GcsScene) -> None:
         it = Lost(scene)
@@ -122,9 +155,9 @@ def test_an_actor_that_was_begun_again_when_its_process_is_told_of_late_ends_its
         await begins.wait()
         await its_node_tells(it, told)
         goes_on.set()
-        while not first.returned:
+        while not first.killed:
             await asyncio.sleep(0.1)
-        assert first.returned[0].lease_id == first.leases[0].lease_id and first.returned[0].dispose
+        assert [each.worker_id for each in first.killed] == [scene.pushed[-1].intended_worker_id]
         assert (await until_state(it.gcs, common_pb2.ALIVE)).address == it.worker.address
         assert it.node.returned == it.node.killed == []
 

@@ -14,7 +14,7 @@ from ray_mono.common.ids import NodeID
 from ray_mono.common.scheduling.resources import ResourceSet
 from ray_mono.gcs.config import GcsConfig
 from ray_mono.gcs.environment import Environment
-from ray_mono.gcs.lease_client import LeaseClient, LeasedWorker, NotLeased
+from ray_mono.gcs.lease_client import HELD_MAX_S, LeaseClient, LeasedWorker, NotLeased
 from ray_mono.gcs.node_manager import NodeManager
 from ray_mono.gcs.raylet_client_pool import RayletClientPool
 from ray_mono.gcs.storage.memory_storage import MemoryStorage
@@ -31,6 +31,8 @@ class LeaseScene:
 
     node: FakeNode
     client: LeaseClient
+    room: asyncio.Event
+    """More may be free than before."""
     waited: list[float] = field(default_factory=list)
     """Every time that a request was still not answered."""
 
@@ -59,14 +61,20 @@ def play_leases(script: Callable[[LeaseScene], Coroutine[Any, Any, None]]) -> No
         environment = Environment(
             config, transport, gcs.world.clock, gcs.world.rng("leases"), tasks, writes, raylets
         )
+        room = asyncio.Event()
         nodes = NodeManager(dead_nodes_max=10, failures_max=3)
         nodes.register(node.info, 0.0)
-        await process.spawn(script(LeaseScene(node, LeaseClient(environment, nodes))))
+        await process.spawn(script(LeaseScene(node, LeaseClient(environment, nodes, room.set), room)))
 
     play(scene)
 
 
-def test_what_is_asked_for_counts_until_it_is_answered() -> None:
+@pytest.mark.parametrize("reports", [True, False])
+def test_what_is_asked_for_counts_until_it_is_granted_and_the_node_has_told_what_it_has_left(
+    reports: bool,
+) -> None:
+    """A node tells nothing where what it has free is as it was."""
+
     async def script(scene: LeaseScene) -> None:
         answer = asyncio.Event()
 
@@ -89,7 +97,14 @@ def test_what_is_asked_for_counts_until_it_is_answered() -> None:
         lease = await leasing
         await another
         assert lease.grant.lease_id == request.lease_id
-        assert scene.free_cpus == 4 and not scene.client.awaits(request.lease_id)
+        assert scene.free_cpus == 2 and not scene.client.awaits(request.lease_id)
+        if reports:
+            scene.client.reported(NodeID(scene.node.node_id))
+            await asyncio.sleep(0)
+        else:
+            await asyncio.sleep(HELD_MAX_S + 0.1)
+        await scene.room.wait()
+        assert scene.free_cpus == 4
 
     play_leases(script)
 

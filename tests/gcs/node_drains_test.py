@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 
 import pytest
 
+from ray_mono.gcs.storage.table_storage import Write
 from ray_mono.protobuf import common_pb2, core_worker_pb2, gcs_pb2, raylet_pb2
 from ray_mono.protobuf.gcs_rpc import GcsServiceAsyncStub
 from ray_mono.rpc.surface import RpcError, StatusCode
@@ -141,6 +143,43 @@ def test_an_actor_without_restarts_stays_until_the_node_ends_and_then_tells_of_t
         await gcs.UnregisterNode(gcs_pb2.UnregisterNodeRequest(node_id=node.node_id, cause=cause))
         dead = await until_state(gcs, common_pb2.DEAD)
         assert dead.death_cause.is_preempted and "it was drained: spot" in dead.death_cause.message
+
+    play(script)
+
+
+@pytest.mark.parametrize("store_is_slow", [True, False])
+def test_of_two_actors_only_one_moves_where_there_is_room_for_one(store_is_slow: bool) -> None:
+    """Whatever the nodes report, while the first is on its way, and before its new node tells of it."""
+
+    async def script(scene: GcsScene) -> None:
+        gcs = await scene.start_gcs()
+        node = await scene.add_node({"CPU": 4})
+        for number in (1, 2):
+            await gcs.RegisterActor(registration(number, max_restarts=-1))
+            await until_state(gcs, common_pb2.ALIVE, number)
+        other = await scene.add_node({"CPU": 1})
+        if store_is_slow:
+            commit = scene.storage.commit
+
+            async def slow_commit(writes: Sequence[Write]) -> None:
+                await asyncio.sleep(1.0)
+                await commit(writes)
+
+            scene.storage.commit = slow_commit  # type: ignore[method-assign]
+        await drain(gcs, node.node_id)
+        while not scene.exits:
+            await asyncio.sleep(0.01)
+        await asyncio.sleep(0.2)
+        await node.process.spawn(node.report(1, {"CPU": 3}))
+        while not other.workers:
+            await asyncio.sleep(0.01)
+        await node.process.spawn(node.report(2, {"CPU": 3}))
+        await asyncio.sleep(0.05)
+        await other.process.spawn(other.report(1, {"CPU": 0}))
+        await asyncio.sleep(MANY_S)
+        assert len(scene.exits) == 1 and len(other.leases) == 1
+        second = [actor for actor in (await gcs.GetAllActors(EMPTY)).actors if not actor.num_restarts]
+        assert [actor.state for actor in second] == [common_pb2.ALIVE]
 
     play(script)
 

@@ -96,7 +96,7 @@ class FakeNode(raylet_rpc.RayletServiceServicer):
         self.is_idle = False
         self.gcs: gcs_rpc.GcsServiceAsyncStub | None = None
 
-    async def start(self, told: gcs_pb2.RegisterNodeRequest | None = None) -> None:
+    async def start(self, told: gcs_pb2.RegisterNodeRequest | None = None, joins: bool = True) -> None:
         world = self.scene.world
         ip = world.network.ip_of(self.host_name)
         listener = await world.transport(self.process).serve(
@@ -109,7 +109,8 @@ class FakeNode(raylet_rpc.RayletServiceServicer):
             total=self.total.to_proto(),
             head_lease_s=self.scene.head_lease_s,
         )
-        await self.join(told=told)
+        if joins:
+            await self.join(told=told)
 
     async def join(
         self,

@@ -43,6 +43,7 @@ FOUND = {
     6014187: "a store did not learn of a node before a head had heard all, and gave up frees for it",
     6043351: "a call reached an actor's process after the actor had moved away, and counted as begun",
     6042728: "the same, of calls of which a later one had come back: they ran in another order",
+    6091332: "a call was cancelled whose connection had broken: what it was given was freed, and kept there",
     3002105: "that a job was over was said while its driver lived, behind a cut, and was held to be dead",
 }
 

@@ -66,13 +66,14 @@ class ArgumentReader:
                 else:
                     references.append(arg)
             if references:
-                values = self._fetch(references, task, may_go_elsewhere)
+                values = self._fetch(call, references, task, may_go_elsewhere)
                 for arg, value in zip(references, values, strict=True):
                     flat[arg.position] = value
         finally:
             self._unpickled.collect_into(None)
         if call.spec.type == ACTOR_TASK and (task.arrived or task.held):
-            self._runs_on(call, task)
+            with self._env.lock:
+                self._runs_on(call, task)
         names, values = flat[::2], flat[1::2]
         if names.count(None) == len(names):
             return values, {}
@@ -81,12 +82,13 @@ class ArgumentReader:
 
     def _runs_on(self, call: Call, task: TaskContext) -> None:
         """When the connection of a normal task's caller ends, its worker is killed. An actor's call runs on,
-        and its caller may not wait for the answer any more."""
-        with self._env.lock:
-            held = [*(task.arrived or ()), *(task.held or ())]
-            self._borrowing.told_by_reply(held, call.answer_to.connection)
+        and its caller may not wait for the answer any more. Lock held."""
+        held = [*(task.arrived or ()), *(task.held or ())]
+        self._borrowing.told_by_reply(held, call.answer_to.connection)
 
-    def _fetch(self, references: list[Any], task: TaskContext, may_go_elsewhere: bool) -> list[Any]:
+    def _fetch(
+        self, call: Call, references: list[Any], task: TaskContext, may_go_elsewhere: bool
+    ) -> list[Any]:
         """The values of arguments by reference. The caller holds them until our reply, so no owner has to
         be told."""
         with self._env.lock:
@@ -101,5 +103,8 @@ class ArgumentReader:
                 is_ours = not self._references.borrowed_of([object_id])
                 if arg.location_node_ids and not is_ours and self._memory_store.get(object_id) is None:
                     self._memory_store.put_in_store(object_id, list(arg.location_node_ids), arg.size_bytes)
+            if call.spec.type == ACTOR_TASK:
+                # What came with it until now: the connection may end while this waits.
+                self._runs_on(call, task)
         object_ids = [arg.reference.object_id for arg in references]
         return self._getter.get_ids(object_ids, None, TASK_ARGUMENTS, may_go_elsewhere)

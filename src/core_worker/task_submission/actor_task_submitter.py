@@ -317,12 +317,13 @@ class ActorTaskSubmitter:
 
     def cancel(self, task: PendingTask, request: Any) -> None:
         """Drops a pending call that waits here; request (CancelTaskRequest) goes to the actor for one that
-        was sent."""
+        was sent. Where the actor cannot be reached, that one is settled with the others that were sent: it
+        may run there, and keep what it was given."""
         actor = self.actor(task.template.spec.actor_task.actor_id)
-        if task.task_id in actor.in_flight and actor.peer is not None:
-            actor.peer.stub.CancelTask.start(request, lambda reply, error: None)
+        if task.task_id in actor.in_flight:
+            if actor.peer is not None:
+                actor.peer.stub.CancelTask.start(request, lambda reply, error: None)
             return
-        actor.answered(task)
         actor.unresolved.pop(task.task_id, None)
         with contextlib.suppress(ValueError):
             actor.queue.remove(task)

@@ -12,7 +12,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 
-from ray_mono.common.ids import WorkerID
+from ray_mono.common.ids import ActorID, WorkerID
 from ray_mono.gcs.actor.actor_effects import EndActorWorker
 from ray_mono.gcs.actor.actor_rows import death_to_proto
 from ray_mono.gcs.environment import Environment
@@ -39,10 +39,23 @@ class ActorEnder:
         self._nodes = nodes
         self._last_words = last_words
         self._on_left = on_left
+        # Those that are by force, and whose worker each ends.
+        self._killing: dict[asyncio.Task[None], ActorID] = {}
 
     def end(self, effect: EndActorWorker, address: common_pb2.Address | None) -> None:
         """Starts to end the worker. address: where it answers; None: only its raylet can be asked."""
-        self._environment.tasks.spawn(self._end(effect, address), f"end worker {effect.worker_id.hex()}")
+        task = self._environment.tasks.spawn(
+            self._end(effect, address), f"end worker {effect.worker_id.hex()}"
+        )
+        if effect.force:
+            self._killing[task] = effect.actor_id
+            task.add_done_callback(self._killing.pop)
+
+    async def until_killed(self, actor_id: ActorID) -> None:
+        """Waits until none of the actor's workers is being killed."""
+        tasks = [task for task, of_actor in self._killing.items() if of_actor == actor_id]
+        if tasks:
+            await asyncio.wait(tasks)
 
     async def _end(self, effect: EndActorWorker, address: common_pb2.Address | None) -> None:
         if not effect.force and address is not None:

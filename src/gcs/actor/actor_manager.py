@@ -154,19 +154,12 @@ class ActorManager:
         is_leased = actor.worker_id is not None
         return [GoOnCreating(actor_id, actor.num_restarts) if is_leased else self._place(actor)]
 
-    def adopt(self, actor: Actor) -> list[Effect]:
+    def adopt(self, actor: Actor, now_s: float) -> list[Effect]:
         """An actor that lived under an earlier GCS, as its worker or its owner tells it. No effects: that is
         known, or something later is."""
         known = self._actors.get(actor.actor_id)
         if known is not None:
-            if known.state is ActorLife.DEAD or _progress(actor) <= _progress(known):
-                return []
-            version = max(actor.version, known.version + 1)
-            actor = replace(actor, version=version, registration=known.registration)
-            self._save(known, **{field.name: getattr(actor, field.name) for field in fields(actor)})
-            # What was sought is a place for an earlier incarnation.
-            stop = [StopPlacing(actor.actor_id)] if known.worker_id is None else []
-            return [RowChanged(actor), *stop]
+            return self._replace(known, actor, now_s) if _progress(actor) > _progress(known) else []
         if actor.held_name in self._by_name:
             # It came too late for its name.
             actor = replace(actor, registration=replace(actor.registration, name=""))
@@ -177,6 +170,25 @@ class ActorManager:
         if actor.worker_id is not None:
             self._by_worker[actor.worker_id] = actor.actor_id
         return [RowChanged(actor)]
+
+    def _replace(self, known: Actor, told: Actor, now_s: float) -> list[Effect]:
+        """What is known of an actor, by something later. The worker that was known is of an earlier
+        incarnation, or a second one of the same: it ends, and what was sought is a place for that one."""
+        if known.state is ActorLife.DEAD:
+            return []
+        version = max(told.version, known.version + 1)
+        told = replace(told, version=version, registration=known.registration, ending=known.ending)
+        self._save(known, **{field.name: getattr(told, field.name) for field in fields(told)})
+        effects: list[Effect] = [RowChanged(told)]
+        if known.is_waiting_for_place:
+            effects.append(StopPlacing(told.actor_id))
+        if known.worker_id != told.worker_id:
+            effects += self._end_worker(known, Death(DeathKind.WORKER_DIED, "its actor has a later process"))
+        if told.ending is None:
+            return effects
+        if told.state is ActorLife.ALIVE:
+            return effects + self._end_worker(told, told.ending, force=False)
+        return effects + self._bury(told, told.ending, now_s)
 
     def leased(
         self, actor_id: ActorID, incarnation: int, node_id: NodeID, worker_id: WorkerID

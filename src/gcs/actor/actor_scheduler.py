@@ -23,6 +23,7 @@ from ray_mono.common.scheduling.argument_nodes import node_with_most
 from ray_mono.common.scheduling.resources import ResourceSet
 from ray_mono.common.scheduling.strategy import StrategyKind
 from ray_mono.gcs.actor.actor_effects import Effect, Place
+from ray_mono.gcs.actor.actor_ender import ActorEnder
 from ray_mono.gcs.actor.actor_manager import ActorManager
 from ray_mono.gcs.actor.actor_placement import Demand, choose_node, explain, moved_to, strategy_at
 from ray_mono.gcs.actor.actor_rows import demand_of
@@ -65,6 +66,7 @@ class ActorScheduler:
         nodes: NodeManager,
         fences: NodeFences,
         leases: LeaseClient,
+        ender: ActorEnder,
         apply: Callable[[list[Effect]], None],
         warn_driver: Callable[[common_pb2.ErrorInfo], None],
     ) -> None:
@@ -75,9 +77,12 @@ class ActorScheduler:
         self._nodes = nodes
         self._fences = fences
         self._leases = leases
+        self._ender = ender
         self._apply = apply
         self._warn_driver = warn_driver
         self._placing: dict[ActorID, asyncio.Task[None]] = {}
+        # Of these, those for which a raylet is asked.
+        self._asking: set[ActorID] = set()
         self._nodes_changed = asyncio.Event()
         # The node that the last actor with SPREAD went to.
         self._last_in_turn = b""
@@ -121,6 +126,15 @@ class ActorScheduler:
 
     def forget_job(self, job_id: bytes) -> None:
         self._warned = {key: None for key in self._warned if key[0] != job_id}
+
+    def demands_to_come(self) -> list[Demand]:
+        """Of actors that are being placed, and for which no raylet is asked yet."""
+        placing = (self._actors.get(actor_id) for actor_id in self._placing if actor_id not in self._asking)
+        return [
+            demand_of(self._table.spec(actor.actor_id))
+            for actor in placing
+            if actor is not None and actor.is_waiting_for_place and actor.worker_id is None
+        ]
 
     def is_placing(self, actor_id: ActorID) -> bool:
         return actor_id in self._placing
@@ -178,6 +192,7 @@ class ActorScheduler:
         """Waits until the actor's last worker has ended, also where its node is only silent, or is back at a
         head that did not know that. Bounded by the node's lease."""
         clock = self._environment.clock
+        await self._ender.until_killed(actor_id)
         while (actor := self._actors.get(actor_id)) is not None:
             if actor.lost_on is not None:
                 await self._leases.until_freed_at(actor.lost_on)
@@ -210,6 +225,7 @@ class ActorScheduler:
             is_retriable=spec.actor_creation.max_restarts != 0,
             owner_id=spec.caller.worker_id,
         )
+        self._asking.add(actor_id)
         try:
             return await self._leases.lease(
                 node_id, wanted, demand.resources, lambda: self._tell_why(actor_id, demand)
@@ -219,6 +235,8 @@ class ActorScheduler:
             if never is not None:
                 raise NoPlaceEver(never) from error
             raise PlaceGone(str(error)) from error
+        finally:
+            self._asking.discard(actor_id)
 
     async def _chosen_node(self, actor_id: ActorID, demand: Demand) -> NodeID:
         """The node to ask. Where the demand fits none it waits for one to join, and says so after a while.
@@ -300,10 +318,7 @@ class ActorScheduler:
             )
         elif reply.status == core_worker_pb2.PushTaskReply.DONE:
             self._table.set_repr_name(actor_id, reply.repr_name)
-            effects = self._actors.created(actor_id, worker_id)
-            self._apply(effects)
-            if not effects:  # a later process of it was told of meanwhile
-                self._leases.free(lease)
+            self._apply(self._actors.created(actor_id, worker_id))
         else:
             self._leases.free(lease)
             self._apply(self._actors.given_back(actor_id, worker_id))

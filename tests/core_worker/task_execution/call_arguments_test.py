@@ -131,6 +131,31 @@ def test_a_caller_that_comes_back_is_answered_once_owners_know_what_its_calls_le
     assert answered == ["another", "caller", "again"]
 
 
+def test_a_call_that_waits_for_an_argument_has_told_what_came_with_it_when_its_caller_comes_back(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Keeping:
+        def keep(self, value: Any, inside: Any) -> None:
+            self.kept = inside
+
+    worker = Told(monkeypatch)
+    worker.actor(Keeping)
+    worker.ask(worker.method("keep"), None, Arriving(SECOND), by_reference=[referenced(FIRST, 1)])
+    answered: list[str] = []
+
+    def come_back() -> None:
+        assert not worker.execution.receiver.take_back(CALLER.worker_id, object())
+        worker.core.borrowing.when_named_again(CALLER.worker_id, lambda: answered.append("caller"))
+        told = worker.wire.open("AddBorrower")
+        assert {each.request.object_id for each in told} == {FIRST, SECOND} and not answered
+        for each in told:
+            each.answer(common_pb2.Empty())
+        assert answered == ["caller"]
+        worker.tell_values(**{"1": "first"})
+
+    worker.run(come_back)
+
+
 def test_the_same_object_given_twice_is_asked_for_and_held_once(monkeypatch: pytest.MonkeyPatch) -> None:
     worker = Told(monkeypatch)
     args = [referenced(FIRST, 1), referenced(FIRST, 3)]

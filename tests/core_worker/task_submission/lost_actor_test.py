@@ -185,6 +185,28 @@ def test_calls_that_had_not_begun_there_are_sent_again_in_their_order_and_pay_no
     assert world.outcome(fourth) == "4, run 1"
 
 
+@pytest.mark.parametrize("outcome", ["it has begun", "it has not", "the actor is gone"])
+def test_a_call_that_is_cancelled_while_the_actor_cannot_be_reached_holds_its_arguments_until_that_is_known(
+    outcome: str,
+) -> None:
+    """It may run there, and keep what it was given; and say so on the connection that broke."""
+    world = running_actor(probe_s=1.0)
+    call = world.submit(max_retries=1)
+    world.end_line(world.line)
+    world.cancel(call)
+    assert is_pending(world, call)
+    world.scene.pass_time(1.05)
+    if outcome == "the actor is gone":
+        world.die(will_restart=False)
+        world.tell()
+    else:
+        first = call_ids(call)[0] if outcome == "it has not" else b""
+        world.probes[0].answer(core_worker_pb2.TakeBackCallsReply(first_task_id=first))
+    world.look()
+    assert isinstance(world.outcome(call), TaskCancelledError)
+    assert all(call_ids(call)[0] not in sent(world, line) for line in world.lines[1:])
+
+
 def test_an_actor_that_does_not_answer_is_tried_again_and_again() -> None:
     world = running_actor(probe_s=1.0)
     call = world.submit()

@@ -106,11 +106,11 @@ def test_an_actor_that_is_told_with_a_later_incarnation_is_not_placed_for_the_ea
     scene = Scene()
     earlier = scene.pending(max_restarts=-1)
     later = replace(earlier, state=ActorLife.RESTARTING, num_restarts=2)
-    assert kinds(scene.do("adopt", later)) == [RowChanged, StopPlacing]
+    assert kinds(scene.do("adopt", later, 1.0)) == [RowChanged, StopPlacing]
     assert scene.actor().num_restarts == 2
     lives = replace(later, state=ActorLife.ALIVE, node_id=NODE, worker_id=WORKER)
-    assert kinds(scene.do("adopt", lives)) == [RowChanged, StopPlacing]
-    assert scene.do("adopt", earlier) == []
+    assert kinds(scene.do("adopt", lives, 1.0)) == [RowChanged, StopPlacing]
+    assert scene.do("adopt", earlier, 1.0) == []
 
 
 def test_a_created_actor_is_alive() -> None:
