@@ -44,7 +44,7 @@ class RedisServer:
         """Returns when it listens."""
         settings = (
             f"port 0\nunixsocket {self.directory}/r\nrequirepass {self.password}\n"
-            f"dir {self.directory}\nappendonly yes\n"
+            f"dir {self.directory}\nappendonly yes\nappendfsync no\n"
         )
         parent_pid = os.getpid()
         self.process = subprocess.Popen(

@@ -85,6 +85,8 @@ class EmbeddedRedisStorage:
             f"requirepass {password}",
             f'dir "{self._directory}"',
             "appendonly yes",
+            # With everysec, which is the default, it answers first while its disk is slow.
+            "appendfsync no",
             'save ""',
             "logfile redis.log",
             "daemonize no",

@@ -194,8 +194,9 @@ class RedisStorage:
             raise StorageError(
                 f"Redis at {self._address} has lost changes that it had acknowledged: it knows commit {done} "
                 f"of head {number}, and commit {sequence - 1} of head {self._number} was done. It was "
-                "emptied, started again without its append-only file, or failed over to a replica that did "
-                "not have them (?replicas= in its address says how many must)"
+                "emptied, started again without its append-only file, killed before it wrote them there "
+                "(appendfsync everysec), or failed over to a replica that did not have them (?replicas= in "
+                "its address says how many must)"
             )
 
     def is_confirmed(self, for_s: float) -> bool:
