@@ -100,6 +100,7 @@ class Adoption:
         self._workers = cluster.workers
         self._known_jobs = cluster.jobs
         self._known_actors = cluster.actors
+        self._code = cluster.kv
         self._scheduler = cluster.scheduler
         self._state = AdoptionState.EMPTY
         # Set when a question that cannot be answered need not wait any more.
@@ -265,7 +266,7 @@ class Adoption:
         self._judge()
         self._writes.delete(Table.META, HEARING_KEY)
         self._heard.set()
-        await self._give_up_missing_nodes()
+        await self.give_up_missing_nodes()
 
     def resume(self) -> None:
         """The rows of an earlier GCS are there: of nodes that told it late, and were not judged, who has yet
@@ -300,14 +301,13 @@ class Adoption:
             self._writes.delete(Table.META, LATE_NODE_KEY + node_id.binary())
         self._judge()
         self._heard.set()
-        await self._give_up_missing_nodes()
+        await self.give_up_missing_nodes()
 
-    async def _give_up_missing_nodes(self) -> None:
+    async def give_up_missing_nodes(self) -> None:
         """Each has the same time, from when it was named."""
         missing = self._nodes.unregistered()
-        if missing:
-            await asyncio.sleep(self._config.node_return_timeout_s)
-            self._cluster.give_up_nodes(missing)
+        await asyncio.sleep(self._config.node_return_timeout_s)
+        self._cluster.give_up_nodes(missing)
 
     def _give_grace(self) -> None:
         self._grace_end_s = self._environment.clock.time_s() + self._config.adoption_grace_s
@@ -330,11 +330,12 @@ class Adoption:
         self._leave_unplaced(unplaced)
         for actor_id, worker in sorted(self._actors.items(), key=lambda told: told[0]):
             if actor_id not in unplaced:
-                cluster.judge_adopted_actor(actor_id, worker, self._has_handles(actor_id))
+                has_handles = self._has_handles(actor_id) or self._depends_on_missing_node(actor_id)
+                cluster.judge_adopted_actor(actor_id, worker, has_handles)
         self._actors = {
             actor_id: worker
             for actor_id, worker in self._actors.items()
-            if actor_id in unplaced or cluster.depends_on_missing_node(actor_id)
+            if actor_id in unplaced or self._depends_on_missing_node(actor_id)
         }
         if unplaced:
             self._suspect(missing)
@@ -349,7 +350,17 @@ class Adoption:
         self._hearing.clear()
         if not self._nodes.unregistered():
             self._owned, self._adopted = {}, set()
-        cluster.drop_code_without_job()
+        for job_id in self._code.jobs_with_code():
+            if not self._known_jobs.is_known(job_id):
+                self._code.delete_code(job_id)
+
+    def _depends_on_missing_node(self, actor_id: ActorID) -> bool:
+        """Whether a node that has yet to come decides over the actor."""
+        actor = self._known_actors.get(actor_id)
+        if actor is None or actor.death is not None:
+            return False
+        nodes = (actor.node_id, actor.registration.owner_node_id)
+        return any(node is not None and self._nodes.is_awaited(node) for node in nodes)
 
     def _leave_unplaced(self, actor_ids: set[ActorID]) -> None:
         for actor_id in sorted(actor_ids - self._unplaced):

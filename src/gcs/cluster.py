@@ -417,7 +417,7 @@ class Cluster:
         actor = self.actors.get(actor_id)
         if actor is None:
             return  # it died, and was forgotten
-        if not has_handles and not self.depends_on_missing_node(actor_id):
+        if not has_handles:
             self.actor_out_of_scope(actor_id)
         registration = actor.registration
         owner = registration.owner_worker_id
@@ -445,22 +445,9 @@ class Cluster:
             return True
         return not self.nodes.is_awaited(node_id) and not self.workers.is_living(worker_id)
 
-    def depends_on_missing_node(self, actor_id: ActorID) -> bool:
-        """Whether a node that has yet to come decides over the actor."""
-        actor = self.actors.get(actor_id)
-        if actor is None or actor.state is ActorLife.DEAD:
-            return False
-        nodes = (actor.node_id, actor.registration.owner_node_id)
-        return any(node is not None and self.nodes.is_awaited(node) for node in nodes)
-
     def free_unwanted_lease(self, node_id: NodeID, lease_id: bytes, worker_id: WorkerID) -> None:
         if self._is_unwanted(lease_id, worker_id):
             self._leases.free_at(node_id, lease_id)
-
-    def drop_code_without_job(self) -> None:
-        for job_id in self.kv.jobs_with_code():
-            if not self.jobs.is_known(job_id):
-                self.kv.delete_code(job_id)
 
     # ---- messages to others
 

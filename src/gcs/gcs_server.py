@@ -92,7 +92,7 @@ class GcsServer:
         self._make_info(tables[Table.META], head_number)
         self.cluster.restore(tables, self._adoption.judges)
         self._adoption.resume()
-        self._tasks.spawn(self._give_up_missing_nodes(), "give up missing nodes")
+        self._tasks.spawn(self._adoption.give_up_missing_nodes(), "give up missing nodes")
         self._tasks.spawn(self._give_up_missing_drivers(), "give up missing drivers")
         self._tasks.spawn(self._forget_old(), "forget old")
         await self._environment.writes.flushed()
@@ -163,11 +163,6 @@ class GcsServer:
                 await asyncio.sleep(self._config.confirm_period_s)
                 if not self._storage.is_confirmed(2 * self._config.confirm_period_s):
                     await self._environment.writes.confirm()
-
-    async def _give_up_missing_nodes(self) -> None:
-        missing = self.cluster.nodes.unregistered()
-        await asyncio.sleep(self._config.node_return_timeout_s)
-        self.cluster.give_up_nodes(missing)
 
     async def _give_up_missing_drivers(self) -> None:
         """A driver has its job before a node tells of it, and may die between the two, or with its node while
