@@ -108,7 +108,7 @@ REACHED = {
     "src/core_worker/task_execution/item_sender.py:self._call.answer_to": "a call is a value",
     "src/core_worker/task_execution/shared_calls.py:self._call.connection": "a call is a value",
     "src/core_worker/task_execution/task_reply.py:self._running.actor": "the actor is what the worker runs",
-    "src/raylet/scheduling/lease_manager.py:self._ledger.available": "a set of resources is a value",
+    "src/raylet/cluster_events.py:self._ledger.total": "a set of resources is a value",
     "src/raylet/scheduling/leases.py:self.shape.required": "a set of resources is a value",
     "src/raylet/scheduling/leases.py:self.shape.resources": "a set of resources is a value",
     "src/raylet/store_client.py:self._store.CollectGarbage": "a method of a stub",

@@ -68,8 +68,9 @@ FLOORS = {
         | job_manager node_manager worker_manager
         | storage
         | answers environment kv
-        | lease_client node_health head_notice
-        | actor placement_group
+        | lease_client node_health head_notice old_rows
+        | actor
+        | placement_group
         | driver_warnings node_drains
         | cluster
         | adoption dump
@@ -83,7 +84,8 @@ FLOORS = {
         | evacuation gcs_client wire
         | lease_answers
         | effect_runner
-        | cluster_events lease_requests lent_cpus local_processes withdrawals
+        | bundle_requests
+        | cluster_events group_watches lease_requests lent_cpus local_processes withdrawals
         | drain memory_guard
         | servicer
         | raylet
@@ -126,10 +128,11 @@ FLOORS = {
         | _private.argument_checks _private.later _private.ray_children _private.internal_state
         _private.profiling
         _private.label_selectors
+        | _private.placement_groups
         | _private.runtime_env
         | _private.logs
         | runtime_env job_config client_builder cross_language util.debug util.client_connect
-        util.placement_group util.state
+        util.state
         | _private.timeline
         | _private.node
         | _private.remote
@@ -138,6 +141,7 @@ FLOORS = {
         | _private.driver
         | dag
         | actor remote_function _private.cancellation util.named_actors
+        util.placement_group
         | _private.remote_decorator _private.worker runtime_context
         | dag.__init__ worker experimental cluster_utils util.iteration util.actor_pool util.queue
         util.multiprocessing
@@ -179,7 +183,10 @@ DOORS = {
     "util.multiprocessing.results": "_private.argument_checks common.short_tracebacks",
     "util.named_actors": "_private.argument_checks _private.driver.auto_init",
     "util.node_addresses": "_private.node.bootstrap core_worker.process.current",
-    "util.placement_group": "_private.later",
+    "util.placement_group": """
+        _private.driver.auto_init _private.placement_groups.handle _private.placement_groups.request
+        _private.placement_groups.table common.scheduling.labels core_worker.process.current
+    """,
     "util.queue": "_private.argument_checks",
     "util.serialization": "common.code_pickler",
     "util.state": "_private.later",

@@ -116,18 +116,19 @@ class RuntimeContext:
         return self._core.runtime_env or "{}"
 
     def get_placement_group_id(self) -> str | None:
-        """None: there are no placement groups yet."""
-        return None
+        """In hex: the placement group that the task or actor runs in. None outside of groups."""
+        return self._core.context.placement_group().group_id.hex() or None
 
     @property
     def current_placement_group_id(self) -> PlacementGroupID:
-        """The nil id: there are no placement groups yet."""
-        return PlacementGroupID.nil()
+        """The nil id outside of groups."""
+        group_id = self._core.context.placement_group().group_id
+        return PlacementGroupID(group_id) if group_id else PlacementGroupID.nil()
 
     @property
     def should_capture_child_tasks_in_placement_group(self) -> bool:
-        """False: there are no placement groups yet."""
-        return False
+        """Whether what the task or actor submits runs in its group, unless that says otherwise."""
+        return self._core.context.placement_group().captures
 
     @property
     def runtime_env(self) -> RuntimeEnv:

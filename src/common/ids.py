@@ -116,6 +116,12 @@ class PlacementGroupID(BaseID):
     SIZE = 18
     __slots__ = ()
 
+    @classmethod
+    def for_job(cls, job_id: bytes, rng: random.Random) -> PlacementGroupID:
+        """A new one, which ends with the id of the job that makes the group."""
+        size = cls.SIZE - JobID.SIZE
+        return cls(rng.getrandbits(8 * size).to_bytes(size, "little") + job_id)
+
 
 class JobID(BaseID):
     SIZE = 4

@@ -15,11 +15,14 @@ from __future__ import annotations
 
 import contextvars
 import struct
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from ray_mono.common import ids
+from ray_mono.common.scheduling import bundle_resources
 from ray_mono.common.scheduling.resources import ResourceSet
+from ray_mono.protobuf import common_pb2
 
 
 @dataclass(frozen=True)
@@ -53,6 +56,25 @@ _TASK_ID = struct.Struct(f"<Q{ids.ActorID.SIZE}s")
 """Its own number, and its actor's id."""
 
 
+class InGroup(NamedTuple):
+    """The placement group that a task or an actor runs in."""
+
+    group_id: bytes = b""
+    """Empty for none."""
+    captures: bool = False
+    """What it submits runs there too, unless that says otherwise."""
+
+    @classmethod
+    def of(cls, strategy: common_pb2.SchedulingStrategy | None) -> InGroup:
+        if strategy is None or not strategy.HasField("placement_group"):
+            return IN_NONE
+        group = strategy.placement_group
+        return cls(group.placement_group_id, group.capture_child_tasks)
+
+
+IN_NONE = InGroup()
+
+
 class ActorNames(Protocol):
     """The names of an actor, for its tasks and errors."""
 
@@ -81,6 +103,9 @@ class TaskKind:
     function: Any = None
     # An actor's call has it, by options(name=...).
     given_name: str = ""
+    group: InGroup = IN_NONE
+    # Of a detached actor's tasks.
+    is_detached: bool = False
 
     @property
     def shown_name(self) -> str:
@@ -195,6 +220,7 @@ class WorkerContext:
         """The job that it serves. Only `enter_job` sets it."""
         self._is_leaving = False
         self._running: RunningTask | None = None
+        self._on_capture: Callable[[], None] | None = None
         # The context variable's own methods, so that each task enters two functions less.
         self.enter = _current.set
         self.leave = _current.reset
@@ -221,6 +247,16 @@ class WorkerContext:
     def share(self, running: RunningTask) -> None:
         """Threads that user code starts have the resources of what runs there."""
         self._running = running
+
+    def when_capturing(self, callback: Callable[[], None]) -> None:
+        """callback() runs once: before the first task that hands down its placement group. Lock held."""
+        self._on_capture = callback
+
+    def has_capturing(self) -> None:
+        """Such a task is about to run. Lock held."""
+        callback, self._on_capture = self._on_capture, None
+        if callback is not None:
+            callback()
 
     def get(self) -> TaskContext:
         return _current.get() or self._main
@@ -272,9 +308,17 @@ class WorkerContext:
         resources = self._kind_with_resources().resources
         if resources is None:
             return {}
-        return (
-            resources if isinstance(resources, ResourceSet) else ResourceSet.from_proto(resources)
-        ).to_units()
+        if not isinstance(resources, ResourceSet):
+            resources = ResourceSet.from_proto(resources)
+        return bundle_resources.plain(resources).to_units()
+
+    def placement_group(self) -> InGroup:
+        return self.get().kind.group
+
+    def detached_actor_id(self) -> bytes:
+        """The actor that asks, if it is a detached one; else empty."""
+        kind = self.get().kind
+        return kind.actor_id if kind.is_detached else b""
 
     def resource_ids(self) -> dict[str, list[int]]:
         return self._kind_with_resources().resource_ids

@@ -55,10 +55,12 @@ from ray_mono.core_worker.task_submission.actor_task_submitter import ActorTaskS
 from ray_mono.core_worker.task_submission.adoption_teller import AdoptionTeller
 from ray_mono.core_worker.task_submission.dependency_resolver import DependencyResolver
 from ray_mono.core_worker.task_submission.function_manager import FunctionManager
+from ray_mono.core_worker.task_submission.inherited_groups import InheritedGroups
 from ray_mono.core_worker.task_submission.job_code import JobCode
 from ray_mono.core_worker.task_submission.map_builder import MapBuilder
 from ray_mono.core_worker.task_submission.normal_task_submitter import NormalTaskSubmitter
 from ray_mono.core_worker.task_submission.pending_task import PendingTask
+from ray_mono.core_worker.task_submission.placement_groups import GcsPlacementGroups
 from ray_mono.core_worker.task_submission.reconstruction import Reconstruction
 from ray_mono.core_worker.task_submission.retry_notices import RetryNotices
 from ray_mono.core_worker.task_submission.task_builder import MethodTemplate, TaskBuilder
@@ -153,6 +155,9 @@ class CoreWorker:
         ready = self._getter.await_ready
         parts = StreamParts(env, references, store, plasma, borrowing, lineage, unhandled, self, ready)
         self._streams = GeneratorStreams(parts)
+        # Bound methods of the parts, so that a call enters one function less.
+        self.get, self.reference_dropped = self._getter.get, self._dropped.drop
+        self.location_of, self.store_stats = self.resolver.location_of, plasma.stats
 
     def _make_submission(self) -> None:
         env, context, references, store = self.env, self._context, self._references, self._memory_store
@@ -187,6 +192,10 @@ class CoreWorker:
         maps = MapBuilder(
             env, context, builder, tasks, dependencies, self._normal_tasks, self._actor_tasks, self
         )
+        groups = self.placement_groups = GcsPlacementGroups(
+            env, context, references, store, self._dropped, self._blocked, normal.forget_group, self
+        )
+        inherited = self._inherited = InheritedGroups(context, groups, builder, maps)
         creator = ActorCreator(
             env,
             context,
@@ -199,6 +208,7 @@ class CoreWorker:
             self._actor_tasks,
             self._handles,
             builder,
+            inherited,
             self,
         )
         self.adoption = AdoptionTeller(env, context, self.job_code, creator, self._handles)
@@ -206,20 +216,24 @@ class CoreWorker:
             env, references, self._dropped, self.peers, tasks, self._normal_tasks, self._actor_tasks, self
         )
         self._stories = TaskStories(tasks, self._normal_tasks, self._actor_tasks)
-        # Bound methods of the parts, so that a call enters one function less.
-        self.get = self._getter.get
-        self.reference_dropped = self._dropped.drop
+        # As above.
         self.export = self._functions.export
         self.task_template = builder.task_template
         self.submit_task = builder.submit_task
         self.submit_actor_task = builder.submit_actor_task
         self.submit_tasks = maps.submit_tasks
+        context.when_capturing(self._hand_down_groups)
         self.submit_actor_tasks = maps.submit_actor_tasks
         self.create_actor = creator.create
         self.get_named_actor = creator.named
         self.kill_actor = creator.kill
         self.cancel = self.canceller.cancel
         self.run_function_on_all_workers = self.worker_runs.export
+
+    def _hand_down_groups(self) -> None:
+        """Tasks of this worker may hand down their placement groups, from now on: each call asks."""
+        self.submit_task = self._inherited.submit_task
+        self.submit_tasks = self._inherited.submit_tasks
 
     # ---- what this process is, and serves
 
@@ -333,17 +347,6 @@ class CoreWorker:
     def as_future(self, ref: ObjectRef[Any]) -> concurrent.futures.Future[Any]:
         return self._futures.of(ref)
 
-    def location_of(self, ref: ObjectRef[Any]) -> tuple[Sequence[bytes], int | None] | None:
-        with self.env.lock:
-            row = self._references.get(ref._id)
-            entry = self._memory_store.get(ref._id)
-            if entry is None:
-                return ([], None) if row is None or row.owner is None else None
-            return list(entry.locations or ()), entry.size_bytes or len(entry.data or b"")
-
-    def store_stats(self) -> Any:
-        return self._plasma.stats()
-
     # ---- actors
 
     def method_template(self, method_name: str, class_name: str, **options: Any) -> MethodTemplate:
@@ -395,12 +398,7 @@ class CoreWorker:
             raise RuntimeError(
                 "is_canceled() can only be asked by a task or an actor, and this process is a driver"
             )
-        if self._execution.running.actor_is_asyncio:
-            raise RuntimeError(
-                "is_canceled() is not for async actors: there a call that is cancelled gets an"
-                " asyncio.CancelledError"
-            )
-        return self._context.is_cancelled()
+        return self._execution.is_task_cancelled()
 
     def add_span(self, name: str, extra_data: str, started_s: float) -> None:
         self._events.add_span(name, extra_data, self._context.task_id(), started_s)
@@ -466,6 +464,7 @@ class CoreWorker:
             "task_states": [f"{task.name}: {task.state.name}" for task in tasks[:DESCRIBED_TASKS_MAX]],
             "scheduling": self._normal_tasks.describe(),
             "actors": self._actor_tasks.describe(),
+            **self.placement_groups.describe(),
         }
 
     def at_shutdown(self, step: Callable[[], None]) -> None:

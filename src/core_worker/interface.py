@@ -9,10 +9,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
+from ray_mono.core_worker.context import InGroup
 from ray_mono.core_worker.global_state import GlobalState
 from ray_mono.core_worker.object_ref import ObjectRef, ReferenceHome
 from ray_mono.core_worker.options import ActorOptions, CallRules, TaskOptions
-from ray_mono.protobuf import object_manager_pb2
+from ray_mono.protobuf import common_pb2, object_manager_pb2
 
 
 class CallerContext(Protocol):
@@ -45,6 +46,10 @@ class CallerContext(Protocol):
 
     def resource_ids(self) -> dict[str, list[int]]: ...
 
+    def placement_group(self) -> InGroup:
+        """Where the task or actor runs."""
+        ...
+
 
 class Template(Protocol):
     """What the calls of one function or method share, as far as the API reads it. Otherwise it is the core's
@@ -66,6 +71,36 @@ class HeldActor(Protocol):
     def creation_ref(self) -> ObjectRef[Any] | None:
         """Keeps the actor alive. None for a handle that does not."""
         ...
+
+
+class PlacementGroups(Protocol):
+    """The placement groups of the cluster. Rows are PlacementGroupInfo. Methods raise RpcError where the GCS
+    does not answer, and RaySystemError where this process has left its cluster."""
+
+    def create(self, wanted: common_pb2.PlacementGroupInfo) -> bytes:
+        """Returns the id of a new group. wanted: its bundles, and what its options say. Waits for the GCS
+        only where the group has a name. Raises ValueError for a name that is taken, RaySystemError."""
+        ...
+
+    def remove(self, group_id: bytes) -> None:
+        """Does not wait. Nothing happens where there is no such group."""
+        ...
+
+    def wait(self, group_id: bytes, timeout_s: float | None) -> bool:
+        """Whether it is created within that time. Raises ValueError for one that was removed, RaySystemError
+        for one that could not be registered."""
+        ...
+
+    def ready(self, group_id: bytes, handle: Any) -> ObjectRef[Any]:
+        """An object that becomes `handle` when the group is created, TaskPlacementGroupRemoved where it is
+        removed, RaySystemError where it could not be registered."""
+        ...
+
+    def row(self, group_id: bytes) -> common_pb2.PlacementGroupInfo | None: ...
+
+    def named(self, name: str, namespace: str) -> common_pb2.PlacementGroupInfo | None: ...
+
+    def rows(self) -> Sequence[common_pb2.PlacementGroupInfo]: ...
 
 
 class CoreInterface(ReferenceHome, Protocol):
@@ -122,6 +157,9 @@ class CoreInterface(ReferenceHome, Protocol):
 
     @property
     def global_state(self) -> GlobalState: ...
+
+    @property
+    def placement_groups(self) -> PlacementGroups: ...
 
     # ---- objects
 

@@ -36,6 +36,11 @@ class TaskOptions:
     hides_events: bool = False
     """The timeline does not show its calls."""
     strategy: common_pb2.SchedulingStrategy | None = None
+    bundles: tuple[ResourceSet, ...] = ()
+    """Of the placement group in `strategy`, as far as they are known; `resources` has plain names."""
+    inherits_group: bool = False
+    """Nothing was said of a place, or not whether its children are captured: a caller that captures says
+    it."""
     runtime_env: str = ""
     """JSON; empty: the job's own."""
 
@@ -45,6 +50,14 @@ class TaskOptions:
         others to. Where memory runs short, workers of tasks without retries are killed last."""
         strategy = self.strategy.SerializeToString(deterministic=True) if self.strategy is not None else b""
         return self.resources, strategy, self.runtime_env, bool(self.max_calls), bool(self.max_retries)
+
+    @property
+    def group_id(self) -> bytes:
+        """Of the placement group in `strategy`; empty for none."""
+        if self.strategy is None:
+            return b""
+        group = self.strategy.placement_group
+        return group.placement_group_id
 
 
 def with_affinity(options: TaskOptions, affinity: common_pb2.NodeAffinity) -> TaskOptions:
@@ -91,6 +104,9 @@ class ActorOptions:
     concurrency_groups: tuple[tuple[str, int, tuple[str, ...]], ...] = ()
     """(name of the group, how many calls it runs at once, names of its methods)."""
     strategy: common_pb2.SchedulingStrategy | None = None
+    bundles: tuple[ResourceSet, ...] = ()
+    inherits_group: bool = False
+    """These two as in TaskOptions."""
     runtime_env: str = ""
     handle_metadata: bytes = field(default=b"", repr=False)
     """What get_actor needs to make a handle; the core worker does not look inside."""

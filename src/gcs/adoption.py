@@ -101,6 +101,7 @@ class Adoption:
         self._known_jobs = cluster.jobs
         self._known_actors = cluster.actors
         self._code = cluster.kv
+        self._groups = cluster.groups
         self._scheduler = cluster.scheduler
         self._state = AdoptionState.EMPTY
         # Set when a question that cannot be answered need not wait any more.
@@ -204,6 +205,7 @@ class Adoption:
         node_id = NodeID(request.node.node_id)
         if known and known[0] in self._earlier:
             self._node_tells(node_id, request)
+            self._groups.adopt(node_id, request.bundles)
         if node_id not in self._hearing:
             return False
         # Also where it registers again meanwhile: it knows this head by then.
@@ -347,6 +349,7 @@ class Adoption:
         for lease_id, (node_id, worker_id) in self._leases.items():
             cluster.free_unwanted_lease(node_id, lease_id, worker_id)
         self._leases = {}
+        self._groups.judge()
         self._hearing.clear()
         if not self._nodes.unregistered():
             self._owned, self._adopted = {}, set()

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable
 
-from ray_mono.common.ids import ActorID, JobID, NodeID, WorkerID
+from ray_mono.common.ids import ActorID, JobID, NodeID, PlacementGroupID, WorkerID
 from ray_mono.common.our_bug import known
 from ray_mono.gcs.actor.actor_effect_runner import ActorEffectRunner
 from ray_mono.gcs.actor.actor_effects import Effect
@@ -30,6 +30,8 @@ from ray_mono.gcs.node_drains import NodeDrains
 from ray_mono.gcs.node_fences import NodeFences
 from ray_mono.gcs.node_health import NodeHealth
 from ray_mono.gcs.node_manager import NodeManager, raylet_address
+from ray_mono.gcs.old_rows import OldRows
+from ray_mono.gcs.placement_group.placement_groups import PlacementGroups
 from ray_mono.gcs.pubsub.collections import Collections
 from ray_mono.gcs.pubsub.subscriptions import Subscriptions
 from ray_mono.gcs.storage.table_storage import Table
@@ -51,7 +53,6 @@ class Cluster:
         self._writes = environment.writes
         self._raylets = environment.raylets
         self._clock = environment.clock
-        self._dead_age_max_s = config.dead_age_max_s
         self.nodes = NodeManager(config.dead_nodes_max, config.health_check_failures_max)
         self.jobs = JobManager(config.finished_jobs_max)
         self.workers = WorkerManager(config.dead_workers_max)
@@ -64,7 +65,7 @@ class Cluster:
         self.health = NodeHealth(
             environment, self.nodes, self.fences, self._on_health_failed, self._on_node_ended
         )
-        self._leases = LeaseClient(environment, self.nodes, lambda: self.drains.move_actors())
+        self._leases = LeaseClient(environment, self.nodes, self._on_room)
         self.collections = Collections(self.subscriptions)
         ender = ActorEnder(environment, self.nodes, self.collections.last_words, self._on_actor_left)
         self.scheduler = ActorScheduler(
@@ -78,6 +79,10 @@ class Cluster:
             self._run,
             self.warn_drivers,
         )
+        self.groups = PlacementGroups(
+            environment, self.nodes, self.jobs, self.actors, self._leases, self._on_group_removed
+        )
+        self._old = OldRows(environment, self.nodes, self.fences, self.jobs, self.workers)
         self._warnings = DriverWarnings(self.jobs.is_running)
         self.task_events = TaskEventLog(config.task_events_max)
         self._effects = ActorEffectRunner(
@@ -121,7 +126,7 @@ class Cluster:
         self.confirm_node(NodeID(info.node_id))
         self.health.watch(NodeID(info.node_id))
         self.scheduler.nodes_changed()
-        self.drains.move_actors()
+        self._on_room()
         return [
             lease.lease_id
             for lease in actor_leases
@@ -152,7 +157,12 @@ class Cluster:
             self._leases.reported(NodeID(resources.node_id))
             if dict(resources.total.amounts) != totals:
                 self.scheduler.nodes_changed()
-            self.drains.move_actors()
+            self._on_room()
+
+    def _on_room(self) -> None:
+        """More may be free than before."""
+        self.groups.nodes_changed()
+        self.drains.move_actors()
 
     def node_died(self, node_id: NodeID, cause: common_pb2.DeathCause) -> None:
         """A node is gone, with everything on it. Nothing happens where that is known.
@@ -171,7 +181,7 @@ class Cluster:
         self._warn(self._warnings.node_died(row))
         logger.warning("node %s is dead: %s", node_id.hex(), cause.message)
         self._write_node(row)
-        self._forget_nodes()
+        self._old.forget_nodes()
         self._raylets.drop(raylet_address(row))
         worker_cause = common_pb2.DeathCause(
             kind=common_pb2.DeathCause.NODE_DIED,
@@ -183,6 +193,7 @@ class Cluster:
         for job_id in self.jobs.of_node(node_id):
             self.finish_job(job_id, worker_cause.message)
         self._run(self.actors.node_died(node_id, death_from_proto(worker_cause), now_s))
+        self.groups.node_died(node_id)
 
     def _await_end(self, row: common_pb2.NodeInfo) -> None:
         self.fences.died(NodeID(row.node_id), row.head_lease_s, self._clock.time_s())
@@ -229,6 +240,7 @@ class Cluster:
         self._write_job(row)
         self._warnings.job_finished(job_id)
         self._run(self.actors.job_finished(job_id, now_s, why_lost))
+        self.groups.job_ended(job_id, is_over=False)
         self._end_jobs_without_actors([job_id])
 
     def jobs_without_driver(self) -> list[JobID]:
@@ -245,9 +257,10 @@ class Cluster:
             if row is None:
                 continue
             self._write_job(row)
+            self.groups.job_ended(job_id, is_over=True)
             self.scheduler.forget_job(job_id.binary())
             self.kv.delete_code(job_id)
-        self._forget_jobs()
+        self._old.forget_jobs()
 
     def _write_next_job_number(self) -> None:
         self._writes.put(Table.META, NEXT_JOB_NUMBER_KEY, str(self.jobs.next_number).encode())
@@ -294,7 +307,7 @@ class Cluster:
         self.answers.forget(row.worker_id)
         payload = row.SerializeToString()
         self._writes.put(Table.WORKER, row.worker_id, payload)
-        self._forget_workers()
+        self._old.forget_workers()
         self._publish(gcs_pb2.WORKER_DEATH, row.worker_id, payload)
         return True
 
@@ -323,6 +336,8 @@ class Cluster:
         self._warn(self._warnings.actor_registered(registration))
         self.actor_table.add(registration, spec)
         self._run(effects)
+        if registration.group_id is not None:
+            self.groups.is_used(registration.group_id)
         return registration.actor_id
 
     def kill_actor(self, actor_id: ActorID, force: bool, no_restart: bool) -> None:
@@ -333,10 +348,14 @@ class Cluster:
         """Raises KeyError for an unknown actor."""
         self._run(self.actors.out_of_scope(actor_id, self._clock.wall_s()))
 
+    def _on_group_removed(self, group_id: PlacementGroupID, because: str) -> None:
+        self._run(self.actors.group_removed(group_id, because, self._clock.wall_s()))
+
     def _run(self, effects: Iterable[Effect]) -> None:
         self._effects.run(effects)
 
-    def _on_actor_deaths(self, job_ids: list[JobID]) -> None:
+    def _on_actor_deaths(self, job_ids: list[JobID], actor_ids: list[ActorID]) -> None:
+        self.groups.actors_died(actor_ids)
         finished = [job_id for job_id in job_ids if self.jobs.is_finished(job_id)]
         if finished:
             self._end_jobs_without_actors(finished)
@@ -345,27 +364,12 @@ class Cluster:
 
     def forget_old(self) -> None:
         """Drops what ended longer ago than anyone may ask for. The counts are kept when something ends."""
-        self._forget_nodes()
-        self._forget_jobs()
-        self._forget_workers()
-        self._run(self.actors.forget_oldest(self._forgotten_before_s()))
-        self.task_events.forget_oldest(self._forgotten_before_s())
-
-    def _forgotten_before_s(self) -> float:
-        return self._clock.wall_s() - self._dead_age_max_s
-
-    def _forget_nodes(self) -> None:
-        for node_id in self.nodes.forget_oldest(self._forgotten_before_s()):
-            self.fences.forget(node_id)
-            self._writes.delete(Table.NODE, node_id.binary())
-
-    def _forget_jobs(self) -> None:
-        for job_id in self.jobs.forget_oldest(self._forgotten_before_s()):
-            self._writes.delete(Table.JOB, job_id.binary())
-
-    def _forget_workers(self) -> None:
-        for worker_id in self.workers.forget_oldest(self._forgotten_before_s()):
-            self._writes.delete(Table.WORKER, worker_id.binary())
+        self._old.forget_nodes()
+        self._old.forget_jobs()
+        self._old.forget_workers()
+        self._run(self.actors.forget_oldest(self._old.forgotten_before_s))
+        self.groups.forget_old(self._old.forgotten_before_s)
+        self.task_events.forget_oldest(self._old.forgotten_before_s)
 
     def missing_worker_s(self) -> float:
         """For how long a worker may run that is not in the table; 0: for ever."""
@@ -495,6 +499,7 @@ class Cluster:
             self._await_end(node)
         rows = [common_pb2.ActorInfo.FromString(row) for row in tables[Table.ACTOR].values()]
         self._run(self.actors.restore(self.actor_table.restore(rows), waits))
+        self.groups.restore(tables[Table.PLACEMENT_GROUP].values())
         self._end_jobs_without_actors(self.jobs.outlived())
 
     def give_up_nodes(self, node_ids: Iterable[NodeID]) -> None:

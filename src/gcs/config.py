@@ -78,6 +78,7 @@ class GcsConfig:
     """Rows of the dead, and of finished jobs, that are kept for those who ask later; the oldest go."""
     dead_workers_max: int = 1_000
     dead_actors_max: int = 1_000
+    removed_placement_groups_max: int = 1_000
     finished_jobs_max: int = 1_000
     task_events_max: int = 100_000
     """Some 5 MB: half a minute of a busy machine, and as much as viewers take."""

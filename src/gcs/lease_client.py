@@ -15,7 +15,7 @@ import asyncio
 import contextlib
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 from ray_mono.common.backoff import Backoff
@@ -131,7 +131,7 @@ class LeaseClient:
         """One request, for as long as it waits in the raylet's queue. Raises NotLeased."""
         lease_id = request.lease_id = self._environment.rng.randbytes(LEASE_ID_SIZE_BYTES)
         self._awaited.add(lease_id)
-        self._count(node_id, self._asked.get(node_id, ResourceSet()) + resources)
+        self._count(node_id, resources)
         call = self._environment.tasks.spawn(self._call(address, request), f"lease {lease_id.hex()}")
         try:
             pauses = Backoff(self._config.pending_warning_s, math.inf)
@@ -142,31 +142,46 @@ class LeaseClient:
             raise
         finally:
             self._awaited.remove(lease_id)
-            self._count(node_id, self._asked.get(node_id, ResourceSet()) - resources)
+            self._discount(node_id, resources)
         outcome = call.result()
         if isinstance(outcome, RpcError):
             self._free(node_id, address, lease_id)
             raise NotLeased(f"the raylet at {address} did not answer the lease request: {outcome}")
         if outcome.HasField("grant"):
-            self._environment.tasks.spawn(
-                self._until_reported(node_id, resources), f"granted {lease_id.hex()}"
-            )
-            self._count(node_id, self._asked.get(node_id, ResourceSet()) + resources)
+            self.hold(node_id, resources)
         return outcome
+
+    def hold(self, node_id: NodeID, resources: ResourceSet) -> None:
+        """The node gives these away: they are not free any more, though it has not told so yet."""
+        self._environment.tasks.spawn(
+            self._until_reported(node_id, resources), f"report of node {node_id.hex()}"
+        )
+        self._count(node_id, resources)
 
     async def _until_reported(self, node_id: NodeID, resources: ResourceSet) -> None:
         event = self._reported.setdefault(node_id, asyncio.Event())
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(HELD_MAX_S):
                 await event.wait()
-        self._count(node_id, self._asked.get(node_id, ResourceSet()) - resources)
+        self._discount(node_id, resources)
         self._on_room()
 
-    def _count(self, node_id: NodeID, asked: ResourceSet) -> None:
-        if asked:
-            self._asked[node_id] = asked
-        else:
-            self._asked.pop(node_id, None)
+    @contextlib.contextmanager
+    def asked(self, node_id: NodeID, resources: ResourceSet) -> Iterator[None]:
+        """The node is asked for these while the block runs."""
+        self._count(node_id, resources)
+        try:
+            yield
+        finally:
+            self._discount(node_id, resources)
+
+    def _count(self, node_id: NodeID, resources: ResourceSet) -> None:
+        self._asked[node_id] = self._asked.get(node_id, ResourceSet()) + resources
+
+    def _discount(self, node_id: NodeID, resources: ResourceSet) -> None:
+        left = self._asked.pop(node_id) - resources
+        if left:
+            self._asked[node_id] = left
 
     async def _call(
         self, address: str, request: raylet_pb2.RequestWorkerLeaseRequest

@@ -8,11 +8,13 @@ from ray_mono.common.ids import JobID
 from ray_mono.common.scheduling.resources import ResourceSet
 from ray_mono.common.world import Clock
 from ray_mono.protobuf import common_pb2, gcs_pb2
+from ray_mono.raylet.bundle_requests import BundleRequests
 from ray_mono.raylet.clients import Clients
 from ray_mono.raylet.dead_nodes import DeadNodes
 from ray_mono.raylet.effect_runner import EffectRunner
 from ray_mono.raylet.scheduling.cluster_view import ClusterView
 from ray_mono.raylet.scheduling.lease_manager import LeaseManager
+from ray_mono.raylet.scheduling.ledger import ResourceLedger
 from ray_mono.raylet.store_client import StoreClient
 
 HELD_TO_BE_DEAD = common_pb2.DeathCause(
@@ -30,6 +32,8 @@ class ClusterEvents:
         clock: Clock,
         clients: Clients,
         leases: LeaseManager,
+        ledger: ResourceLedger,
+        bundles: BundleRequests,
         cluster: ClusterView,
         effects: EffectRunner,
         store: StoreClient,
@@ -43,6 +47,8 @@ class ClusterEvents:
         self._clock = clock
         self._clients = clients
         self._leases = leases
+        self._ledger = ledger
+        self._bundles = bundles
         self._cluster = cluster
         self._effects = effects
         self._store = store
@@ -57,7 +63,7 @@ class ClusterEvents:
         leases = self._leases.actor_leases()
         if (drain := self._drain()) is not None:
             node.drain.CopyFrom(drain)
-        return gcs_pb2.RegisterNodeRequest(
+        request = gcs_pb2.RegisterNodeRequest(
             node=node,
             actor_leases=[
                 gcs_pb2.ActorLease(lease_id=lease.lease_id, worker_id=lease.worker_id) for lease in leases
@@ -76,7 +82,11 @@ class ClusterEvents:
                 for other in self._cluster.nodes()
             ],
             last_job_number=self._last_job_number,
+            bundles=self._bundles.told(),
         )
+        # What committed bundles give counts from the start: the first report may come late.
+        request.node.total.CopyFrom(self._ledger.total.to_proto())
+        return request
 
     def found(self, head: common_pb2.HeadPlace) -> None:
         self._store.follow_head(head)
@@ -84,6 +94,9 @@ class ClusterEvents:
 
     def disowned(self, lease_ids: Sequence[bytes]) -> None:
         self._effects.run(self._leases.disowned(lease_ids, self._clock.time_s()))
+
+    def bundles_unwanted(self, bundles: Sequence[common_pb2.BundleIndices]) -> None:
+        self._bundles.give_back(bundles, is_removed=False)
 
     def node_changed(self, node: common_pb2.NodeInfo) -> None:
         now_s = self._clock.time_s()

@@ -4,13 +4,13 @@
                               │
                               └──the deadline──► ENDING ──its workers have ended──► ENDED
 
-- Idle termination is accepted of a node that is idle: nothing holds resources, and there are no drivers and
-  no primary copies of objects. A preemption is always accepted.
+- Idle termination is accepted of a node that is idle: nothing holds resources, also no placement group, and
+  there are no drivers and no primary copies of objects. A preemption is always accepted.
 - Asking again is harmless. The earlier deadline holds (none is later than all), and a preemption outweighs an
   idle termination. Nothing takes a drain back.
 - While it drains, nothing is placed here. What has a worker goes on. Whoever leased one for tasks is asked to
   give it back. The head moves actors (gcs/node_drains.py). Primary copies go to other nodes (evacuation.py).
-- Nothing is left when nothing holds resources, and there are no drivers, no primary copies whose owner lives
+- Nothing is left when no lease holds resources, and there are no drivers, no primary copies whose owner lives
   elsewhere, and no workers. Idle workers are asked to end, and stay while others use what they own.
 - At the deadline the workers are killed, with the drain as the cause, so that whoever leased them hears it;
   then the node ends.
@@ -184,6 +184,8 @@ class Drain:
     async def _why_not_idle(self) -> str:
         # In this order: whatever begins while the store answers is seen.
         what_is_here = await self._evacuation.what_is_here()
+        if self._leases.held_bundles():
+            return "bundles of placement groups are held there"
         return self._what_runs() or what_is_here
 
     def _what_runs(self) -> str:

@@ -19,6 +19,7 @@ class RejectionKind(enum.Enum):
     RUNTIME_ENV_FAILED = 2
     JOB_FINISHED = 3
     INFEASIBLE = 4
+    PLACEMENT_GROUP_REMOVED = 5
 
 
 @dataclass(frozen=True)

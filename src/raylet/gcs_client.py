@@ -10,8 +10,9 @@ node registers (also again, after the GCS was away). Then five loops run until o
     keep registered   the node registers again whenever a lease for an actor has lost its requester
     keep confirmed    the head is asked whether it holds the node to be alive (head_lease.py)
 
-Each registration names the leases for actors, and its answer names those of them that nobody wants. For a
-head that lost its store it says what else this node knows.
+Each registration names the leases for actors and the bundles of placement groups, and its answer names those
+of them that nobody wants, and the bundles that are to be open. For a head that lost its store it says what
+else this node knows.
 
 A head that is not there is looked for in all places where it may be, in turn: those that this raylet was
 given, and those that a head has told.
@@ -75,6 +76,8 @@ class GcsEvents(Protocol):
         """The GCS, which is there, has the node, for the first time or again."""
 
     def disowned(self, lease_ids: Sequence[bytes]) -> None: ...
+
+    def bundles_unwanted(self, bundles: Sequence[common_pb2.BundleIndices]) -> None: ...
 
     def node_changed(self, node: common_pb2.NodeInfo) -> None: ...
 
@@ -167,6 +170,14 @@ class GcsClient:
             raise RpcError(StatusCode.UNAVAILABLE, "the GCS is away")
         reply = await self._stub.GetAllWorkers(common_pb2.Empty(), timeout_s=CALL_TIMEOUT_S)
         return reply.workers
+
+    async def next_of_group(self, group_id: bytes, after_version: int) -> common_pb2.PlacementGroupInfo:
+        """The row of a placement group, once its version is above this one. Raises RpcError; NOT_FOUND where
+        the head knows none."""
+        if self._stub is None:
+            raise RpcError(StatusCode.UNAVAILABLE, "the GCS is away")
+        request = gcs_pb2.WatchPlacementGroupRequest(placement_group_id=group_id, after_version=after_version)
+        return await self._stub.WatchPlacementGroup(request)
 
     async def unregister(self, reason: str, timeout_s: float) -> None:
         """The node leaves in order. reason: empty where it was told to. Where this fails the GCS notices
@@ -281,6 +292,7 @@ class GcsClient:
         for row in reply.nodes:
             self._events.node_changed(row)
         self._events.disowned(reply.unwanted_lease_ids)
+        self._events.bundles_unwanted(reply.unwanted_bundles)
 
     async def _keep_registered(self, stub: gcs_rpc.GcsServiceAsyncStub, node: common_pb2.NodeInfo) -> None:
         while True:

@@ -2,7 +2,7 @@
 resources.
 
     connections ──► servicer ──► lease_requests, local_processes, withdrawals ─┐
-    the GCS     ──► gcs_client ──► cluster_events                              ├─ events ─► machines
+    the GCS     ──► servicer, gcs_client ──► bundle_requests, cluster_events   ├─ events ─► machines
     processes   ──► worker.launcher ──► local_processes                        │               │
     the clock   ──► raylet                                                     ┘            effects
                                                                                                ▼
@@ -34,6 +34,7 @@ from ray_mono.protobuf import common_pb2
 from ray_mono.protobuf.raylet_rpc import raylet_service_handlers
 from ray_mono.raylet import wire
 from ray_mono.raylet.arguments import Arguments, parse_arguments, template_command
+from ray_mono.raylet.bundle_requests import BundleRequests
 from ray_mono.raylet.clients import Clients
 from ray_mono.raylet.cluster_events import ClusterEvents
 from ray_mono.raylet.config import RayletConfig
@@ -43,6 +44,7 @@ from ray_mono.raylet.effect_runner import EffectRunner
 from ray_mono.raylet.evacuation import Evacuation
 from ray_mono.raylet.gcs_client import GcsClient
 from ray_mono.raylet.gcs_outbox import GcsOutbox
+from ray_mono.raylet.group_watches import GroupWatches
 from ray_mono.raylet.head_lease import HeadLease
 from ray_mono.raylet.lease_answers import LeaseAnswers
 from ray_mono.raylet.lease_requests import LeaseRequests
@@ -133,11 +135,24 @@ class Raylet:
                 config, clock, memory, clients, self._pool, self.leases, self._processes, self._effects
             )
         self._lent_cpus = LentCpus(clock, clients, self.leases, self.ledger, launcher, self._effects)
-        events = ClusterEvents(
-            config.node_id,
-            clock,
-            clients,
+        self._bundles = BundleRequests(clock, self.leases, self._effects)
+        events = self._make_events()
+        self._gcs = GcsClient(config, transport, clock, self._lease, outbox, self._current_resources, events)
+        self._group_watches = GroupWatches(clock, self.leases, self._effects, self._gcs, self._tasks)
+        self._drain = self._make_drain()
+        self._listeners: list[Listener] = []
+        self._ended, self._end_reason = asyncio.Event(), ""
+        self._failure: BaseException | None = None
+        self._will_look = self._is_stopping = self._has_lost_place = False
+
+    def _make_events(self) -> ClusterEvents:
+        return ClusterEvents(
+            self._config.node_id,
+            self._clock,
+            self._clients,
             self.leases,
+            self.ledger,
+            self._bundles,
             self._cluster,
             self._effects,
             self._store,
@@ -145,12 +160,6 @@ class Raylet:
             lambda: self._drain.drain,
             self.lose_place,
         )
-        self._gcs = GcsClient(config, transport, clock, self._lease, outbox, self._current_resources, events)
-        self._drain = self._make_drain()
-        self._listeners: list[Listener] = []
-        self._ended, self._end_reason = asyncio.Event(), ""
-        self._failure: BaseException | None = None
-        self._will_look = self._is_stopping = self._has_lost_place = False
 
     def _make_drain(self) -> Drain:
         config = self._config
@@ -213,6 +222,7 @@ class Raylet:
             self._withdrawals,
             self._lent_cpus,
             self._drain,
+            self._bundles,
             TakenObjects(config.node_id, self._transport, config.connect_timeout_s, self._store),
             self._gcs,
             config,
@@ -280,6 +290,7 @@ class Raylet:
                 self.lose_place(f"no head has confirmed this node for {given_s:g} s{trouble}")
             self._effects.run(self._crowd.due(self._pool, self.ledger.count_blocked()))
             self._lent_cpus.look()
+            self._group_watches.look()
             ticks += 1
             if ticks % CHECK_EVERY_TICKS == 0:
                 self.leases.check_invariants()
@@ -296,6 +307,7 @@ class Raylet:
         if not self._is_stopping:
             self._effects.run(self.leases.look(self._clock.time_s()))
             self._withdrawals.look()
+            self._group_watches.look()
 
     def _refused_to_end(self, worker_id: bytes) -> None:
         self._processes.refused_to_end(worker_id)
@@ -309,8 +321,9 @@ class Raylet:
     # ---- what others may know
 
     async def _current_resources(self) -> common_pb2.NodeResources:
-        available = await self._store.without_used(wire.shown_available(self.ledger.available))
-        return wire.node_resources(self._config, available, self.leases.queued_demand())
+        total, available = self.ledger.total, wire.shown_available(self.ledger.available)
+        available = await self._store.without_used(available)
+        return wire.node_resources(self._config.node_id, total, available, self.leases.queued_demand())
 
     def describe(self) -> dict[str, Any]:
         """For people, as JSON can carry it: ledger, leases with the reason why each waits, pool, cluster

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
 from ray_mono.common.ids import JobID, WorkerID
 from ray_mono.common.scheduling.resources import ResourceSet
 from ray_mono.common.world import Clock
 from ray_mono.protobuf import common_pb2, raylet_pb2, raylet_rpc
+from ray_mono.raylet.bundle_requests import BundleRequests
 from ray_mono.raylet.clients import ClientProcess, open_board
 from ray_mono.raylet.config import RayletConfig
 from ray_mono.raylet.dead_nodes import DeadNodes
 from ray_mono.raylet.drain import Drain
-from ray_mono.raylet.effects import Rejected, RejectionKind
 from ray_mono.raylet.gcs_client import GcsClient
 from ray_mono.raylet.lease_requests import LeaseRequests
 from ray_mono.raylet.lent_cpus import LentCpus
@@ -23,7 +23,7 @@ from ray_mono.raylet.local_processes import LocalProcesses
 from ray_mono.raylet.reclaim_streams import ReclaimStreams
 from ray_mono.raylet.scheduling.ledger import ResourceLedger
 from ray_mono.raylet.taken_objects import TakenObjects
-from ray_mono.raylet.wire import UnsupportedStrategy, lease_request_from, refusal_reply, shown_available
+from ray_mono.raylet.wire import lease_request_from, shown_available
 from ray_mono.raylet.withdrawals import Withdrawals
 from ray_mono.rpc.surface import CallContext, RpcError, StatusCode
 
@@ -45,6 +45,7 @@ class RayletServicer(raylet_rpc.RayletServiceServicer):
         withdrawals: Withdrawals,
         lent_cpus: LentCpus,
         drain: Drain,
+        bundles: BundleRequests,
         taken_objects: TakenObjects,
         gcs: GcsClient,
         config: RayletConfig,
@@ -61,6 +62,7 @@ class RayletServicer(raylet_rpc.RayletServiceServicer):
         self._withdrawals = withdrawals
         self._lent_cpus = lent_cpus
         self._drain = drain
+        self._bundles = bundles
         self._taken_objects = taken_objects
         self._gcs = gcs
         self._config = config
@@ -137,11 +139,9 @@ class RayletServicer(raylet_rpc.RayletServiceServicer):
         amounts = request.resources.amounts
         if min([amounts[name] for name in amounts], default=0) < 0:
             raise _invalid(f"resources cannot be negative, got {dict(amounts)}")
-        try:
-            lease = lease_request_from(request, self._requests.requester_of(context.connection))
-        except UnsupportedStrategy as error:
-            name = request.task_name or "A task"
-            return refusal_reply(Rejected(request.lease_id, RejectionKind.INFEASIBLE, f"{name}: {error}"))
+        requester = self._requests.requester_of(context.connection)
+        with _invalid_where_it_says_so():
+            lease = lease_request_from(request, requester)
         return await self._requests.request(lease)
 
     async def CancelWorkerLease(
@@ -226,6 +226,26 @@ class RayletServicer(raylet_rpc.RayletServiceServicer):
     ) -> raylet_pb2.DrainRayletReply:
         return await self._drain.request(request.drain)
 
+    async def PrepareBundles(
+        self, request: raylet_pb2.PrepareBundlesRequest, context: CallContext
+    ) -> raylet_pb2.PrepareBundlesReply:
+        with _invalid_where_it_says_so():
+            return raylet_pb2.PrepareBundlesReply(refusals=self._bundles.prepare(request.groups))
+
+    async def CommitBundles(
+        self, request: raylet_pb2.CommitBundlesRequest, context: CallContext
+    ) -> common_pb2.Empty:
+        with _invalid_where_it_says_so():
+            self._bundles.commit(request.groups)
+        return common_pb2.Empty()
+
+    async def ReturnBundles(
+        self, request: raylet_pb2.ReturnBundlesRequest, context: CallContext
+    ) -> common_pb2.Empty:
+        with _invalid_where_it_says_so():
+            self._bundles.give_back(request.groups, request.is_removed)
+        return common_pb2.Empty()
+
     async def TakeObjects(
         self, request: raylet_pb2.TakeObjectsRequest, context: CallContext
     ) -> raylet_pb2.TakeObjectsReply:
@@ -237,6 +257,15 @@ class RayletServicer(raylet_rpc.RayletServiceServicer):
 
     async def DumpState(self, request: common_pb2.Empty, context: CallContext) -> common_pb2.DumpStateReply:
         return common_pb2.DumpStateReply(json=json.dumps(self._describe()))
+
+
+@contextlib.contextmanager
+def _invalid_where_it_says_so() -> Iterator[None]:
+    """A ValueError inside says what is wrong with what the caller sent."""
+    try:
+        yield
+    except ValueError as error:
+        raise _invalid(str(error)) from error
 
 
 def _invalid(message: str) -> RpcError:

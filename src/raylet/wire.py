@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
+from ray_mono.common.ids import PlacementGroupID
 from ray_mono.common.scheduling.resources import ResourceSet
-from ray_mono.common.scheduling.strategy import Strategy, unsupported
+from ray_mono.common.scheduling.strategy import Strategy, StrategyKind
 from ray_mono.common.start_board import LEASES_MASK
 from ray_mono.protobuf import common_pb2, raylet_pb2
 from ray_mono.raylet.config import RayletConfig
@@ -15,17 +16,9 @@ from ray_mono.raylet.scheduling.leases import LeaseRequest
 _NOTHING = ResourceSet()
 
 
-class UnsupportedStrategy(Exception):
-    """A strategy that this version cannot follow; better refused than ignored."""
-
-
 def lease_request_from(message: raylet_pb2.RequestWorkerLeaseRequest, requester: int) -> LeaseRequest:
-    """requester: this raylet's number for the connection. Raises UnsupportedStrategy."""
-    kind = unsupported(message.strategy)
-    if kind:
-        raise UnsupportedStrategy(
-            f"the scheduling strategy {kind} is not supported yet: use DEFAULT, SPREAD or node affinity"
-        )
+    """requester: this raylet's number for the connection. Raises ValueError where the id of a placement group
+    is none."""
     placement = _NOTHING
     if message.HasField("placement_resources"):  # an actor's
         placement = ResourceSet.from_proto(message.placement_resources)
@@ -36,7 +29,7 @@ def lease_request_from(message: raylet_pb2.RequestWorkerLeaseRequest, requester:
         job_id=message.job_id,
         resources=ResourceSet.from_proto(message.resources),
         placement_resources=placement,
-        strategy=Strategy.from_proto(message.strategy),
+        strategy=_strategy_from(message.strategy),
         runtime_env=message.runtime_env,
         for_actor=message.for_actor,
         grant_or_reject=message.grant_or_reject,
@@ -47,6 +40,13 @@ def lease_request_from(message: raylet_pb2.RequestWorkerLeaseRequest, requester:
         is_retriable=message.is_retriable,
         owner_id=message.owner_id or message.requester.worker_id,
     )
+
+
+def _strategy_from(message: common_pb2.SchedulingStrategy) -> Strategy:
+    strategy = Strategy.from_proto(message)
+    if strategy.kind is StrategyKind.PLACEMENT_GROUP:
+        _check_group_id(strategy.group_id)
+    return strategy
 
 
 def lease_number(number: int) -> int:
@@ -98,13 +98,39 @@ def node_info(config: RayletConfig, start_time_s: float) -> common_pb2.NodeInfo:
     )
 
 
+def bundles_from(message: common_pb2.GroupBundles) -> dict[int, ResourceSet]:
+    """The bundles that are meant, by index. Raises ValueError saying what is wrong."""
+    group = message.group
+    _check_group_id(group.placement_group_id)
+    bundles = {}
+    for index in message.indices:
+        if index >= len(group.bundles):
+            raise ValueError(f"the group has {len(group.bundles)} bundles, and no bundle {index}")
+        resources = ResourceSet.from_proto(group.bundles[index].resources)
+        if not resources or min(amount for _, amount in resources.items()) < 0:
+            raise ValueError(f"a bundle needs some resources, and no negative ones, got {resources}")
+        bundles[index] = resources
+    return bundles
+
+
+def indices_from(message: common_pb2.BundleIndices) -> tuple[bytes, Sequence[int]]:
+    """Group, and the indices of bundles in it. Raises ValueError saying what is wrong."""
+    _check_group_id(message.placement_group_id)
+    return message.placement_group_id, message.indices
+
+
+def _check_group_id(group_id: bytes) -> None:
+    if len(group_id) != PlacementGroupID.SIZE:
+        raise ValueError(f"placement_group_id takes {PlacementGroupID.SIZE} bytes, got {group_id!r}")
+
+
 def node_resources(
-    config: RayletConfig, available: ResourceSet, queued: Iterable[tuple[ResourceSet, int]]
+    node_id: bytes, total: ResourceSet, available: ResourceSet, queued: Iterable[tuple[ResourceSet, int]]
 ) -> common_pb2.NodeResources:
     """A report. available: what others are told; queued: how many wait for what."""
     return common_pb2.NodeResources(
-        node_id=config.node_id,
-        total=config.total.to_proto(),
+        node_id=node_id,
+        total=total.to_proto(),
         available=available.to_proto(),
         queued=[
             common_pb2.ResourceDemand(resources=required.to_proto(), count=count)

@@ -258,7 +258,7 @@ class Worker(Scene):
         given: dict[str, Any] = {"type": common_pb2.ACTOR_TASK, "num_returns": 1, "caller": CALLER}
         return Spec(name=name, actor_task=call, **{"job_id": JOB_ID, **given, **fields})
 
-    def actor(self, cls: type, *args: Any, groups: Any = (), **creation: Any) -> Pushed:
+    def actor(self, cls: type, *args: Any, groups: Any = (), strategy: Any = None, **creation: Any) -> Pushed:
         """The worker becomes an actor's. creation: of ActorCreationSpec; groups: (name, limit, *methods)."""
         made = common_pb2.ActorCreationSpec(
             actor_id=ACTOR_ID,
@@ -273,6 +273,7 @@ class Worker(Scene):
             f"{cls.__qualname__.rpartition('.')[2]}.__init__",
             type=common_pb2.ACTOR_CREATION_TASK,
             actor_creation=made,
+            strategy=strategy,
         )
         call = self.ask(spec, *args)
         self.run()

@@ -39,6 +39,9 @@ Push = Callable[[core_worker_pb2.PushTaskRequest], Awaitable[core_worker_pb2.Pus
 Grant = Callable[[raylet_pb2.RequestWorkerLeaseRequest], Awaitable[raylet_pb2.RequestWorkerLeaseReply]]
 
 
+Prepare = Callable[[raylet_pb2.PrepareBundlesRequest], Awaitable[raylet_pb2.PrepareBundlesReply]]
+
+
 class FakeWorker(core_worker_rpc.CoreWorkerServiceServicer):
     """A worker process that creates actors."""
 
@@ -94,6 +97,14 @@ class FakeNode(raylet_rpc.RayletServiceServicer):
         self.drains: list[common_pb2.NodeDrain] = []
         """What it was asked for."""
         self.is_idle = False
+        self.bundles: dict[bytes, dict[int, bool]] = {}
+        """By group, whether each that is held is open."""
+        self.on_prepare: Prepare = self.hold_bundles
+        self.on_commit: Callable[[raylet_pb2.CommitBundlesRequest], Awaitable[None]] = at_once
+        self.prepares: list[raylet_pb2.PrepareBundlesRequest] = []
+        self.returned_bundles: list[raylet_pb2.ReturnBundlesRequest] = []
+        self.unwanted_bundles: list[common_pb2.BundleIndices] = []
+        """As the head answered last."""
         self.gcs: gcs_rpc.GcsServiceAsyncStub | None = None
 
     async def start(self, told: gcs_pb2.RegisterNodeRequest | None = None, joins: bool = True) -> None:
@@ -132,7 +143,9 @@ class FakeNode(raylet_rpc.RayletServiceServicer):
         request = gcs_pb2.RegisterNodeRequest(node=self.info, actor_leases=leases)
         if told is not None:
             request.MergeFrom(told)
-        return list((await self.gcs.RegisterNode(request)).unwanted_lease_ids)
+        reply = await self.gcs.RegisterNode(request)
+        self.unwanted_bundles = list(reply.unwanted_bundles)
+        return list(reply.unwanted_lease_ids)
 
     async def is_confirmed(self) -> bool:
         """Asks the GCS, as a raylet does of itself."""
@@ -172,7 +185,39 @@ class FakeNode(raylet_rpc.RayletServiceServicer):
         )
         return raylet_pb2.RequestWorkerLeaseReply(grant=grant)
 
+    async def hold_bundles(self, request: raylet_pb2.PrepareBundlesRequest) -> raylet_pb2.PrepareBundlesReply:
+        for each in request.groups:
+            held = self.bundles.setdefault(each.group.placement_group_id, {})
+            held.update((index, held.get(index, False)) for index in each.indices)
+        return raylet_pb2.PrepareBundlesReply(refusals=[""] * len(request.groups))
+
     # ---- RayletService
+
+    async def PrepareBundles(
+        self, request: raylet_pb2.PrepareBundlesRequest, context: CallContext
+    ) -> raylet_pb2.PrepareBundlesReply:
+        self.prepares.append(request)
+        return await self.on_prepare(request)
+
+    async def CommitBundles(
+        self, request: raylet_pb2.CommitBundlesRequest, context: CallContext
+    ) -> common_pb2.Empty:
+        await self.on_commit(request)
+        for each in request.groups:
+            held = self.bundles.get(each.placement_group_id, {})
+            if not held.keys() >= set(each.indices):
+                raise RpcError(StatusCode.NOT_FOUND, "it is not held here")
+            held.update((index, True) for index in each.indices)
+        return common_pb2.Empty()
+
+    async def ReturnBundles(
+        self, request: raylet_pb2.ReturnBundlesRequest, context: CallContext
+    ) -> common_pb2.Empty:
+        self.returned_bundles.append(request)
+        for each in request.groups:
+            for index in each.indices:
+                self.bundles.get(each.placement_group_id, {}).pop(index, None)
+        return common_pb2.Empty()
 
     async def RequestWorkerLease(
         self, request: raylet_pb2.RequestWorkerLeaseRequest, context: CallContext
@@ -285,10 +330,11 @@ class GcsScene:
     def check(self) -> None:
         assert self.server is not None
         self.server.cluster.actors.check_invariants()
+        self.server.cluster.groups.manager.check_invariants()
 
 
 async def at_once(request: object) -> None:
-    """What a worker without calls does before it answers."""
+    """What a worker without calls does before it answers, and a raylet."""
 
 
 async def never(request: object) -> NoReturn:

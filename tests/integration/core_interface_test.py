@@ -134,7 +134,7 @@ def test_facts_have_their_types(core: CoreInterface) -> None:
     assert core.default_actor_lifetime in ("", "non_detached")
     assert isinstance(json.loads(core.runtime_env), dict)
     assert core.task_runtime_env == ""
-    assert isinstance(core.context, WorkerContext)
+    assert isinstance(core.context, WorkerContext) and core.placement_groups.row(b"?" * 18) is None
     assert isinstance(core.store_stats(), object_manager_pb2.StoreStats)
 
 
@@ -143,7 +143,9 @@ def test_the_context_tells_what_runs_on_this_thread(core: CoreInterface) -> None
         context = current.require().context
         return context.is_main, context.task_name(), context.task_id()
 
-    assert core.context.is_main and core.context.actor_id() == b""
+    assert (
+        core.context.is_main and core.context.actor_id() == b"" and core.context.placement_group()[0] == b""
+    )
     (ref,) = submit(core, tell, name="told")
     assert value_of(core, ref) == (False, "told", ref.task_id().binary())
 

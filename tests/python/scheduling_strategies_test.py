@@ -69,8 +69,8 @@ def test_wrong_values_are_named(make: Callable[[], object], message: str) -> Non
         make()
 
 
-def test_a_placement_group_is_refused_when_used() -> None:
-    with pytest.raises(NotImplementedError, match="placement groups are not part of ray_mono yet"):
+def test_what_is_no_placement_group_is_refused() -> None:
+    with pytest.raises(TypeError, match="placement_group must be a placement group or None, got <object"):
         task_options({"scheduling_strategy": PlacementGroupSchedulingStrategy(object())}, "f")
 
 

@@ -6,7 +6,9 @@ from types import SimpleNamespace
 from typing import Any
 
 from ray_mono.common.ids import JobID
+from ray_mono.common.scheduling.bundle_resources import given_by
 from ray_mono.protobuf import common_pb2
+from ray_mono.raylet.bundle_requests import BundleRequests
 from ray_mono.raylet.clients import ClientProcess, Clients
 from ray_mono.raylet.cluster_events import ClusterEvents
 from ray_mono.raylet.dead_nodes import DeadNodes
@@ -27,11 +29,14 @@ class Node:
         effects: Any = SimpleNamespace(run=scene.take)
         store: Any = SimpleNamespace(free_owned_by=self.freed.append, collect_garbage=self._collect)
         self.clients = Clients()
+        self.bundles = BundleRequests(clock, scene.manager, effects)
         self.events = ClusterEvents(
             HERE,
             clock,
             self.clients,
             scene.manager,
+            scene.ledger,
+            self.bundles,
             scene.cluster,
             effects,
             store,
@@ -127,6 +132,24 @@ def test_actors_leases_are_named_when_the_node_registers_and_end_where_nobody_wa
     assert (named.lease_id, named.worker_id) == (b"actor", worker_id)
     node.events.disowned([b"actor", b"unknown"])
     assert [end.worker_id for end in node.scene.ended] == [worker_id]
+
+
+def test_bundles_are_told_at_each_registration_with_what_they_give_and_its_answer_settles_them() -> None:
+    node = Node()
+    group = common_pb2.PlacementGroupInfo(
+        placement_group_id=b"g" * 18, bundles=[common_pb2.Bundle(resources=units(CPU=1).to_proto())]
+    )
+    node.bundles.prepare([common_pb2.GroupBundles(group=group, indices=[0])])
+    info = common_pb2.NodeInfo(node_id=HERE)
+    told = node.events.registration(info, [])
+    assert (list(told.bundles), told.node.total) == (node.bundles.told(), units(CPU=1).to_proto())
+    indices = [common_pb2.BundleIndices(placement_group_id=b"g" * 18, indices=[0])]
+    node.bundles.commit(indices)
+    total = units(CPU=1) + given_by(units(CPU=1), b"g" * 18, 0)
+    assert node.events.registration(info, []).node.total == total.to_proto()
+    node.events.bundles_unwanted(indices)
+    told = node.events.registration(info, [])
+    assert (list(told.bundles), told.node.total) == ([], units(CPU=1).to_proto())
 
 
 def test_a_registration_names_what_a_head_without_its_store_cannot_know() -> None:

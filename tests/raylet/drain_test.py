@@ -103,12 +103,21 @@ def play(script: Callable[[Node], Awaitable[None]]) -> None:
 
 @pytest.mark.parametrize(
     ("used", "told"),
-    [("lease", "workers are leased"), ("driver", "a driver"), ("object", "its store has primary copies")],
+    [
+        ("bundle", "bundles of placement groups are held"),
+        ("lease", "workers are leased"),
+        ("driver", "a driver"),
+        ("object", "its store has primary copies"),
+    ],
 )
 def test_a_node_in_use_is_preempted_and_not_terminated_as_idle(used: str, told: str) -> None:
     async def script(node: Node) -> None:
         if used == "lease":
             node.scene.ask("task")
+        elif used == "bundle":
+            node.scene.do(
+                lambda now_s: node.scene.manager.prepare_bundles(b"g" * 18, {0: units(CPU=1)}, now_s)[1]
+            )
         elif used == "driver":
             node.connect(b"d", is_driver=True)
         else:

@@ -35,6 +35,8 @@ class FakeGcs(gcs_rpc.GcsServiceServicer):
         self.head = head
         self.registrations: list[list[bytes]] = []
         self.unwanted: list[bytes] = []
+        self.bundles: list[common_pb2.BundleIndices] = []
+        """That have to be open."""
         self.deaths: list[bytes] = []
         self.reports: list[common_pb2.NodeResources] = []
         self.holds_answers = False
@@ -54,6 +56,7 @@ class FakeGcs(gcs_rpc.GcsServiceServicer):
         self.registrations.append([lease.lease_id for lease in request.actor_leases])
         return gcs_pb2.RegisterNodeReply(
             unwanted_lease_ids=self.unwanted,
+            unwanted_bundles=self.bundles,
             head_number=self.head[1],
             cluster_id=self.head[0],
             nodes=self.nodes,
@@ -109,6 +112,8 @@ class Heard:
         self.known: list[list[bytes]] = []
         """The clusters that the node knew when it registered."""
         self.disowned_leases: list[bytes] = []
+        self.unwanted_bundles: list[list[int]] = []
+        """Bundles that are not wanted, and that have to be open, by registration."""
         self.finished: list[bytes] = []
         self.nodes: list[bytes] = []
         """Other ones."""
@@ -126,6 +131,9 @@ class Heard:
 
     def disowned(self, lease_ids: Sequence[bytes]) -> None:
         self.disowned_leases += lease_ids
+
+    def bundles_unwanted(self, bundles: Sequence[common_pb2.BundleIndices]) -> None:
+        self.unwanted_bundles.append([each.indices[0] for each in bundles])
 
     def node_changed(self, node: common_pb2.NodeInfo) -> None:
         if node.node_id != NODE_ID:
@@ -344,9 +352,10 @@ def test_a_gcs_that_is_new_hears_of_the_leases_for_actors_and_of_the_resources_a
         assert len(gcs.reports) == 1
         scene.kill_gcs()
         gcs = await scene.start_gcs()
-        gcs.unwanted = [b"lease"]
+        gcs.unwanted, gcs.bundles = [b"lease"], [common_pb2.BundleIndices(indices=[3])]
         await until(lambda: bool(gcs.reports))
         assert gcs.registrations == [[b"lease"]] and scene.heard.disowned_leases == [b"lease"]
+        assert scene.heard.unwanted_bundles == [[], [3]]
         assert gcs.reports[0].version > version and dict(gcs.reports[0].available.amounts) == {"CPU": 20000}
         # A lease that may have lost whoever wanted it.
         scene.heard.leases = []

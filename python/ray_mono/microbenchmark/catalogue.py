@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from ray_mono.microbenchmark import calls, later, maps, nodes, objects, scale, start
+from ray_mono.microbenchmark import calls, later, maps, nodes, objects, placement_groups, scale, start
 from ray_mono.microbenchmark.line import Group, Line, Workload
 
 GROUPS = [
     calls.CALLS,
     maps.MAPS,
-    later.PLACEMENT,
+    placement_groups.PLACEMENT,
     later.CLIENT,
     start.START,
     scale.SCALE,

@@ -1,5 +1,4 @@
-"""Lines of Ray's microbenchmark that need what a module may not have yet: placement groups, and the remote
-client.
+"""Lines of Ray's microbenchmark that need what a module may not have yet: the remote client.
 
 They are measured as soon as the feature is there; until then they are told as "not yet".
 """
@@ -16,35 +15,9 @@ from typing import Any
 
 import numpy as np
 
-from ray_mono.microbenchmark import calls, clusters
+from ray_mono.microbenchmark import calls
 from ray_mono.microbenchmark.calls import BATCH, CALLS_AT_LEAST, LARGE_PUT_GB, SMALL_PUTS
 from ray_mono.microbenchmark.line import Group, Repeated
-
-PLACEMENT = Group(
-    "placement groups", clusters.local(address="local", resources={"custom": 100}), is_microbenchmark=True
-)
-GROUPS_AT_ONCE = 100
-
-
-@PLACEMENT.rate(
-    "placement group create/removal", GROUPS_AT_ONCE, target=CALLS_AT_LEAST, needs="placement groups"
-)
-def placement_groups(ray: Any) -> Callable[[], object]:
-    placement_group, remove = ray.util.placement_group, ray.util.remove_placement_group
-
-    def run() -> None:
-        made = [placement_group(bundles=[{"custom": 0.001}]) for _ in range(GROUPS_AT_ONCE)]
-        for group in made:
-            if not group.wait(timeout_seconds=30):
-                raise RuntimeError("a placement group was not ready in 30 s")
-        for group in made:
-            remove(group)
-
-    return run
-
-
-# ---- the client
-
 
 START_TIMEOUT_S = 60.0
 # What a command line ends with that makes no sense to the program.

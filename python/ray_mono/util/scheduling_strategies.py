@@ -1,7 +1,5 @@
-"""Where tasks and actors may run: values for the option `scheduling_strategy`, beside "DEFAULT" and "SPREAD".
-
-Placement groups are not there yet: their strategy can be made, and the option refuses it.
-"""
+"""Where tasks and actors may run: values for the option `scheduling_strategy`, beside "DEFAULT" and
+"SPREAD"."""
 
 from __future__ import annotations
 
@@ -30,8 +28,11 @@ class PlacementGroupSchedulingStrategy:
         placement_group_bundle_index: int = -1,
         placement_group_capture_child_tasks: bool | None = None,
     ) -> None:
-        """placement_group_bundle_index: -1 for any. placement_group_capture_child_tasks: whether what it
-        submits runs there too."""
+        """placement_group: None for none, also where the caller captures its children.
+
+        placement_group_bundle_index: -1 for any. placement_group_capture_child_tasks: whether what it submits
+        runs there too, unless that says otherwise; None: if it does so for its caller.
+        """
         self.placement_group = placement_group
         self.placement_group_bundle_index = placement_group_bundle_index
         self.placement_group_capture_child_tasks = placement_group_capture_child_tasks

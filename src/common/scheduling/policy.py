@@ -60,9 +60,10 @@ def choose(
             break
     if strategy.kind is StrategyKind.SPREAD:
         return next_in_turn(nodes, last_in_turn)
-    if strategy.kind is StrategyKind.NODE_AFFINITY:
+    if strategy.kind in (StrategyKind.NODE_AFFINITY, StrategyKind.PLACEMENT_GROUP):
+        wanted = strategy.node_id or preferred_node_id
         for node in nodes:
-            if node.node_id == strategy.node_id:
+            if node.node_id == wanted:
                 return node
     return hybrid(required, nodes, preferred_node_id)
 
@@ -86,6 +87,8 @@ def stays(required: ResourceSet, strategy: Strategy, preferred: NodeSnapshot) ->
     """Whether `choose` takes the preferred node, whatever the others are like. It has the resources free."""
     if strategy.selectors and not selects(strategy.selectors[0], preferred.labels):
         return False
+    if strategy.kind is StrategyKind.PLACEMENT_GROUP:
+        return True
     if strategy.kind is not StrategyKind.DEFAULT:
         return strategy.kind is StrategyKind.NODE_AFFINITY and strategy.node_id == preferred.node_id
     return not packed_use(preferred) and (required.get(GPU) > 0 or not preferred.total.get(GPU))

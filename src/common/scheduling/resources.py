@@ -19,6 +19,8 @@ MEMORY = "memory"
 OBJECT_STORE_MEMORY = "object_store_memory"
 NODE_PREFIX = "node:"
 """Each node has one of "node:<its address>", to be asked for by name."""
+GROUP_MARK = "_group_"
+"""In the names that resources have in placement groups (bundle_resources.py)."""
 # Whole numbers above one only: a task cannot hold 1.5 accelerators (Ray's rule).
 UNIT_INSTANCE_RESOURCES = frozenset({GPU})
 
@@ -76,11 +78,6 @@ class ResourceSet:
                 return False
         return True
 
-    @property
-    def is_overdrawn(self) -> bool:
-        """Whether any amount is negative."""
-        return min(self._amounts.values(), default=0) < 0
-
     def missing_from(self, available: ResourceSet) -> ResourceSet:
         """What `available` lacks of this, for messages."""
         return ResourceSet(
@@ -128,9 +125,11 @@ class ResourceSet:
 
     def beside(self, asked_for: ResourceSet) -> str:
         """For people, beside what somebody asks for: {A: 0, CPU: 8}. Everything asked for, zero included,
-        and what else there is, except memory and the markers of single nodes, which say nothing to one who
-        did not ask for them."""
-        names = {name for name in self._amounts if not name.startswith(NODE_PREFIX)}
+        and what else there is, except memory, the markers of single nodes, and what placement groups have,
+        which say nothing to one who did not ask for them."""
+        names = {
+            name for name in self._amounts if not name.startswith(NODE_PREFIX) and GROUP_MARK not in name
+        }
         names -= {MEMORY, OBJECT_STORE_MEMORY}
         return (
             "{"

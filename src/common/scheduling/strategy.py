@@ -5,6 +5,7 @@ from __future__ import annotations
 import enum
 from typing import NamedTuple
 
+from ray_mono.common.scheduling.bundle_resources import ANY_BUNDLE
 from ray_mono.common.scheduling.labels import LabelSelector, selector_from_proto, selector_to_proto
 from ray_mono.protobuf import common_pb2
 
@@ -13,6 +14,7 @@ class StrategyKind(enum.Enum):
     DEFAULT = "default"
     SPREAD = "spread"
     NODE_AFFINITY = "node affinity"
+    PLACEMENT_GROUP = "placement group"
 
     # Enum's own is Python code, which each lease request would run.
     __hash__ = object.__hash__
@@ -31,10 +33,12 @@ class Strategy(NamedTuple):
     """Of a hard affinity: where its node has it not free now, that is an error."""
     selectors: tuple[LabelSelector, ...] = ()
     """The labels of its node; empty: any."""
+    group_id: bytes = b""
+    """For PLACEMENT_GROUP. What the work needs has the group's names (bundle_resources.py)."""
+    bundle_index: int = ANY_BUNDLE
 
     @classmethod
     def from_proto(cls, message: common_pb2.SchedulingStrategy) -> Strategy:
-        """DEFAULT for the kinds that are not followed yet: `unsupported` tells them."""
         match message.WhichOneof("strategy"):
             case "spread":
                 strategy = _SPREAD
@@ -46,6 +50,13 @@ class Strategy(NamedTuple):
                     affinity.soft,
                     affinity.spill_on_unavailable,
                     affinity.fail_on_unavailable,
+                )
+            case "placement_group":
+                group = message.placement_group
+                strategy = cls(
+                    StrategyKind.PLACEMENT_GROUP,
+                    group_id=group.placement_group_id,
+                    bundle_index=group.bundle_index,
                 )
             case _:
                 strategy = _DEFAULT
@@ -59,6 +70,11 @@ class Strategy(NamedTuple):
             return common_pb2.SchedulingStrategy(spread=True, label_selectors=selectors)
         if self.kind is StrategyKind.DEFAULT:
             return common_pb2.SchedulingStrategy(label_selectors=selectors)
+        if self.kind is StrategyKind.PLACEMENT_GROUP:
+            group = common_pb2.PlacementGroupStrategy(
+                placement_group_id=self.group_id, bundle_index=self.bundle_index
+            )
+            return common_pb2.SchedulingStrategy(placement_group=group, label_selectors=selectors)
         affinity = common_pb2.NodeAffinity(
             node_id=self.node_id,
             soft=self.is_soft,
@@ -75,8 +91,3 @@ class Strategy(NamedTuple):
 
 _DEFAULT = Strategy()
 _SPREAD = Strategy(StrategyKind.SPREAD)
-
-
-def unsupported(message: common_pb2.SchedulingStrategy) -> str:
-    """The name of a strategy that this version cannot follow; empty for the others."""
-    return "placement_group" if message.HasField("placement_group") else ""

@@ -18,6 +18,7 @@ from typing import Any
 
 from ray_mono.common.exceptions import OwnerDiedError, ReferenceCountingAssertionError
 from ray_mono.core_worker.environment import Environment
+from ray_mono.core_worker.object_ref import ObjectRef
 from ray_mono.core_worker.objects.object_recovery import ObjectRecovery
 from ray_mono.core_worker.objects.owner_deaths import OwnerDeaths
 from ray_mono.core_worker.peers import PeerPool
@@ -56,6 +57,15 @@ class FutureResolver:
         self._owner_deaths = OwnerDeaths(env)
         # Borrowed objects whose owners were asked and have not answered.
         self._asked: set[bytes] = set()
+
+    def location_of(self, ref: ObjectRef[Any]) -> tuple[Sequence[bytes], int | None] | None:
+        """See CoreInterface.location_of."""
+        with self._env.lock:
+            row = self._references.get(ref._id)
+            entry = self._memory_store.get(ref._id)
+            if entry is None:
+                return ([], None) if row is None or row.owner is None else None
+            return list(entry.locations or ()), entry.size_bytes or len(entry.data or b"")
 
     # ---- as a borrower
 

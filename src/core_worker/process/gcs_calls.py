@@ -27,6 +27,9 @@ WANTED = {
     "GetAllJobs": "the state of the cluster",
     "GetAllActors": "the state of the cluster",
     "GetTaskEvents": "the timeline",
+    "RegisterPlacementGroup": "new placement groups",
+    "GetPlacementGroup": "placement groups",
+    "GetAllPlacementGroups": "placement groups",
 }
 
 ONCE = frozenset({"KvPut", "KvDel", "KillActor"})

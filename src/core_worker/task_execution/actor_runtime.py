@@ -79,6 +79,8 @@ class ActorRuntime:
         self.module_name: str = spec.function.python.module_name
         self.resources = ResourceSet.from_proto(spec.resources)
         self.resource_ids = task.kind.resource_ids
+        self.group = spec.group
+        self.is_detached: bool = creation.is_detached
         self.instance: Any = None
         self._body: dict[str, Any] = {}
         self._parts = parts

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol, final
 
-from ray_mono.core_worker.context import ActorNames, TaskContext, TaskKind
+from ray_mono.core_worker.context import IN_NONE, ActorNames, InGroup, TaskContext, TaskKind
 from ray_mono.protobuf import common_pb2, core_worker_pb2
 from ray_mono.rpc.reactor_server import ServerCall
 
@@ -24,6 +24,7 @@ class KnownSpec:
         "concurrency_group",
         "function",
         "function_hash",
+        "group",
         "hides_events",
         "is_short",
         "job_id",
@@ -56,6 +57,7 @@ class KnownSpec:
         # Of an actor's call, with options(name=...).
         self.task_name = message.actor_task.task_name
         self.concurrency_group = message.actor_task.concurrency_group
+        self.group = InGroup.of(message.strategy) if message.HasField("strategy") else IN_NONE
         # Whether its last call here ran short. False before the first, which may take any time.
         self.is_short = False
         # The context of one of its calls, if that came as a usual push.
@@ -169,6 +171,8 @@ class RunningActor(ActorNames, Protocol):
     job_id: bytes
     resources: Any
     resource_ids: dict[str, list[int]]
+    group: InGroup
+    is_detached: bool
 
 
 def context_of(call: Call, actor: RunningActor | None) -> TaskContext:
@@ -196,6 +200,8 @@ def _new_context_of(call: Call, actor: RunningActor | None) -> TaskContext:
             spec.resources,  # made into a ResourceSet by whoever asks
             resource_ids_of(extras.resource_ids) if extras.resource_ids else {},
             function=spec.function,
+            group=spec.group,
+            is_detached=spec.actor_creation.is_detached,
         )
     elif actor is None:
         kind = TaskKind(job_id, spec.name, call.depth)
@@ -209,6 +215,8 @@ def _new_context_of(call: Call, actor: RunningActor | None) -> TaskContext:
             actor.resource_ids,
             actor,
             given_name=spec.task_name,
+            group=actor.group,
+            is_detached=actor.is_detached,
         )
     return TaskContext(call.task_id, kind, extras.attempt)
 

@@ -62,6 +62,7 @@ class Execution:
         """bind_job: see Executor."""
         env = parts.env
         self.running = running
+        self._context = parts.context
         parts.context.share(running)
         kept = KeptAnswers(env, board)
         self.receiver = TaskReceiver(
@@ -105,6 +106,15 @@ class Execution:
             parts.blocked,
         )
         parts.blocked.before_each(before_blocking(env, running, self.receiver))
+
+    def is_task_cancelled(self) -> bool:
+        """Whether the task that asks was cancelled. Raises RuntimeError in async actors."""
+        if self.running.actor_is_asyncio:
+            raise RuntimeError(
+                "is_canceled() is not for async actors: there a call that is cancelled gets an"
+                " asyncio.CancelledError"
+            )
+        return self._context.is_cancelled()
 
     def close_actor(self) -> None:
         """The actor ends in order."""

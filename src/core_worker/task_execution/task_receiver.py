@@ -118,6 +118,8 @@ class TaskReceiver:
         if number and not request.HasField("spec"):
             return templates[number]
         spec = KnownSpec(request.spec)
+        if spec.group.captures:
+            self._context.has_capturing()
         if number:
             templates[number] = spec
             self._worker_runs.learn(request.run_first)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 from typing import Any
 
+from ray_mono.common.scheduling.bundle_resources import plain_name
 from ray_mono.common.scheduling.resources import CPU, SCALE
 
 VARIABLE = "OMP_NUM_THREADS"
@@ -25,4 +26,5 @@ class ThreadLimit:
         """A task, or an actor's creation, begins. `resources` is the message of its resources."""
         if os.environ.get(VARIABLE) != self._shown:
             return
-        self._shown = os.environ[VARIABLE] = str(max(1, resources.amounts.get(CPU, 0) // SCALE))
+        cpus = max((n for name, n in resources.amounts.items() if plain_name(name) == CPU), default=0)
+        self._shown = os.environ[VARIABLE] = str(max(1, cpus // SCALE))

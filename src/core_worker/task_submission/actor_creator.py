@@ -28,9 +28,11 @@ from ray_mono.core_worker.store_provider.memory_store import MemoryStore
 from ray_mono.core_worker.task_errors import ARGUMENT_FAILED
 from ray_mono.core_worker.task_submission.actor_handles import ActorHandles, HeldActor
 from ray_mono.core_worker.task_submission.actor_task_submitter import ActorTaskSubmitter
+from ray_mono.core_worker.task_submission.bundle_options import in_its_bundle
 from ray_mono.core_worker.task_submission.called_actor import CalledActor
 from ray_mono.core_worker.task_submission.dependency_resolver import DependencyResolver
 from ray_mono.core_worker.task_submission.function_manager import Exported
+from ray_mono.core_worker.task_submission.inherited_groups import InheritedGroups
 from ray_mono.core_worker.task_submission.pending_task import PendingTask
 from ray_mono.core_worker.task_submission.task_builder import TaskBuilder
 from ray_mono.core_worker.task_submission.task_manager import TaskManager
@@ -57,6 +59,7 @@ class ActorCreator:
         actor_tasks: ActorTaskSubmitter,
         handles: ActorHandles,
         builder: TaskBuilder,
+        inherited: InheritedGroups,
         home: ReferenceHome,
     ) -> None:
         self._env = env
@@ -70,6 +73,7 @@ class ActorCreator:
         self._actor_tasks = actor_tasks
         self._handles = handles
         self._builder = builder
+        self._inherited = inherited
         self._home = home
         # Those that the GCS has taken from this process, while a handle or a call keeps them.
         self._registered_here: WeakValueDictionary[bytes, CalledActor] = WeakValueDictionary()
@@ -82,10 +86,12 @@ class ActorCreator:
 
     def create(self, code: Exported, options: ActorOptions, flat_args: list[Any]) -> HeldActor:
         """Registers the actor with the GCS. Raises ActorAlreadyExistsError if the name is taken,
-        RaySystemError, and what pickling raises."""
+        RaySystemError, ValueError for what fits into no bundle of its placement group, and what pickling
+        raises."""
         env = self._env
         if env.reactor.is_closed:
             raise disconnected()
+        options = in_its_bundle(self._inherited.options_of(options), options.class_name)
         flat, args, refs = self._builder.pack(flat_args, options.class_name)
         refs.extend(code.captured)
         with env.lock:

@@ -28,7 +28,12 @@ from itertools import dropwhile, islice
 from typing import Any
 from weakref import WeakValueDictionary
 
-from ray_mono.common.exceptions import ActorDiedError, ActorUnschedulableError, OutOfMemoryError
+from ray_mono.common.exceptions import (
+    ActorDiedError,
+    ActorPlacementGroupRemoved,
+    ActorUnschedulableError,
+    OutOfMemoryError,
+)
 from ray_mono.common.our_bug import InternalError, known
 from ray_mono.common.task_error import load_packed
 from ray_mono.core_worker.call_template import CallTemplate
@@ -77,6 +82,7 @@ class CalledActor:
         "_excess",
         "_excess_bytes",
         "_excess_bytes_max",
+        "_has_lived",
         "_latest",
         "_leaving",
         "_may_have_lived",
@@ -109,6 +115,8 @@ class CalledActor:
         self._calls_in_flight_max = config.calls_in_flight_max
         self.state = UNKNOWN
         self._may_have_lived = False
+        # Some process of it was there, as the GCS says.
+        self._has_lived = False
         self.actor_id = actor_id
         # Of the object that stands for the actor; empty where only the name is known.
         self.creation_id = b""
@@ -211,6 +219,7 @@ class CalledActor:
     def heard(self, info: Any) -> None:
         """The GCS told of it (ActorInfo)."""
         self.version = info.version
+        self._has_lived = bool(info.pid or info.num_restarts)
         if self._registration is not None:
             self._latest = info
         self.pending_reason = info.pending_reason
@@ -490,6 +499,9 @@ class CalledActor:
         death = known(self.death, "the cause of an actor's death")
         if death.kind == common_pb2.DeathCause.UNSCHEDULABLE:
             serialized = serialization.serialize_error(ActorUnschedulableError(death.message))
+            return serialized.metadata, serialized.to_bytes()
+        if death.kind == common_pb2.DeathCause.PLACEMENT_GROUP_REMOVED and not self._has_lived:
+            serialized = serialization.serialize_error(ActorPlacementGroupRemoved())
             return serialized.metadata, serialized.to_bytes()
         if death.kind == common_pb2.DeathCause.OUT_OF_MEMORY:
             error = OutOfMemoryError(f"The actor died.\n{self._story}\tcause: {death.message}")

@@ -20,6 +20,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from ray_mono.common.our_bug import InternalError
+from ray_mono.common.scheduling import bundle_resources
 from ray_mono.common.scheduling.resources import CPU
 from ray_mono.core_worker.call_template import Pace
 from ray_mono.core_worker.config import CoreWorkerConfig
@@ -274,6 +275,7 @@ class SchedulingQueue:
         "_may_push_ahead",
         "fill",
         "filled",
+        "group_id",
         "idle",
         "is_looked_at",
         "is_order_looked_at",
@@ -293,10 +295,13 @@ class SchedulingQueue:
         self._config = config
         # Each goes to the next node in turn, one after another too.
         self.is_spread = options.strategy is not None and options.strategy.HasField("spread")
+        # The placement group that its tasks run in; empty for none.
+        self.group_id = options.group_id
         # Not tasks that are spread, or after which a worker ends. Nor those that hold other resources than
         # CPUs: only CPUs can be lent, should tasks that began too early wait for those that did not
         # (overtaking.py).
-        only_cpus = options.resources == options.resources.only(CPU)
+        resources = bundle_resources.plain(options.resources)
+        only_cpus = resources == resources.only(CPU)
         self.pushes_ahead = self._may_push_ahead = only_cpus and not options.max_calls and not self.is_spread
         # By this number the raylet tells the queues of this process apart.
         self.number = number
@@ -379,6 +384,11 @@ class SchedulingQueue:
         """Each worker has at most so many at a time. It gets more when half of them are answered, so that
         tasks travel together."""
         self.refill_at = num_ahead // 2
+
+    @property
+    def is_unused(self) -> bool:
+        """Nothing waits in it, runs or is asked for."""
+        return not (self.tasks or self.leases or self.requested)
 
     def note_looks(self, looks: bool) -> None:
         """Whether a timer looks after a while."""

@@ -4,6 +4,8 @@ what becomes of the tasks that had begun:
     it died                        again at once, while max_retries last; then it fails with the cause
     its node was drained, since    again at once; that costs no retry. It fails where it has none at all
     its provider takes it away
+    its raylet killed it, since    it fails: it would find no place again
+    its placement group is gone
     its raylet killed it, since    again after a pause, which doubles each time; that costs no retry. It fails
     the node ran short of memory   where it has none at all, where task_oom_retries are used up, and where the
                                    worker was the last that the raylet could kill of its owner's
@@ -15,7 +17,12 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
-from ray_mono.common.exceptions import NodeDiedError, OutOfMemoryError, WorkerCrashedError
+from ray_mono.common.exceptions import (
+    NodeDiedError,
+    OutOfMemoryError,
+    TaskPlacementGroupRemoved,
+    WorkerCrashedError,
+)
 from ray_mono.core_worker.environment import Environment
 from ray_mono.core_worker.task_submission.last_answers import beside_items
 from ray_mono.core_worker.task_submission.lease import LOST, Lease
@@ -64,6 +71,8 @@ def settle_lost(
                 not_begun(task)
             elif death is not None and death.kind == common_pb2.DeathCause.OUT_OF_MEMORY:
                 _killed_for_memory(env, tasks, task, death.oom_retries, error)
+            elif death is not None and death.kind == common_pb2.DeathCause.PLACEMENT_GROUP_REMOVED:
+                tasks.fail_unless_cancelled(task, TaskPlacementGroupRemoved())
             else:
                 tasks.lost(task, lambda: error, is_preempted=death is not None and death.is_preempted)
 

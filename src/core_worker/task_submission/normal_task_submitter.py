@@ -31,16 +31,20 @@ where most of its arguments lie (call_arguments.py).
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
-from ray_mono.common.exceptions import LocalRayletDiedError, RuntimeEnvSetupError, TaskUnschedulableError
+from ray_mono.common.exceptions import (
+    LocalRayletDiedError,
+    RuntimeEnvSetupError,
+    TaskPlacementGroupRemoved,
+    TaskUnschedulableError,
+)
 from ray_mono.common.scheduling.argument_nodes import node_with_most
 from ray_mono.core_worker.context import WorkerContext
 from ray_mono.core_worker.environment import Environment
-from ray_mono.core_worker.options import TaskOptions, with_affinity
+from ray_mono.core_worker.options import with_affinity
 from ray_mono.core_worker.peers import OnReply, PeerPool
 from ray_mono.core_worker.task_submission.lease import (
     BUSY,
@@ -54,6 +58,7 @@ from ray_mono.core_worker.task_submission.lease import (
 from ray_mono.core_worker.task_submission.lost_worker import settle_lost
 from ray_mono.core_worker.task_submission.pending_task import PendingTask
 from ray_mono.core_worker.task_submission.reclaims import Reclaims
+from ray_mono.core_worker.task_submission.scheduling_queues import SchedulingQueues
 from ray_mono.core_worker.task_submission.shared_tasks import SharedTasks
 from ray_mono.core_worker.task_submission.stalls import Stalls
 from ray_mono.core_worker.task_submission.task_manager import DONE, NO_ROOM, WRONG_WORKER, Reply, TaskManager
@@ -77,23 +82,18 @@ class NormalTaskSubmitter:
         self._peers = peers
         self._lease_requests_max = env.config.lease_requests_max
         self._long_us = env.config.keep_up_us
-        self._queues: dict[Any, SchedulingQueue] = {}
+        self._queues = queues = SchedulingQueues(env.config)
+        self.queue_for, self.forget_group = queues.queue_for, queues.forget_group
+        self.forget_queued, self.trouble_with = queues.forget_queued, queues.trouble_with
+        self.describe = queues.describe
         self._stalls = Stalls(env, self._on_closed, self.pump)
         self._shared = SharedTasks(env, tasks, self._stalls, self)
-        self._reclaims = Reclaims(self._queues, self._end_if_answered)
+        self._reclaims = Reclaims(queues.by_key, self._end_if_answered)
         # Of lease ids, which nobody else has.
         self._lease_prefix = env.rng.getrandbits(8 * _LEASE_PREFIX_BYTES).to_bytes(
             _LEASE_PREFIX_BYTES, "little"
         )
         self._num_asked = 0
-
-    def queue_for(self, options: TaskOptions) -> SchedulingQueue:
-        """The queue of tasks with such options. It is looked up once per remote function and its options."""
-        key = options.scheduling_key
-        queue = self._queues.get(key)
-        if queue is None:
-            queue = self._queues[key] = SchedulingQueue(options, len(self._queues), self._env.config)
-        return queue
 
     def submit(self, queue: SchedulingQueue, task: PendingTask) -> None:
         pace = task.template.pace
@@ -223,6 +223,9 @@ class NormalTaskSubmitter:
             self._fail_all(queue, RuntimeEnvSetupError(rejection.message))
         elif kind in (raylet_pb2.Rejection.INFEASIBLE, raylet_pb2.Rejection.JOB_FINISHED):
             self._fail_all(queue, TaskUnschedulableError(rejection.message))
+        elif kind == raylet_pb2.Rejection.PLACEMENT_GROUP_REMOVED:
+            self._fail_all(queue, TaskPlacementGroupRemoved())
+            self.forget_group(queue.group_id)
         elif kind == raylet_pb2.Rejection.NOT_HERE:
             self._retry_later(queue)
         elif queue.tasks and kind == raylet_pb2.Rejection.CANCELLED:
@@ -250,11 +253,6 @@ class NormalTaskSubmitter:
         if not self._context.is_leaving:  # else those that still wait are told that this process left
             message = f"The raylet of this node is gone ({reason}): nothing can run any more."
             self._fail_all(queue, LocalRayletDiedError(message))
-
-    def forget_queued(self) -> None:
-        """Empties the queues, since all that waits in them is about to fail."""
-        for queue in self._queues.values():
-            queue.take_all()
 
     def _next(self, lease: Lease) -> None:
         """The lease has nothing to do: it gets the next task, or lingers. Where tasks are spread it does not,
@@ -456,8 +454,9 @@ class NormalTaskSubmitter:
         task.request.waits_for_room = True
         node_id = node_with_most(task.request.args, except_node_id=from_node_id)
         strategy = queue.options.strategy
-        is_bound = (
-            strategy is not None and strategy.HasField("node_affinity") and not strategy.node_affinity.soft
+        is_bound = strategy is not None and (
+            strategy.HasField("placement_group")
+            or (strategy.HasField("node_affinity") and not strategy.node_affinity.soft)
         )
         if node_id is None or is_bound or self._tasks.is_cancelled(task) or not self._tasks.is_pending(task):
             self.again(queue, task)
@@ -469,30 +468,22 @@ class NormalTaskSubmitter:
     def cancel(self, task: PendingTask, request: Any) -> None:
         """Drops a pending task that waits here; request (CancelTaskRequest) goes to the worker of one that
         was pushed."""
-        if (lease := self._lease_of(task)) is not None:
+        if (lease := self._queues.lease_of(task)) is not None:
             lease.peer.stub.CancelTask.start(request, lambda reply, error: None)
             if request.force:
                 kill = partial(self._kill_if_it_runs, lease, task)
                 self._env.reactor.call_later(self._env.config.force_s, kill)
             return
-        for queue in self._queues.values():
-            with contextlib.suppress(ValueError):
-                queue.tasks.remove(task)
-                if not queue.tasks:
-                    self._cancel_requests(queue)
-                break
+        queue = self._queues.take(task)
+        if queue is not None and not queue.tasks:
+            self._cancel_requests(queue)
         self._tasks.fail_cancelled(task)
 
     def interrupt(self, task: PendingTask) -> None:
         """Ends the present run of a task, which is not cancelled by that."""
-        if (lease := self._lease_of(task)) is not None:
+        if (lease := self._queues.lease_of(task)) is not None:
             request = core_worker_pb2.CancelTaskRequest(task_id=task.task_id)
             lease.peer.stub.CancelTask.start(request, lambda reply, error: None)
-
-    def _lease_of(self, task: PendingTask) -> Lease | None:
-        """Where it was pushed."""
-        leases = (lease for queue in self._queues.values() for lease in queue.leases.values())
-        return next((lease for lease in leases if task in lease.tasks), None)
 
     def _kill_if_it_runs(self, lease: Lease, task: PendingTask) -> None:
         """A worker that was told to end for this task lives: it is frozen, or the task was over, and its
@@ -503,17 +494,3 @@ class NormalTaskSubmitter:
                 worker_id=worker_id, force=True, cause=_FORCED, lease_number=number, place=place
             )
             lease.raylet.KillWorker.start(request, lambda reply, error: None)
-
-    # ---- for people
-
-    def trouble_with(self, task: PendingTask) -> str:
-        """What keeps a task that was pushed from reaching its worker; empty where it is there."""
-        for queue in self._queues.values():
-            for lease in queue.leases.values():
-                if task in lease.tasks:
-                    return lease.peer.channel.trouble
-        return ""
-
-    def describe(self) -> list[dict[str, Any]]:
-        """What waits and what is leased, for DumpState."""
-        return [queue.describe() for queue in self._queues.values()]

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from ray_mono.core_worker.call_template import CallTemplate, CallTemplates
@@ -26,6 +26,7 @@ from ray_mono.core_worker.reference_counting.borrowing import Borrowing
 from ray_mono.core_worker.task_submission.actor_handles import HeldActor
 from ray_mono.core_worker.task_submission.actor_task_submitter import ActorTaskSubmitter
 from ray_mono.core_worker.task_submission.argument_places import ArgumentPlaces
+from ray_mono.core_worker.task_submission.bundle_options import in_its_bundle
 from ray_mono.core_worker.task_submission.called_actor import CalledActor
 from ray_mono.core_worker.task_submission.dependency_resolver import DependencyResolver
 from ray_mono.core_worker.task_submission.function_manager import Exported
@@ -73,6 +74,11 @@ class TaskTemplate:
     call: CallTemplate
     captured: tuple[ObjectRef[Any], ...]
     resubmit: Callable[[PendingTask], None]
+    code: Exported
+    given: TaskOptions
+    """As they were given: those of a task in a placement group have other names for resources."""
+    in_groups: dict[bytes, TaskTemplate] = field(default_factory=dict, compare=False, repr=False)
+    """The same in the placement groups that callers hand down (inherited_groups.py)."""
 
     @property
     def num_returns(self) -> int:
@@ -204,6 +210,9 @@ class TaskBuilder:
     # ---- normal tasks
 
     def task_template(self, code: Exported, options: TaskOptions) -> TaskTemplate:
+        """Raises ValueError for what fits into no bundle of its placement group."""
+        given = options
+        options = in_its_bundle(options, f"{options.name}()")
         descriptor, job = code.descriptor, self._context.job
         spec = common_pb2.TaskSpec(
             type=common_pb2.NORMAL_TASK,
@@ -221,6 +230,8 @@ class TaskBuilder:
             outlives_job=job.outlives_job,
             generator_backpressure_num_objects=options.generator_backpressure_num_objects,
         )
+        if given is not options and options.strategy is not None:
+            spec.strategy.CopyFrom(options.strategy)  # the task has to know what it hands down
         with self._lock:
             queue = self._normal_tasks.queue_for(options)
             call = self._templates.of_function(
@@ -231,7 +242,7 @@ class TaskBuilder:
             place = self._argument_places.queue_for(queue, task) if task.has_args else queue
             self._normal_tasks.submit(place, task)
 
-        return TaskTemplate(options, queue, call, code.captured, submit)
+        return TaskTemplate(options, queue, call, code.captured, submit, code, given)
 
     def submit_task(self, template: TaskTemplate, flat_args: list[Any]) -> list[Any]:
         """An ObjectRef for each return; an ObjectRefGenerator for a generator. Raises TypeError,

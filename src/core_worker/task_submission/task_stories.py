@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ray_mono.common import ids
+from ray_mono.common.scheduling import bundle_resources
 from ray_mono.common.scheduling.resources import ResourceSet
 from ray_mono.core_worker.task_submission.actor_task_submitter import ActorTaskSubmitter
 from ray_mono.core_worker.task_submission.normal_task_submitter import NormalTaskSubmitter
@@ -46,7 +47,7 @@ class TaskStories:
         elif task.place > 0:
             why = self._normal_tasks.trouble_with(task)
         else:
-            resources = ResourceSet.from_proto(spec.resources)
+            resources = bundle_resources.plain(ResourceSet.from_proto(spec.resources))
             why = f"it waits for a worker, and needs {resources}" if resources else "it waits for a worker"
         if task.waits_for_arguments:
             why = "its arguments are not there"

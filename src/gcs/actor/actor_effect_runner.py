@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import assert_never
 
-from ray_mono.common.ids import JobID
+from ray_mono.common.ids import ActorID, JobID
 from ray_mono.gcs.actor.actor_effects import (
     Effect,
     EndActorWorker,
@@ -30,9 +30,9 @@ class ActorEffectRunner:
         scheduler: ActorScheduler,
         ender: ActorEnder,
         writes: WriteThrough,
-        on_deaths: Callable[[list[JobID]], None],
+        on_deaths: Callable[[list[JobID], list[ActorID]], None],
     ) -> None:
-        """on_deaths(job_ids) is told whose actors died, when their rows are written."""
+        """on_deaths(job_ids, actor_ids) is told whose actors died, and which, when their rows are written."""
         self._table = table
         self._scheduler = scheduler
         self._ender = ender
@@ -42,12 +42,14 @@ class ActorEffectRunner:
     def run(self, effects: Iterable[Effect]) -> None:
         """In their order."""
         bereaved: set[JobID] = set()
+        dead: list[ActorID] = []
         for effect in effects:
             match effect:
                 case RowChanged(actor, announced):
                     self._table.row_changed(actor, announced)
                     if actor.death is not None:
                         bereaved.add(actor.registration.job_id)
+                        dead.append(actor.actor_id)
                 case RowForgotten(actor_id):
                     self._table.forget(actor_id)
                 case StopPlacing(actor_id):
@@ -61,7 +63,7 @@ class ActorEffectRunner:
                 case _:
                     assert_never(effect)
         if bereaved:
-            self._on_deaths(sorted(bereaved))
+            self._on_deaths(sorted(bereaved), dead)
 
     def _after_commit_end(self, effect: EndActorWorker) -> None:
         address = None if effect.force else self._table.address(effect.actor_id)

@@ -24,7 +24,7 @@ import logging
 from collections.abc import Callable, Iterable
 from dataclasses import fields, replace
 
-from ray_mono.common.ids import ActorID, JobID, NodeID, WorkerID
+from ray_mono.common.ids import ActorID, JobID, NodeID, PlacementGroupID, WorkerID
 from ray_mono.common.our_bug import InternalError
 from ray_mono.gcs.actor.actor_effects import (
     ActorNameTaken,
@@ -279,6 +279,17 @@ class ActorManager:
         effects: list[Effect] = []
         for actor in self._living():
             if actor.registration.job_id == job_id and actor.registration.ends_with_job:
+                effects += self._bury(actor, death, now_s)
+        return effects
+
+    def group_removed(self, group_id: PlacementGroupID, because: str, now_s: float) -> list[Effect]:
+        """Ends the actors that live in this placement group, or wait for it."""
+        death = Death(
+            DeathKind.PLACEMENT_GROUP_REMOVED, f"its placement group {group_id.hex()} was removed: {because}"
+        )
+        effects: list[Effect] = []
+        for actor in self._living():
+            if actor.registration.group_id == group_id:
                 effects += self._bury(actor, death, now_s)
         return effects
 

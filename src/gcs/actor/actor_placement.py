@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from ray_mono.common.ids import NodeID
+from ray_mono.common.scheduling.bundle_resources import ANY_BUNDLE, plain
 from ray_mono.common.scheduling.labels import told
 from ray_mono.common.scheduling.node_snapshot import NodeSnapshot
 from ray_mono.common.scheduling.policy import allowed, available, choose, feasible
@@ -70,7 +71,7 @@ def strategy_at(demand: Demand, node_id: NodeID) -> common_pb2.SchedulingStrateg
     """For the raylet of the chosen node: it takes the actor as long as it has room, and else sends it on to
     where the demand allows."""
     strategy = demand.strategy
-    if strategy.kind is not StrategyKind.NODE_AFFINITY:
+    if strategy.kind not in (StrategyKind.NODE_AFFINITY, StrategyKind.PLACEMENT_GROUP):
         strategy = strategy._replace(
             kind=StrategyKind.NODE_AFFINITY, node_id=node_id.binary(), is_soft=True, spills=True
         )
@@ -79,6 +80,8 @@ def strategy_at(demand: Demand, node_id: NodeID) -> common_pb2.SchedulingStrateg
 
 def explain(class_name: str, demand: Demand, nodes: Sequence[NodeSnapshot]) -> Shortage:
     """Why an actor of this class is not placed yet."""
+    if demand.strategy.kind is StrategyKind.PLACEMENT_GROUP:
+        return _explain_in_group(class_name, demand, nodes)
     needs = f"Actor {class_name} needs {demand.resources}"
     if not nodes:
         return Shortage(f"{needs}, and no node has joined the cluster.", is_for_the_driver=True)
@@ -100,6 +103,20 @@ def explain(class_name: str, demand: Demand, nodes: Sequence[NodeSnapshot]) -> S
     return Shortage(
         f"{needs}, which is in use; the cluster has {_told(nodes, demand, True)}.", is_for_the_driver=True
     )
+
+
+def _explain_in_group(class_name: str, demand: Demand, nodes: Sequence[NodeSnapshot]) -> Shortage:
+    index, group = demand.strategy.bundle_index, demand.strategy.group_id.hex()
+    bundle = "" if index == ANY_BUNDLE else f"bundle {index} of "
+    needs = f"Actor {class_name} needs {plain(demand.resources)} in {bundle}placement group {group}"
+    able = _able(demand, nodes)
+    if not able:
+        return Shortage(f"{needs}, which is not placed yet, or has no such bundle.", is_for_the_driver=True)
+    if available(demand.resources, able):
+        return Shortage(
+            f"{needs}, which is there: a worker is being started for it.", is_for_the_driver=False
+        )
+    return Shortage(f"{needs}, which is in use there.", is_for_the_driver=True)
 
 
 def _able(demand: Demand, nodes: Sequence[NodeSnapshot]) -> Sequence[NodeSnapshot]:

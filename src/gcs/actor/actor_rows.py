@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import cast
 
-from ray_mono.common.ids import ActorID, JobID, NodeID, WorkerID
+from ray_mono.common.ids import ActorID, JobID, NodeID, PlacementGroupID, WorkerID
 from ray_mono.common.scheduling.resources import ResourceSet
 from ray_mono.common.scheduling.strategy import Strategy
 from ray_mono.gcs.actor.actor_placement import Demand
@@ -29,7 +29,15 @@ def registration_of(spec: common_pb2.TaskSpec, class_name: str) -> ActorRegistra
         is_detached=creation.is_detached,
         max_restarts=creation.max_restarts,
         outlives_job=spec.outlives_job,
+        group_id=group_of(spec),
     )
+
+
+def group_of(spec: common_pb2.TaskSpec) -> PlacementGroupID | None:
+    """The placement group that it is to run in. Raises ValueError."""
+    if not spec.strategy.HasField("placement_group"):
+        return None
+    return PlacementGroupID(spec.strategy.placement_group.placement_group_id)
 
 
 def demand_of(spec: common_pb2.TaskSpec) -> Demand:

@@ -399,6 +399,8 @@ def _death_by(rejection: raylet_pb2.Rejection) -> Death | None:
         return Death(DeathKind.CREATION_FAILED, message)
     if rejection.kind == raylet_pb2.Rejection.INFEASIBLE:
         return Death(DeathKind.UNSCHEDULABLE, reason_of(rejection))
+    if rejection.kind == raylet_pb2.Rejection.PLACEMENT_GROUP_REMOVED:
+        return Death(DeathKind.PLACEMENT_GROUP_REMOVED, reason_of(rejection))
     if rejection.kind == raylet_pb2.Rejection.JOB_FINISHED:
         return Death(DeathKind.JOB_FINISHED, f"its job finished: {reason_of(rejection)}")
     return None

@@ -9,7 +9,7 @@ from __future__ import annotations
 import enum
 from dataclasses import dataclass
 
-from ray_mono.common.ids import ActorID, JobID, NodeID, WorkerID
+from ray_mono.common.ids import ActorID, JobID, NodeID, PlacementGroupID, WorkerID
 from ray_mono.common.our_bug import InternalError
 
 
@@ -61,6 +61,7 @@ class DeathKind(enum.IntEnum):
     JOB_FINISHED = 8
     UNSCHEDULABLE = 9
     OUT_OF_MEMORY = 10
+    PLACEMENT_GROUP_REMOVED = 11
 
 
 # A worker that ended for one of these did so on purpose: its actor is not started again.
@@ -71,6 +72,7 @@ FINAL_KINDS = frozenset(
         DeathKind.EXITED,
         DeathKind.CREATION_FAILED,
         DeathKind.JOB_FINISHED,
+        DeathKind.PLACEMENT_GROUP_REMOVED,
     }
 )
 
@@ -108,6 +110,8 @@ class ActorRegistration:
     """-1: without end."""
     outlives_job: bool = False
     """It is below a detached actor."""
+    group_id: PlacementGroupID | None = None
+    """The placement group that it lives in, and ends with."""
 
     @property
     def ends_with_job(self) -> bool:

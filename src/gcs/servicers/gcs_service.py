@@ -27,6 +27,7 @@ from ray_mono.gcs.servicers.internal_pubsub import InternalPubSubServicer
 from ray_mono.gcs.servicers.job_info import JobInfoServicer
 from ray_mono.gcs.servicers.node_info import NodeInfoServicer
 from ray_mono.gcs.servicers.node_resource_info import NodeResourceInfoServicer
+from ray_mono.gcs.servicers.placement_group_info import PlacementGroupInfoServicer
 from ray_mono.gcs.servicers.task_info import TaskInfoServicer
 from ray_mono.gcs.servicers.worker_info import WorkerInfoServicer
 from ray_mono.gcs.storage.write_through import WriteThrough
@@ -60,13 +61,21 @@ def gcs_handlers(
     handlers = handlers_of(
         [
             NodeInfoServicer(
-                cluster, cluster.nodes, cluster.health, cluster.drains, adoption, writes, cluster_info
+                cluster,
+                cluster.nodes,
+                cluster.health,
+                cluster.drains,
+                cluster.groups,
+                adoption,
+                writes,
+                cluster_info,
             ),
             NodeResourceInfoServicer(cluster, cluster.nodes, cluster.collections),
             JobInfoServicer(cluster, cluster.jobs, adoption, writes),
             ActorInfoServicer(
                 cluster, cluster.actors, cluster.actor_table, cluster.answers, adoption, writes
             ),
+            PlacementGroupInfoServicer(cluster.groups, adoption, writes),
             WorkerInfoServicer(cluster, cluster.workers, adoption, writes),
             InternalKVServicer(cluster.kv, cluster.jobs, cluster.answers, adoption, writes),
             InternalPubSubServicer(cluster.subscriptions, cluster.nodes, writes),

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from ray_mono.common.ids import NodeID, WorkerID
+from ray_mono.common.ids import NodeID, PlacementGroupID, WorkerID
 from ray_mono.gcs.adoption import Adoption
 from ray_mono.gcs.cluster import Cluster
 from ray_mono.gcs.node_drains import NodeDrains
 from ray_mono.gcs.node_health import NodeHealth
 from ray_mono.gcs.node_manager import NodeIsDead, NodeManager
+from ray_mono.gcs.placement_group.placement_groups import PlacementGroups
 from ray_mono.gcs.servicers.parse_id import parse_id
 from ray_mono.gcs.storage.write_through import WriteThrough
 from ray_mono.protobuf import common_pb2, gcs_pb2, gcs_rpc
@@ -25,6 +26,7 @@ class NodeInfoServicer(gcs_rpc.GcsServiceServicer):
         nodes: NodeManager,
         health: NodeHealth,
         drains: NodeDrains,
+        groups: PlacementGroups,
         adoption: Adoption,
         writes: WriteThrough,
         cluster_info: Callable[[], gcs_pb2.ClusterInfo],
@@ -33,6 +35,7 @@ class NodeInfoServicer(gcs_rpc.GcsServiceServicer):
         self._nodes = nodes
         self._health = health
         self._drains = drains
+        self._groups = groups
         self._adoption = adoption
         self._writes = writes
         self._cluster_info = cluster_info
@@ -47,6 +50,8 @@ class NodeInfoServicer(gcs_rpc.GcsServiceServicer):
         node_id = parse_id(NodeID, "node.node_id", request.node.node_id)
         for lease in request.actor_leases:
             parse_id(WorkerID, "actor_leases.worker_id", lease.worker_id)
+        for bundles in request.bundles:
+            parse_id(PlacementGroupID, "bundles.group.placement_group_id", bundles.group.placement_group_id)
         try:
             unwanted = self._cluster.register_node(request.node, request.actor_leases)
         except NodeIsDead as error:
@@ -54,6 +59,7 @@ class NodeInfoServicer(gcs_rpc.GcsServiceServicer):
         try:
             if self._adoption.node_joins(request):
                 unwanted = []
+            unwanted_bundles = self._groups.unwanted(node_id, request.bundles)
         except ValueError as error:
             raise RpcError(StatusCode.INVALID_ARGUMENT, str(error)) from error
         # Once for each connection: a raylet may register several times on one.
@@ -67,6 +73,7 @@ class NodeInfoServicer(gcs_rpc.GcsServiceServicer):
             head_number=info.head_number,
             cluster_id=info.cluster_id,
             nodes=self._nodes.rows(),
+            unwanted_bundles=unwanted_bundles,
         )
 
     async def Adopt(self, request: gcs_pb2.AdoptRequest, context: CallContext) -> common_pb2.Empty:

@@ -28,6 +28,7 @@ class Table(enum.Enum):
     NODE = "node"
     JOB = "job"
     ACTOR = "actor"
+    PLACEMENT_GROUP = "placement_group"
     WORKER = "worker"
     KV = "kv"
     ANSWER = "answer"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
+from ray_mono.common.scheduling.bundle_resources import ANY_BUNDLE, BUNDLE, name_in, plain
 from ray_mono.common.scheduling.labels import LabelSelector, any_selects, told
 from ray_mono.common.scheduling.node_snapshot import NodeSnapshot
 from ray_mono.common.scheduling.resources import ResourceSet
@@ -26,6 +27,8 @@ def queued(
 ) -> str:
     """Why a lease is still queued."""
     name = task_name or "A task"
+    if shape.strategy.group_id:
+        return in_group(name, shape.required, shape.strategy, [here, *others])
     if isinstance(decision, Infeasible):
         return infeasible(name, shape.required, shape.strategy, [here, *others])
     if isinstance(decision, NoSuchNode):
@@ -71,6 +74,55 @@ def infeasible(
         f"{together.beside(required)}{more}. It waits until a node with "
         f"{required} joins: start one, ask for less, or cancel it."
     )
+
+
+def in_group(task_name: str, required: ResourceSet, strategy: Strategy, nodes: Sequence[NodeSnapshot]) -> str:
+    """It waits for what a placement group has, or is to have. `nodes`: all of them."""
+    text = f"{task_name} needs {_needed_in(required, strategy)}"
+    if strategy.selectors:
+        text += f" on a node with {told(strategy.selectors)}"
+        nodes = [node for node in nodes if any_selects(strategy.selectors, node.labels)]
+    if any(node.takes_work and required.fits_in(node.total) for node in nodes):
+        return f"{text}, which is in use there"
+    if not is_placed(strategy, nodes):
+        return f"{text}, which is not placed yet"
+    if strategy.bundle_index != ANY_BUNDLE:
+        return f"{text}, which has not so much"
+    return f"{text}, which has no bundle with so much"
+
+
+def is_placed(strategy: Strategy, nodes: Iterable[NodeSnapshot]) -> bool:
+    """Whether some node has the bundle of its placement group, or any."""
+    bundle = name_in(BUNDLE, strategy.group_id, strategy.bundle_index)
+    return any(node.is_alive and node.total.get(bundle) for node in nodes)
+
+
+def _needed_in(required: ResourceSet, strategy: Strategy) -> str:
+    """What is asked for in a placement group, under the names that people know."""
+    bundle = "" if strategy.bundle_index == ANY_BUNDLE else f"bundle {strategy.bundle_index} of "
+    return f"{plain(required)} in {bundle}placement group {strategy.group_id.hex()[:8]}…"
+
+
+def held_by_actors_in_group(
+    task_name: str, required: ResourceSet, strategy: Strategy, waited_s: float
+) -> str:
+    """It fits its placement group, but not beside the actors that live there."""
+    return (
+        f"{task_name} has waited {waited_s:.0f} s for {_needed_in(required, strategy)}, where living actors "
+        "hold it until they end. Make larger bundles, or give the actors less."
+    )
+
+
+def group_removed(group_id: bytes) -> str:
+    return f"placement group {group_id.hex()} was removed"
+
+
+def not_here(shape: Shape, node_id: bytes, available: ResourceSet) -> str:
+    """It was asked for here or not at all."""
+    node = f"node {node_id.hex()[:8]}"
+    if shape.strategy.group_id:
+        return f"it needs {_needed_in(shape.required, shape.strategy)}, and {node} has not that free there"
+    return f"it needs {shape.required}, {node} has {available.beside(shape.required)} free"
 
 
 def no_such_labels(task_name: str, selectors: Sequence[LabelSelector], nodes: Sequence[NodeSnapshot]) -> str:

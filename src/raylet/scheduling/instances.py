@@ -4,13 +4,20 @@ A lease of one or more holds whole units that were wholly free. A lease of less 
 unit: the fullest one that still has room (the lowest index among equals). So whole units stay free for
 those who need them.
 
-Amounts are ten-thousandths of a unit. Nothing here knows of leases: the ledger keeps what `take` gave, and
-hands it to `give`.
+A placement group has instances of its own, of the units that its bundles hold: all of them under
+GPU_group_G, those of bundle 1 under GPU_group_1_G. Work in bundle 1 asks for both, and gets the same units of
+both.
+
+Amounts are ten-thousandths of a unit. Nothing here knows of leases or bundles: the ledger keeps what `find`
+chose, and hands it to `take` and `give`, or to `grow` and `shrink`.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 from ray_mono.common.our_bug import InternalError
+from ray_mono.common.scheduling.bundle_resources import plain_name
 from ray_mono.common.scheduling.resources import SCALE, UNIT_INSTANCE_RESOURCES, ResourceSet
 
 Parts = tuple[tuple[int, int], ...]
@@ -20,45 +27,65 @@ Parts = tuple[tuple[int, int], ...]
 def indivisible(required: ResourceSet) -> str | None:
     """Why no node whatsoever can hold `required`, or None: accelerators above one come whole."""
     for name, amount in required.items():
-        if name in UNIT_INSTANCE_RESOURCES and amount > SCALE and amount % SCALE:
-            return f"{name} above 1 has to be a whole number, got {amount / SCALE:g}"
+        if amount > SCALE and amount % SCALE and plain_name(name) in UNIT_INSTANCE_RESOURCES:
+            return f"{plain_name(name)} above 1 has to be a whole number, got {amount / SCALE:g}"
     return None
 
 
 class Instances:
     """The units of one resource on this node."""
 
-    def __init__(self, name: str, total: int) -> None:
+    def __init__(self, name: str, total: int = 0) -> None:
         """total: a whole number of units. Raises ValueError naming the resource otherwise."""
         if total % SCALE:
             raise ValueError(f"resource {name!r} is counted in whole units on a node, got {total / SCALE:g}")
-        self._free = [SCALE] * (total // SCALE)
+        self.plain_name = plain_name(name)
+        # What there is of each unit, and what of that is free, by index. In a group there may be a part of a
+        # unit, and less than nothing free: work may hold what its group has no more.
+        self._size = dict.fromkeys(range(total // SCALE), SCALE)
+        self._free = dict(self._size)
 
     @property
-    def free(self) -> tuple[int, ...]:
+    def free(self) -> Mapping[int, int]:
         """What is left of each unit, by index."""
-        return tuple(self._free)
+        return self._free
 
-    def find(self, amount: int) -> Parts | None:
-        """The units that `take` would hold for `amount`, or None where it does not fit now."""
-        if amount < SCALE:
-            room = [(free, index) for index, free in enumerate(self._free) if free >= amount]
-            return ((min(room)[1], amount),) if room else None
-        if amount % SCALE:
-            return None
-        whole = [index for index, free in enumerate(self._free) if free == SCALE][: amount // SCALE]
-        return tuple((index, SCALE) for index in whole) if len(whole) == amount // SCALE else None
+    @property
+    def is_empty(self) -> bool:
+        """Nothing is there, and nothing is held."""
+        return not any(self._size.values()) and not any(self._free.values())
 
-    def take(self, amount: int) -> Parts:
-        parts = self.find(amount)
-        if parts is None:
-            raise InternalError(f"no unit has {amount / SCALE:g} free: {self._free}")
+    def take(self, parts: Parts) -> None:
         for index, part in parts:
             self._free[index] -= part
-        return parts
 
     def give(self, parts: Parts) -> None:
         for index, part in parts:
             self._free[index] += part
-            if self._free[index] > SCALE:
+            if self._free[index] > self._size[index]:
                 raise InternalError(f"unit {index} was given back more than it has: {self._free}")
+
+    def grow(self, parts: Parts) -> None:
+        """There is more of these units from now on."""
+        for index, part in parts:
+            self._size[index] = self._size.get(index, 0) + part
+            self._free[index] = self._free.get(index, 0) + part
+
+    def shrink(self, parts: Parts) -> None:
+        """There is less of them, also where it is held."""
+        for index, part in parts:
+            self._size[index] -= part
+            self._free[index] -= part
+
+
+def find(pools: Sequence[Instances], amount: int) -> Parts | None:
+    """The units that are free in all of these, for `amount` of each; None where it does not fit now."""
+    first, *others = [pool.free for pool in pools]
+    room = {index: min([free, *(other.get(index, 0) for other in others)]) for index, free in first.items()}
+    if amount < SCALE:
+        able = [(free, index) for index, free in room.items() if free >= amount]
+        return ((min(able)[1], amount),) if able else None
+    if amount % SCALE:
+        return None
+    whole = [index for index in sorted(room) if room[index] >= SCALE][: amount // SCALE]
+    return tuple((index, SCALE) for index in whole) if len(whole) == amount // SCALE else None

@@ -6,10 +6,11 @@ death, a block, a report from another node) ends in a scheduling pass (`lease_sc
 say who was granted what, or sent where. So between two events nothing waits that could be placed, and an
 event that frees nothing needs no pass.
 
-A lease ends when its requester returns or cancels it, when the requester's connection ends, or when the
-worker dies. An actor's lease outlives the connection that it was asked for on, and ends with the worker:
-when that connection ends, and whenever the raylet registers, the GCS says which of these leases nobody
-wants (`disowned`). What a worker holds that is told to end stays held until its process is gone.
+A lease ends when its requester returns or cancels it, when the requester's connection ends, when the worker
+dies, or with the bundle of a placement group that it is in (bundles.py). An actor's lease outlives the
+connection that it was asked for on, and ends with the worker: when that connection ends, and whenever the
+raylet registers, the GCS says which of these leases nobody wants (`disowned`). What a worker holds that is
+told to end stays held until its process is gone.
 
 Invariants: a lease is in the queue (QUEUED), in the reservations (RESERVED), or has a worker (GRANTED,
 CLOSED), and in one of them only; it holds resources in the ledger unless it is QUEUED; a worker has at most
@@ -20,7 +21,7 @@ from __future__ import annotations
 
 import itertools
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -44,6 +45,7 @@ from ray_mono.raylet.scheduling.lease_queue import LeaseQueue
 from ray_mono.raylet.scheduling.lease_scheduler import LeaseScheduler
 from ray_mono.raylet.scheduling.leases import LeaseRequest, WorkerLease, WorkerLeaseState
 from ray_mono.raylet.scheduling.ledger import ResourceLedger
+from ray_mono.raylet.scheduling.node_bundles import NodeBundles
 from ray_mono.raylet.scheduling.pending_warnings import Circumstances, PendingWarnings
 from ray_mono.raylet.scheduling.reservations import Reservations
 from ray_mono.raylet.worker.worker_pool import WorkerPool
@@ -84,6 +86,7 @@ class LeaseManager:
         self._queue = LeaseQueue()
         self._reserved = Reservations()
         self._scheduler = LeaseScheduler(node, ledger, cluster, pool, self._queue, self._reserved)
+        self._bundles = NodeBundles(node.node_id, ledger)
         self._warnings = PendingWarnings(limits.infeasible_warning_s, limits.pending_warning_s)
         self._leases: dict[bytes, WorkerLease] = {}
         self._by_requester: dict[int, dict[bytes, None]] = {}
@@ -114,9 +117,8 @@ class LeaseManager:
         self._arrivals += 1
         lease = WorkerLease(request, shape, now_s, self._arrivals)
         if request.grant_or_reject and not self._scheduler.fits_here(shape):
-            available = self._ledger.available.beside(shape.required)
-            message = f"it needs {shape.required}, node {self._node.node_id.hex()[:8]} has {available} free"
-            return [Rejected(request.lease_id, RejectionKind.NOT_HERE, message)]
+            text = explanations.not_here(shape, self._node.node_id, self._ledger.available)
+            return [Rejected(request.lease_id, RejectionKind.NOT_HERE, text)]
         self._leases[request.lease_id] = lease
         self._by_requester.setdefault(request.requester, {})[request.lease_id] = None
         if request.grant_or_reject:
@@ -180,10 +182,64 @@ class LeaseManager:
         """The GCS wants none of these leases, and nobody else could ever end them."""
         effects: list[Effect] = []
         for lease_id in lease_ids:
-            worker = self._worker_of(self._leases.get(lease_id))
-            if worker is not None and worker.state is not WorkerState.ENDING:
-                effects += self._pool.end(worker, EndMode.KILL, "the GCS has no actor for it", now_s)
+            effects += self._kill(self._leases.get(lease_id), "the GCS has no actor for it", now_s)
         return effects
+
+    # ---- bundles of placement groups
+
+    def prepare_bundles(
+        self, group_id: bytes, wanted: Mapping[int, ResourceSet], now_s: float
+    ) -> tuple[str, list[Effect]]:
+        """Holds these bundles of a group, by index, all or none. Returns why it does not ("" where it does),
+        and what follows."""
+        refusal = self._bundles.prepare(group_id, wanted, self._is_draining)
+        return refusal, self._schedule(now_s)
+
+    def commit_bundles(self, group_id: bytes, indices: Iterable[int], now_s: float) -> list[Effect]:
+        """Those that are held: work in the group may use them."""
+        for index in indices:
+            self._bundles.commit((group_id, index))
+        self._scheduler.total_changed()
+        return self._schedule(now_s)
+
+    def return_bundles(
+        self, group_id: bytes, indices: Iterable[int], is_removed: bool, now_s: float
+    ) -> list[Effect]:
+        """They end, with what runs in them. is_removed: so does the group, and what waits for it."""
+        reason = "its placement group was removed" if is_removed else "its bundle was taken back"
+        effects: list[Effect] = []
+        for index in indices:
+            inside: list[WorkerLease] = []
+            if self._bundles.is_committed((group_id, index)):
+                inside = [lease for lease in self._leases.values() if lease.is_inside(group_id, index)]
+            for lease in inside:
+                if lease.has_worker:
+                    effects += self._kill(lease, reason, now_s)
+                elif not is_removed:
+                    self._drop(lease)
+                    effects.append(Rejected(lease.lease_id, RejectionKind.NOT_HERE, reason))
+            self._bundles.give_back((group_id, index), [lease.lease_id for lease in inside])
+        self._scheduler.total_changed()
+        return effects + (self.group_ended(group_id, now_s) if is_removed else self._schedule(now_s))
+
+    def group_ended(self, group_id: bytes, now_s: float) -> list[Effect]:
+        """The group is removed, or there is none: nothing that waits for it ever runs."""
+        kind, text = RejectionKind.PLACEMENT_GROUP_REMOVED, explanations.group_removed(group_id)
+        effects: list[Effect] = []
+        for lease in list(self._leases.values()):
+            if lease.request.strategy.group_id == group_id and not lease.has_worker:
+                self._drop(lease)
+                effects.append(Rejected(lease.lease_id, kind, text))
+        return effects + self._schedule(now_s)
+
+    def held_bundles(self) -> dict[bytes, list[int]]:
+        """Those that are prepared or committed: their indices, by group."""
+        return self._bundles.held()
+
+    def groups_waited_for(self) -> list[bytes]:
+        """The placement groups that leases are queued for."""
+        groups = (shape.strategy.group_id for shape in self._queue.shapes())
+        return list(dict.fromkeys(group_id for group_id in groups if group_id))
 
     # ---- workers
 
@@ -364,12 +420,14 @@ class LeaseManager:
             "num_leases": len(self._leases),
             "num_queued": self.num_queued,
             "num_shapes_remembered": self._scheduler.num_shapes_remembered,
+            "bundles": self._bundles.describe(),
             "leases": [lease.describe(self.explain(lease), now_s) for lease in shown],
         }
 
     def check_invariants(self) -> None:
         """Recounts leases against queue, ledger and pool. Raises InternalError."""
         self._ledger.check_invariants()
+        self._bundles.check_invariants()
         self._scheduler.check_invariants()
         self._pool.check_invariants()
         queued = [lease.lease_id for lease in self._queue]
@@ -401,6 +459,7 @@ class LeaseManager:
         return [self._scheduler.grant_of(lease)] if lease.has_worker else []
 
     def _schedule(self, now_s: float) -> list[Effect]:
+        self._bundles.end_left()
         return self._concluded(self._scheduler.run(now_s))
 
     def _concluded(self, effects: list[Effect]) -> list[Effect]:
@@ -438,6 +497,13 @@ class LeaseManager:
             return []
         if worker.state is WorkerState.ACTOR:
             return [Unclaimed(lease.lease_id)]
+        return self._pool.end(worker, EndMode.KILL, reason, now_s)
+
+    def _kill(self, lease: WorkerLease | None, reason: str, now_s: float) -> list[Effect]:
+        """Its worker, if it has one that is not ending yet."""
+        worker = self._worker_of(lease)
+        if worker is None or worker.state is WorkerState.ENDING:
+            return []
         return self._pool.end(worker, EndMode.KILL, reason, now_s)
 
     def _worker_of(self, lease: WorkerLease | None) -> Worker | None:

@@ -169,6 +169,11 @@ class LeaseScheduler:
         self._node = replace(self._node, is_draining=True)
         self._refusals.clear()
 
+    def total_changed(self) -> None:
+        """The node has more or less than before: what could never run here may now, and the other way
+        round."""
+        self._refusals.clear()
+
     def fits_here(self, shape: Shape) -> bool:
         """Whether one may have the node's resources now."""
         if self._node.is_draining:
@@ -229,7 +234,8 @@ class LeaseScheduler:
     def snapshot(self) -> NodeSnapshot:
         """This node as it is now."""
         if self._node.available is not self._ledger.available:
-            self._node = replace(self._node, available=self._ledger.available)
+            ledger = self._ledger
+            self._node = replace(self._node, total=ledger.total, available=ledger.available)
         return self._node
 
     @property

@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 from weakref import WeakValueDictionary
 
 from ray_mono.common.our_bug import InternalError
+from ray_mono.common.scheduling.bundle_resources import ANY_BUNDLE, named
 from ray_mono.common.scheduling.resources import GPU, ResourceSet
 from ray_mono.common.scheduling.strategy import Strategy
 from ray_mono.raylet.worker.binding import Binding
@@ -127,7 +128,8 @@ class LeaseRequest(NamedTuple):
 
     @property
     def binding(self) -> Binding:
-        return Binding(self.job_id, self.runtime_env, self.outlives_job, bool(self.resources.get(GPU)))
+        gpus = self.resources.get(GPU) or (self.strategy.group_id and named(self.resources, GPU))
+        return Binding(self.job_id, self.runtime_env, self.outlives_job, bool(gpus))
 
 
 @dataclass
@@ -159,6 +161,15 @@ class WorkerLease:
     @property
     def has_worker(self) -> bool:
         return self.state in HAVE_WORKERS
+
+    def is_inside(self, group_id: bytes, index: int) -> bool:
+        """Whether it holds something of this bundle, or may: nobody knows which one the work in any uses."""
+        strategy = self.request.strategy
+        return (
+            strategy.group_id == group_id
+            and strategy.bundle_index in (index, ANY_BUNDLE)
+            and self.state is not WorkerLeaseState.QUEUED
+        )
 
     def reserve(self) -> None:
         self._step(WorkerLeaseEvent.RESERVED)

@@ -1,35 +1,67 @@
-"""The ledger: what this node has, what is free, and which lease holds the rest. Pure, and the only one that
-counts.
+"""The ledger: what this node has, what is free, and which lease or bundle holds the rest. Pure, and the only
+one that counts.
 
-    free + what leases hold = total        (always, exactly; `check_invariants` recounts it)
+    free + what leases and bundles hold = total        (always, exactly; `check_invariants` recounts it)
 
 A lease whose worker is blocked in `get` gives back its CPUs and nothing else: memory and accelerators stay
 where they are. When the value is there the worker goes on at once, without asking. So free CPUs may go
-below zero, by exactly what went on. While anything is below zero nothing is granted, so the node works its
-debt off, and never owes more than that.
+below zero, by exactly what went on. While they are, nothing is granted, so the node works its debt off, and
+never owes more than that.
+
+A bundle of a placement group holds what it was prepared with. While it is committed the total has that again,
+under the names of its group (bundles.py), and work in the group is granted that. The CPUs of a group may go
+below zero as well. Such a debt concerns nobody but who asks for the same names, nor do the debts of the node
+concern work in groups: its CPUs are its bundles'. What a bundle gave is gone from the total at once when it
+is returned, so whatever is still held of it counts as less than nothing free until it is given back.
 
 The ledger does not know workers, queues or other nodes.
 """
 
 from __future__ import annotations
 
+from collections import defaultdict
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from ray_mono.common.our_bug import InternalError
+from ray_mono.common.our_bug import InternalError, check
+from ray_mono.common.scheduling.bundle_resources import (
+    ANY_BUNDLE,
+    is_in_group,
+    name_in,
+    named,
+    plain_name,
+)
 from ray_mono.common.scheduling.resources import CPU, SCALE, UNIT_INSTANCE_RESOURCES, ResourceSet
-from ray_mono.raylet.scheduling.instances import Instances, Parts
+from ray_mono.raylet.scheduling.bundles import Bundle, BundleState
+from ray_mono.raylet.scheduling.instances import Instances, Parts, find
+
+_Units = list[tuple[list[Instances], Parts]]
+"""Units, and all the instances that they are taken from."""
 
 
 @dataclass
 class _Holding:
     resources: ResourceSet
-    parts: dict[str, Parts] = field(default_factory=dict)
+    units: _Units = field(default_factory=list)
     is_blocked: bool = False
 
     @property
+    def cpus(self) -> ResourceSet:
+        """What it lends while it is blocked."""
+        return self.resources.only(CPU) or named(self.resources, CPU)
+
+    @property
     def held_now(self) -> ResourceSet:
-        return self.resources - self.resources.only(CPU) if self.is_blocked else self.resources
+        return self.resources - self.cpus if self.is_blocked else self.resources
+
+    @property
+    def indices(self) -> dict[str, tuple[int, ...]]:
+        """Of the accelerators, by their plain name."""
+        found: dict[str, list[int]] = {}
+        for pools, parts in self.units:
+            found.setdefault(pools[0].plain_name, []).extend(index for index, _ in parts)
+        return {name: tuple(dict.fromkeys(indices)) for name, indices in found.items()}
 
     def block(self, is_blocked: bool) -> None:
         self.is_blocked = is_blocked
@@ -40,42 +72,52 @@ class ResourceLedger:
 
     def __init__(self, total: ResourceSet) -> None:
         """Raises ValueError where an accelerator's total is not a whole number."""
+        self._own_total = total
+        # Invariant: the node's own, and what its committed bundles give.
         self.total = total
         # Invariant: total - sum(held_now of every holding).
         self._available = total
         self._holdings: dict[bytes, _Holding] = {}
+        self._bundles: dict[Bundle, _Holding] = {}
         self._instances = {
             name: Instances(name, amount) for name, amount in total.items() if name in UNIT_INSTANCE_RESOURCES
         }
 
     @property
     def available(self) -> ResourceSet:
-        """What is free; CPU may be negative."""
+        """What is free; CPU may be negative, and what groups have."""
         return self._available
 
     @property
     def is_overdrawn(self) -> bool:
-        """Whether resumed workers hold more than there is: then nothing is granted."""
-        return self._available.is_overdrawn
+        """Whether resumed workers hold more than there is: then nothing is granted but to work in groups."""
+        return self._available.get(CPU) < 0
 
     def can_grant(self, required: ResourceSet) -> bool:
         """Whether `required` is free now, whole accelerators included."""
         # What is asked most often comes first: what waits does not fit, and few nodes have accelerators.
         return (
             required.fits_in(self._available)
-            and not self._available.is_overdrawn
-            and (not self._instances or self._has_units(required))
+            and (self._available.get(CPU) >= 0 or is_in_group(required))
+            and (not self._instances or self._find_units(required) is not None)
         )
 
-    def _has_units(self, required: ResourceSet) -> bool:
-        return all(
-            self._instances[name].find(amount) is not None
-            for name, amount in required.items()
-            if name in self._instances
-        )
+    def _find_units(self, required: ResourceSet) -> _Units | None:
+        """The accelerators for this; None where they are not free."""
+        together: dict[tuple[str, int], list[Instances]] = defaultdict(list)
+        for name, amount in required.items():
+            if name in self._instances:
+                together[self._instances[name].plain_name, amount].append(self._instances[name])
+        units: _Units = []
+        for (_, amount), pools in together.items():
+            parts = find(pools, amount)
+            if parts is None:
+                return None
+            units.append((pools, parts))
+        return units
 
     def allocate(self, lease_id: bytes, resources: ResourceSet) -> dict[str, tuple[int, ...]]:
-        """Gives `resources` to a lease; returns the indices of the accelerators it got, by name.
+        """Gives `resources` to a lease; returns the indices of the accelerators it got, by plain name.
 
         Raises InternalError where they are not free or the lease holds some already.
         """
@@ -83,26 +125,35 @@ class ResourceLedger:
             raise InternalError(f"lease {lease_id.hex()} holds resources already")
         if not self.can_grant(resources):
             raise InternalError(f"lease {lease_id.hex()} needs {resources}, free is {self._available}")
+        self._holdings[lease_id] = holding = self._hold(resources)
+        return holding.indices
+
+    def _hold(self, resources: ResourceSet) -> _Holding:
+        """These are free."""
         holding = _Holding(resources)
-        for name, amount in resources.items():
-            if name in self._instances:
-                holding.parts[name] = self._instances[name].take(amount)
-        self._holdings[lease_id] = holding
+        if self._instances:
+            holding.units = self._find_units(resources) or []
+            for pools, parts in holding.units:
+                for pool in pools:
+                    pool.take(parts)
         self._available = self._available - resources
-        return {name: tuple(index for index, _ in parts) for name, parts in holding.parts.items()}
+        return holding
+
+    def _free(self, holding: _Holding) -> None:
+        for pools, parts in holding.units:
+            for pool in pools:
+                pool.give(parts)
+        self._available = self._available + holding.held_now
 
     def instances_of(self, lease_id: bytes) -> dict[str, tuple[int, ...]]:
         """The indices that `allocate` returned for this lease."""
-        return {
-            name: tuple(index for index, _ in parts) for name, parts in self._holdings[lease_id].parts.items()
-        }
+        return self._holdings[lease_id].indices
 
     def release(self, lease_id: bytes) -> None:
         """The lease ended: what it still holds is free. Raises KeyError for a lease that holds nothing."""
-        holding = self._holdings.pop(lease_id)
-        for name, parts in holding.parts.items():
-            self._instances[name].give(parts)
-        self._available = self._available + holding.held_now
+        self._free(self._holdings.pop(lease_id))
+
+    # ---- blocked workers
 
     def block(self, lease_id: bytes) -> bool:
         """The lease's worker waits: its CPUs are free. Returns whether these are any."""
@@ -110,15 +161,16 @@ class ResourceLedger:
         if holding is None or holding.is_blocked:
             return False
         holding.block(True)
-        self._available = self._available + holding.resources.only(CPU)
-        return bool(holding.resources.get(CPU))
+        cpus = holding.cpus
+        self._available = self._available + cpus
+        return bool(cpus)
 
     def unblock(self, lease_id: bytes) -> None:
         """The lease's worker runs again, at once. CPU may be negative now."""
         holding = self._holdings.get(lease_id)
         if holding is not None and holding.is_blocked:
             holding.block(False)
-            self._available = self._available - holding.resources.only(CPU)
+            self._available = self._available - holding.cpus
 
     def count_blocked(self) -> int:
         return sum(holding.is_blocked for holding in self._holdings.values())
@@ -127,9 +179,56 @@ class ResourceLedger:
         holding = self._holdings.get(lease_id)
         return holding is not None and holding.is_blocked
 
+    # ---- bundles
+
+    def hold_bundle(self, bundle: Bundle) -> None:
+        """It is prepared. Raises InternalError where its resources are not free."""
+        if bundle in self._bundles or not self.can_grant(bundle.resources):
+            raise InternalError(f"a bundle needs {bundle.resources}, free is {self._available}")
+        self._bundles[bundle] = self._hold(bundle.resources)
+
+    def open_bundle(self, bundle: Bundle) -> None:
+        """It is committed: work in its group may have what it gives."""
+        self.total = self.total + bundle.given
+        self._available = self._available + bundle.given
+        for pool, parts in self._pools_of(bundle):
+            pool.grow(parts)
+
+    def close_bundle(self, bundle: Bundle) -> None:
+        """It was committed, and is returned. It holds its own resources until `release_bundle`."""
+        self.total = self.total - bundle.given
+        self._available = self._available - bundle.given
+        for pool, parts in self._pools_of(bundle):
+            pool.shrink(parts)
+
+    def release_bundle(self, bundle: Bundle) -> None:
+        """What it was prepared with is free. Raises KeyError where it holds nothing."""
+        self._free(self._bundles.pop(bundle))
+        ended = [name for name, pool in self._instances.items() if pool.is_empty and name != pool.plain_name]
+        for name in ended:
+            del self._instances[name]
+
+    def _pools_of(self, bundle: Bundle) -> list[tuple[Instances, Parts]]:
+        """The instances of its group that its accelerators count for, with these."""
+        found = []
+        for pools, parts in self._bundles[bundle].units:
+            for index in (ANY_BUNDLE, bundle.index):
+                name = name_in(pools[0].plain_name, bundle.group_id, index)
+                found.append((self._instances.setdefault(name, Instances(name)), parts))
+        return found
+
+    # ---- what others may know
+
     def holders(self) -> list[bytes]:
         """The leases that hold something, or nothing but their place."""
         return list(self._holdings)
+
+    def bundles(self) -> list[Bundle]:
+        """Those that hold something."""
+        return list(self._bundles)
+
+    def holds(self, lease_id: bytes) -> bool:
+        return lease_id in self._holdings
 
     def held_by(self, lease_ids: list[bytes]) -> ResourceSet:
         """What these leases hold together, blocked or not."""
@@ -146,15 +245,34 @@ class ResourceLedger:
 
     def check_invariants(self) -> None:
         """Recounts everything. Raises InternalError naming both sides of what does not add up."""
-        held = ResourceSet()
-        for holding in self._holdings.values():
-            held = held + holding.held_now
+        holdings = [*self._holdings.values(), *self._bundles.values()]
+        held = _sum(holding.held_now for holding in holdings)
         if held + self._available != self.total:
             raise InternalError(f"held {held} + free {self._available} is not the total {self.total}")
+        given = _sum(bundle.given for bundle in self._bundles if bundle.state is BundleState.COMMITTED)
+        check(
+            self.total == self._own_total + given,
+            f"the node has {self._own_total}, its bundles give {given}, and the total is {self.total}",
+        )
+        ending = {bundle.group_id.hex() for bundle in self._bundles if bundle.state is BundleState.ENDING}
         for name, amount in self._available.items():
-            if amount < 0 and name != CPU:
+            if amount < 0 and plain_name(name) != CPU and not name.endswith(tuple(ending)):
                 raise InternalError(f"{name} is overdrawn by {-amount / SCALE:g}: only CPUs may be")
+        self._check_units(holdings)
+
+    def _check_units(self, holdings: list[_Holding]) -> None:
         for name, instances in self._instances.items():
-            if sum(instances.free) != self._available.get(name):
+            if sum(instances.free.values()) != self._available.get(name):
                 free = instances.free
                 raise InternalError(f"units of {name}: {free} free, the ledger has {self._available}")
+        for holding in holdings:
+            for pools, _ in holding.units:
+                known = all(any(pool is each for each in self._instances.values()) for pool in pools)
+                check(known, f"what holds {holding.resources} has units that are not the ledger's")
+
+
+def _sum(amounts: Iterable[ResourceSet]) -> ResourceSet:
+    total = ResourceSet()
+    for each in amounts:
+        total = total + each
+    return total

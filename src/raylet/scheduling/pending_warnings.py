@@ -3,7 +3,8 @@ waited a while.
 
 Looks at every shape that waits, not at every lease. A driver is told of a shape that no node could ever
 hold after `infeasible_s`, and of one that would fit, but only into what living actors of this node hold,
-after `pending_s`. Nothing is said of shapes that simply wait for their turn.
+after `pending_s`. So is one that waits for a placement group which has no place itself. Nothing is said of
+shapes that simply wait for their turn.
 
 Before that, garbage is collected everywhere: handles in cycles keep actors that nobody can reach.
 """
@@ -83,17 +84,23 @@ class PendingWarnings:
         if lease.request.for_actor:
             return ""  # the GCS, which asked, knows all nodes and tells the driver itself
         name = lease.request.task_name or "A task"
-        required = lease.shape.required
+        required, strategy = lease.shape.required, lease.shape.strategy
+        nodes = [circumstances.here, *circumstances.others]
+        if strategy.group_id and isinstance(decision, Infeasible):
+            # A group may wait long for its place, which is no fault of what waits for the group.
+            is_placed = explanations.is_placed(strategy, nodes)
+            is_due = waited_s >= (self._infeasible_s if is_placed else self._pending_s)
+            return explanations.in_group(name, required, strategy, nodes) if is_due else ""
         if isinstance(decision, Infeasible) and waited_s >= self._infeasible_s:
-            return explanations.infeasible(
-                name, required, lease.shape.strategy, [circumstances.here, *circumstances.others]
-            )
+            return explanations.infeasible(name, required, strategy, nodes)
         if (
             isinstance(decision, Wait)
             and is_kept_out
             and waited_s >= self._pending_s
             and decision.feasible_node_ids == (circumstances.here.node_id,)
         ):
+            if strategy.group_id:
+                return explanations.held_by_actors_in_group(name, required, strategy, waited_s)
             return explanations.held_by_actors(
                 name, required, circumstances.held_by_actors, circumstances.here.total, waited_s
             )

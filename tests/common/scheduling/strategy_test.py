@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ray_mono.common.scheduling.labels import DOES_NOT_EXIST, EXISTS, IN, NOT_IN, LabelRequirement
-from ray_mono.common.scheduling.strategy import Strategy, StrategyKind, unsupported
+from ray_mono.common.scheduling.strategy import Strategy, StrategyKind
 from ray_mono.protobuf import common_pb2
 
 NODE = b"n" * 28
@@ -32,6 +32,7 @@ def test_a_strategy_travels_as_it_is() -> None:
         Strategy(StrategyKind.NODE_AFFINITY, NODE, is_soft=True, spills=True, selectors=selectors[:1]),
         Strategy(StrategyKind.NODE_AFFINITY, NODE, fails=True),
         Strategy(selectors=((), selectors[0])),
+        Strategy(StrategyKind.PLACEMENT_GROUP, group_id=b"g" * 18, bundle_index=2),
     ):
         assert Strategy.from_proto(strategy.to_proto()) == strategy
 
@@ -40,9 +41,3 @@ def test_only_hard_affinity_allows_a_single_node() -> None:
     assert Strategy.from_proto(affinity(soft=False)).only_node_id == NODE
     assert Strategy.from_proto(affinity(soft=True)).only_node_id is None
     assert Strategy().only_node_id is None
-
-
-def test_a_strategy_that_cannot_be_followed_is_named() -> None:
-    group = common_pb2.SchedulingStrategy(placement_group=common_pb2.PlacementGroupStrategy())
-    assert unsupported(group) == "placement_group"
-    assert unsupported(affinity(soft=False)) == unsupported(common_pb2.SchedulingStrategy()) == ""

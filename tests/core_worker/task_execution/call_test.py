@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from ray_mono.core_worker.context import InGroup
 from ray_mono.core_worker.task_execution.call import NO_EXTRAS, Call, KnownSpec, call_of, context_of
 from ray_mono.protobuf import common_pb2, core_worker_pb2
 
@@ -21,6 +22,8 @@ class Actor:
     job_id = b"job2"
     resources = "its resources"
     resource_ids = {"GPU": [1]}  # noqa: RUF012
+    group = InGroup(b"g" * 18, True)
+    is_detached = True
 
     def repr_name(self) -> str:
         return self.class_name

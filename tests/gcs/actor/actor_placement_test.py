@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from ray_mono.common.ids import NodeID
+from ray_mono.common.scheduling.bundle_resources import asked_for_in, given_by
 from ray_mono.common.scheduling.node_snapshot import NodeSnapshot
 from ray_mono.common.scheduling.resources import ResourceSet
 from ray_mono.common.scheduling.strategy import Strategy, StrategyKind
@@ -121,3 +124,18 @@ def test_an_explanation_tells_use_from_lack_and_both_from_a_start() -> None:
 def test_an_explanation_stays_short_in_a_large_cluster() -> None:
     nodes = [node(NodeID(bytes([number]) * 28), 1, 1) for number in range(NODES_TOLD_MAX + 5)]
     assert explain("Learner", needs(cpus=2), nodes).message.endswith("and 5 more nodes.")
+
+
+def test_an_actor_in_a_placement_group_is_told_of_in_plain_names() -> None:
+    group = bytes(range(18))
+    wanted = asked_for_in(ResourceSet.from_units({"CPU": 1}), group, 1)
+    demand = Demand(wanted, Strategy(StrategyKind.PLACEMENT_GROUP, group_id=group, bundle_index=1))
+    place = f"Actor Learner needs {{CPU: 1}} in bundle 1 of placement group {group.hex()}, which is "
+    assert explain("Learner", demand, [node(A, 4, 4)]).message.startswith(f"{place}not placed yet")
+    bundle = given_by(ResourceSet.from_units({"CPU": 1}), group, 1)
+    there = replace(node(A, 4, 3), total=node(A, 4, 4).total + bundle, available=bundle)
+    assert explain("Learner", demand, [there]).message.startswith(f"{place}there")
+    full = replace(there, available=bundle - wanted)
+    assert explain("Learner", demand, [full]).message == f"{place}in use there."
+    assert choose_node(demand, [node(B, 4, 4), there]) == A
+    assert Strategy.from_proto(strategy_at(demand, A)) == demand.strategy

@@ -7,33 +7,7 @@ import importlib.util
 import pytest
 
 import ray_mono as ray
-import ray_mono.util.placement_group
-from ray_mono.common.ids import PlacementGroupID
-from ray_mono.util import placement_group, state
-from ray_mono.util.placement_group import PlacementGroup, get_current_placement_group
-
-
-def test_what_makes_or_asks_for_a_placement_group_refuses() -> None:
-    module = ray_mono.util.placement_group
-    for function in (
-        placement_group,
-        module.placement_group,
-        module.remove_placement_group,
-        ray.util.get_placement_group,
-        ray.util.placement_group_table,
-        ray.util.placement_group,
-        PlacementGroup.empty().ready,
-    ):
-        with pytest.raises(NotImplementedError, match="placement groups are not part of ray_mono yet"):
-            function([{"CPU": 1}])
-
-
-def test_what_holds_without_placement_groups_works() -> None:
-    assert get_current_placement_group() is None
-    assert PlacementGroup.empty().is_empty and PlacementGroup.empty() == PlacementGroup(
-        PlacementGroupID.nil()
-    )
-    assert PlacementGroup(PlacementGroupID.nil(), [{"CPU": 1}]).bundle_specs == [{"CPU": 1}]
+from ray_mono.util import state
 
 
 def test_the_state_api_and_the_client_refuse() -> None:

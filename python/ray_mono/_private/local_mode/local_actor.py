@@ -14,6 +14,7 @@ from typing import Any
 from ray_mono._private.local_mode.local_call import LocalCall, describe
 from ray_mono.common.exceptions import ActorDiedError, ActorUnavailableError, TaskCancelledError
 from ray_mono.common.raw_error import exit_code_of
+from ray_mono.core_worker.context import InGroup
 from ray_mono.core_worker.object_ref import ObjectRef, is_awaited
 from ray_mono.core_worker.options import ActorOptions
 from ray_mono.core_worker.task_errors import ActorExit, TaskFailed
@@ -63,6 +64,7 @@ class LocalActor:
             describe(self._class, options.class_name, template.name),
             options.resources,
             template.generator_backpressure_num_objects,
+            InGroup.of(options.strategy),
         )
 
     def construct(self, args: list[Any], kwargs: dict[str, Any]) -> None:

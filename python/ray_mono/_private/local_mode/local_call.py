@@ -11,6 +11,7 @@ from ray_mono.common.raw_error import is_a
 from ray_mono.common.ray_error import RayError
 from ray_mono.common.scheduling.resources import ResourceSet
 from ray_mono.common.task_error import RayTaskError
+from ray_mono.core_worker.context import IN_NONE, InGroup
 from ray_mono.core_worker.task_errors import ARGUMENT_FAILED, TaskFailed, unreadable, users_traceback
 from ray_mono.core_worker.task_execution.running import cause_of_exit
 from ray_mono.core_worker.task_submission.function_manager import module_name, script_name
@@ -33,6 +34,7 @@ class LocalCall:
     resources: ResourceSet | None = None
     backpressure: int = 0
     """Items of a generator that may wait to be taken; 0: any number."""
+    group: InGroup = IN_NONE
 
     def error_of(self, error: BaseException) -> BaseException:
         """What the caller gets for what left the function.

@@ -21,6 +21,7 @@ from typing import Any
 from ray_mono._private.local_mode.local_actor import LocalActor, LocalActorState
 from ray_mono._private.local_mode.local_call import LocalCall, describe, pack, read
 from ray_mono._private.local_mode.local_global_state import LocalGlobalState
+from ray_mono._private.local_mode.local_placement_groups import LocalPlacementGroups
 from ray_mono._private.local_mode.local_streams import LocalStream
 from ray_mono._private.remote.exported_code import display_name
 from ray_mono._private.remote.signature import recover
@@ -31,16 +32,18 @@ from ray_mono.common.exceptions import (
     ActorDiedError,
     RaySystemError,
     ReferenceCountingAssertionError,
+    TaskPlacementGroupRemoved,
 )
 from ray_mono.common.ray_error import RayError
 from ray_mono.common.scheduling.labels import NODE_ID_LABEL
 from ray_mono.common.task_error import RayTaskError
-from ray_mono.core_worker.context import JobContext, TaskContext, TaskKind, WorkerContext
+from ray_mono.core_worker.context import InGroup, JobContext, TaskContext, TaskKind, WorkerContext
 from ray_mono.core_worker.object_ref import ObjectRef, require_home
 from ray_mono.core_worker.object_ref_generator import DynamicObjectRefGenerator, ObjectRefGenerator
 from ray_mono.core_worker.options import DYNAMIC_RETURNS, ActorOptions, CallRules, TaskOptions
 from ray_mono.core_worker.task_errors import ActorExit, TaskFailed
 from ray_mono.core_worker.task_execution.generator_runner import Failed, first_items
+from ray_mono.core_worker.task_submission.bundle_options import Options, handed_down, in_its_bundle
 from ray_mono.core_worker.task_submission.task_builder import MethodTemplate
 from ray_mono.core_worker.values import serialization
 from ray_mono.protobuf import common_pb2, object_manager_pb2
@@ -62,7 +65,9 @@ class LocalTask:
     """What calls of one remote function share."""
 
     function: Callable[..., Any]
+    given: TaskOptions
     options: TaskOptions
+    """Those given, in their placement group."""
 
     @property
     def num_returns(self) -> int:
@@ -97,6 +102,9 @@ class LocalCore:
         self._dropped: deque[bytes] = deque()
         # creation object id → actor id
         self._creations: dict[bytes, bytes] = {}
+        self.placement_groups = LocalPlacementGroups(
+            self.context, self.node_id, resources, rng, self._put_serialized
+        )
 
     # ---- references
 
@@ -161,7 +169,9 @@ class LocalCore:
     # ---- objects
 
     def put(self, value: Any) -> ObjectRef[Any]:
-        serialized = serialization.serialize(value, "the value of put()")
+        return self._put_serialized(serialization.serialize(value, "the value of put()"))
+
+    def _put_serialized(self, serialized: serialization.Serialized) -> ObjectRef[Any]:
         return self._new_ref(self.context.get().next_put_id(), serialized)
 
     def get(self, refs: list[ObjectRef[Any]], timeout_s: float | None) -> list[Any]:
@@ -214,10 +224,12 @@ class LocalCore:
         return function_or_class
 
     def task_template(self, code: Callable[..., Any], options: TaskOptions) -> LocalTask:
-        return LocalTask(code, options)
+        return LocalTask(code, options, in_its_bundle(options, f"{options.name}()"))
 
     def submit_task(self, template: LocalTask, flat_args: list[Any]) -> list[ObjectRef[Any]]:
         options = template.options
+        if template.given.inherits_group and self.context.placement_group().captures:
+            options = self._placed(template.given, f"{options.name}()")
         call = LocalCall(
             lambda args, kwargs: template.function(*args, **kwargs),
             options.name,
@@ -227,8 +239,25 @@ class LocalCore:
             function_descriptor=describe(template.function, function_name=display_name(template.function)),
             resources=options.resources,
             backpressure=options.generator_backpressure_num_objects,
+            group=InGroup.of(options.strategy),
         )
-        return self._run(call, self._next_task_id(ids.nil_actor_of(self.job_id)), flat_args)
+        task_id = self._next_task_id(ids.nil_actor_of(self.job_id))
+        if self.placement_groups.is_removed(call.group.group_id):
+            return self._failed(call, task_id, TaskPlacementGroupRemoved())
+        return self._run(call, task_id, flat_args)
+
+    def _placed(self, options: Options, what: str) -> Options:
+        """In the group that the caller hands down, or its own. Raises ValueError for what does not fit."""
+        groups = self.placement_groups
+        return in_its_bundle(handed_down(options, self.context.placement_group(), groups.bundles_of), what)
+
+    def _failed(self, call: LocalCall, task_id: bytes, error: BaseException) -> list[Any]:
+        """A call that does not run."""
+        value = serialization.serialize_error(error)
+        if call.num_returns < 0:
+            return self._run_generator(call, TaskContext(task_id, TaskKind(self.job_id)), [], value)
+        object_ids = [ids.object_id_bytes(task_id, index) for index in range(1, call.num_returns + 1)]
+        return [self._new_ref(object_id, value) for object_id in object_ids]
 
     def submit_tasks(
         self, template: LocalTask, items: Sequence[Any], chunk: int, refs: list[ObjectRef[Any]]
@@ -253,6 +282,7 @@ class LocalCore:
                 actor_id=call.actor_id,
                 resources=call.resources,
                 function=call.function_descriptor,
+                group=call.group,
             ),
         )
         if call.num_returns < 0:
@@ -344,6 +374,7 @@ class LocalCore:
     # ---- actors
 
     def create_actor(self, code: type, options: ActorOptions, flat_args: list[Any]) -> LocalActorState:
+        options = self._placed(options, options.class_name)
         if options.name:
             existing = self.named_actor(options.name, options.namespace)
             if existing is not None:
@@ -380,13 +411,7 @@ class LocalCore:
         task_id = self._next_task_id(actor.actor_id)
         call = actor.call_of(template)
         if actor.death is not None:
-            error = serialization.serialize_error(actor.death)
-            if call.num_returns < 0:
-                return self._run_generator(call, TaskContext(task_id, TaskKind(self.job_id)), [], error)
-            return [
-                self._new_ref(ids.object_id_bytes(task_id, index), error)
-                for index in range(1, template.num_returns + 1)
-            ]
+            return self._failed(call, task_id, actor.death)
         return self._run(call, task_id, flat_args)
 
     def submit_actor_tasks(

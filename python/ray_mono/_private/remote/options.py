@@ -2,9 +2,9 @@
 
 They are checked where they are written, and turned into what the core takes.
 
-Every option that Ray knows is known here. An option of a part that does not exist yet is a
-NotImplementedError that says which part. An unknown name is a ValueError, a wrong type a TypeError, a wrong
-value a ValueError: each names the option, what was given and what is accepted. None always means the default.
+Every option that Ray knows is known here. An unknown name is a ValueError, a wrong type a TypeError, a wrong
+value a ValueError: each names the option, what was given and what is accepted. None means the default; for
+`placement_group` it means that there is none, whatever the caller hands down.
 """
 
 from __future__ import annotations
@@ -169,16 +169,11 @@ _ACTOR = {
     ),
     "allow_out_of_order_execution": _FLAG,
 }
-_LATER = {
-    "placement_group": ("placement groups", ("default", None)),
-    "placement_group_bundle_index": ("placement groups", (-1, None)),
-    "placement_group_capture_child_tasks": ("placement groups", (False, None)),
-}
 
 
 def check_task_options(options: Options) -> None:
-    """Raises TypeError, ValueError or NotImplementedError, naming the option, unless all are right. Numbers
-    of other libraries among them become Python's.
+    """Raises TypeError or ValueError, naming the option, unless all are right. Numbers of other libraries
+    among them become Python's.
     """
     _check(options, _TASK, "remote functions")
 
@@ -203,10 +198,6 @@ def _check(options: Options, table: Mapping[str, _Option], of_what: str) -> None
             known = ", ".join(sorted(table))
             raise ValueError(f"{name!r} is not an option of {of_what}; options are: {known}")
         option.check(name, value)
-        if name in _LATER:
-            part, harmless = _LATER[name]
-            if not any(value == each for each in harmless):
-                raise NotImplementedError(f"{name}={value!r}: {part} are not part of ray_mono yet")
     _check_resources(options.get("resources"))
     scheduling_option.strategy_of(options)
     if options.get("runtime_env") is not None:
@@ -291,6 +282,8 @@ def task_options(options: Options, function_name: str, is_generator: bool = Fals
         max_calls=options.get("max_calls") or 0,
         hides_events=options.get("enable_task_events") is False,
         strategy=scheduling_option.strategy_of(options),
+        bundles=scheduling_option.bundles_of(options),
+        inherits_group=scheduling_option.inherits_group(options),
         runtime_env=runtime_env.inherited(options.get("runtime_env")),
     )
 
@@ -335,6 +328,8 @@ def actor_options(
         rules=call_rules(options, is_asyncio),
         concurrency_groups=_groups(options.get("concurrency_groups") or {}, method_groups, class_name),
         strategy=scheduling_option.strategy_of(options),
+        bundles=scheduling_option.bundles_of(options),
+        inherits_group=scheduling_option.inherits_group(options),
         runtime_env=runtime_env.inherited(options.get("runtime_env")),
         handle_metadata=handle_metadata,
     )

@@ -1,0 +1,334 @@
+"""Placement groups as this process knows them: those that it made, and those that somebody here waits for.
+
+    create    named    ──RegisterPlacementGroup──► answer, since the name may be taken
+              unnamed  ──RegisterPlacementGroup──► not waited for: a failure shows in ready() and wait()
+                       ──WatchPlacementGroup─────► beside it, so that wait() mostly finds the answer here
+    wait, ready ──WatchPlacementGroup──► until the group is created or removed
+    remove    ──RemovePlacementGroup───► not waited for
+
+All of these go over one connection, so that none overtakes another: who removes a group has registered it,
+and who asks what became of one that this process removed hears that. A head that comes back gets again what
+had no answer, in the same order (gcs_channel.py).
+
+One long poll per group is open, while its registration or somebody who waits depends on its answer. What the
+first one brought counts for one wait: later the group may have been removed by others, so that the GCS is
+asked again.
+
+`ready` runs no task: its object is this process's, and gets its value when the GCS has answered.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+from ray_mono.common.exceptions import RaySystemError, TaskPlacementGroupRemoved
+from ray_mono.common.ids import PlacementGroupID
+from ray_mono.common.scheduling.resources import ResourceSet
+from ray_mono.core_worker.context import WorkerContext
+from ray_mono.core_worker.environment import Environment
+from ray_mono.core_worker.object_ref import ObjectRef, ReferenceHome, disconnected
+from ray_mono.core_worker.objects.blocked_notice import BlockedNotice
+from ray_mono.core_worker.reference_counting.dropped_references import DroppedReferences
+from ray_mono.core_worker.reference_counting.reference_counter import ReferenceCounter
+from ray_mono.core_worker.store_provider.memory_store import MemoryStore
+from ray_mono.core_worker.values import serialization
+from ray_mono.protobuf import common_pb2, gcs_pb2
+from ray_mono.rpc.reactor import Waiter
+from ray_mono.rpc.surface import RpcError, StatusCode
+
+Info = common_pb2.PlacementGroupInfo
+
+REMOVED_MAX = 10_000
+"""So many groups that were removed here are known for that without a question."""
+BUNDLES_MAX = 1_000
+"""Of so many groups of others the bundles are kept, for those that inherit them."""
+
+
+class Outcome(enum.Enum):
+    """What whoever waits for a group is told."""
+
+    CREATED = "created"
+    REMOVED = "removed"
+    FAILED = "failed"
+
+
+class _WaitedFor:
+    """A group that the GCS is asked about."""
+
+    __slots__ = ("failure", "group_id", "is_made_here", "is_watched", "outcome", "waiting")
+
+    def __init__(self, group_id: bytes, is_made_here: bool) -> None:
+        self.group_id = group_id
+        # The GCS has it, or will have it before it is asked for it.
+        self.is_made_here = is_made_here
+        self.is_watched = False
+        # Of one that was made here: what its first watch brought, until somebody takes it, or that it could
+        # not be registered.
+        self.outcome: Outcome | None = None
+        self.failure = ""
+        self.waiting: list[Callable[[Outcome], None]] = []
+
+    def tell(self, outcome: Outcome) -> None:
+        """It is known what became of it."""
+        waiting, self.waiting = self.waiting, []
+        for callback in waiting:
+            callback(outcome)
+
+
+class GcsPlacementGroups:
+    """Those of one process; an interface.PlacementGroups."""
+
+    def __init__(
+        self,
+        env: Environment,
+        context: WorkerContext,
+        references: ReferenceCounter,
+        memory_store: MemoryStore,
+        dropped: DroppedReferences,
+        blocked: BlockedNotice,
+        on_removed: Callable[[bytes], None],
+        home: ReferenceHome,
+    ) -> None:
+        """on_removed(group id): this process removes the group. Lock held."""
+        self._env = env
+        self._context = context
+        self._references = references
+        self._memory_store = memory_store
+        self._dropped = dropped
+        self._blocked = blocked
+        self._on_removed = on_removed
+        self._home = home
+        self._timeout_s = env.config.gcs_timeout_s
+        self._groups: dict[bytes, _WaitedFor] = {}
+        # The latest ones, in their order.
+        self._removed: dict[bytes, None] = {}
+        self._bundles: dict[bytes, tuple[ResourceSet, ...]] = {}
+
+    # ---- made and removed
+
+    def create(self, wanted: Info) -> bytes:
+        env, context = self._env, self._context
+        if env.reactor.is_closed:
+            raise disconnected()
+        request = Info()
+        request.CopyFrom(wanted)
+        with env.lock:
+            job = context.job
+            group_id = PlacementGroupID.for_job(job.job_id, env.rng).binary()
+            request.placement_group_id, request.job_id = group_id, job.job_id
+            request.namespace = job.namespace
+            request.outlives_job = job.outlives_job or request.is_detached
+            if not request.is_detached:
+                request.creator_actor_id = context.detached_actor_id()
+            if not request.name:
+                group = self._groups[group_id] = _WaitedFor(group_id, True)
+                env.gcs.RegisterPlacementGroup.start(request, partial(self._on_registered, group))
+                self._watch(group, 0)
+                return group_id
+        self._register_named(request)
+        with env.lock:
+            group = self._groups[group_id] = _WaitedFor(group_id, True)
+            self._watch(group, 0)
+        return group_id
+
+    def _register_named(self, request: Info) -> None:
+        try:
+            self._env.gcs.RegisterPlacementGroup(request, timeout_s=self._timeout_s)
+        except RpcError as error:
+            if error.code is not StatusCode.ALREADY_EXISTS:
+                raise RaySystemError(f"the placement group could not be registered: {error}") from None
+            other = self.named(request.name, request.namespace)
+            has_it = "another one" if other is None else other.placement_group_id.hex()
+            raise ValueError(
+                f"the name {request.name!r} is taken in namespace {request.namespace!r}, by placement group"
+                f" {has_it}"
+            ) from None
+
+    def _on_registered(self, group: _WaitedFor, reply: Any, error: RpcError | None) -> None:
+        if error is not None and self._groups.get(group.group_id) is group:
+            group.failure = f"the placement group could not be registered: {error.message}"
+            group.outcome = Outcome.FAILED
+            group.tell(Outcome.FAILED)
+
+    def remove(self, group_id: bytes) -> None:
+        if self._env.reactor.is_closed:
+            raise disconnected()
+        with self._env.lock:
+            request = gcs_pb2.RemovePlacementGroupRequest(placement_group_id=group_id)
+            self._env.gcs.RemovePlacementGroup.start(request, lambda reply, error: None)
+            self._is_removed(group_id)
+            self._on_removed(group_id)
+
+    def _is_removed(self, group_id: bytes) -> None:
+        self._removed[group_id] = None
+        if len(self._removed) > REMOVED_MAX:
+            del self._removed[next(iter(self._removed))]
+        group = self._groups.pop(group_id, None)
+        if group is not None:
+            group.tell(Outcome.REMOVED)
+
+    # ---- waited for
+
+    def wait(self, group_id: bytes, timeout_s: float | None) -> bool:
+        if self._env.reactor.is_closed:
+            raise disconnected()
+        waiter = Waiter(self._env.reactor)
+        outcomes: list[Outcome] = []
+
+        def told(outcome: Outcome) -> None:
+            outcomes.append(outcome)
+            waiter.set()
+
+        with self._env.lock:
+            group = self._waited_for(group_id)
+            self._when_known(group, told)
+        try:
+            self._blocked.wait(waiter, timeout_s)
+        finally:
+            with self._env.lock:
+                if not outcomes:
+                    group.waiting.remove(told)
+        if Outcome.REMOVED in outcomes:
+            raise ValueError(f"placement group {group_id.hex()} does not exist any more: it was removed")
+        if Outcome.FAILED in outcomes:
+            raise RaySystemError(group.failure)
+        if outcomes:
+            return True
+        if self._env.reactor.is_closed:
+            raise disconnected()
+        return False
+
+    def ready(self, group_id: bytes, handle: Any) -> ObjectRef[Any]:
+        value = serialization.serialize(handle, "a placement group's handle")
+        with self._env.lock:
+            if self._env.reactor.is_closed:
+                raise disconnected()
+            self._dropped.drain()
+            object_id = self._context.get().next_put_id()
+            self._references.add_owned(object_id)
+            ref: ObjectRef[Any] = ObjectRef(object_id, self._home)
+            group = self._waited_for(group_id)
+
+            def known(outcome: Outcome) -> None:
+                if object_id not in self._references:
+                    return
+                told = value
+                if outcome is Outcome.REMOVED:
+                    told = serialization.serialize_error(TaskPlacementGroupRemoved())
+                elif outcome is Outcome.FAILED:
+                    told = serialization.serialize_error(RaySystemError(group.failure))
+                self._memory_store.put_inline(object_id, told.metadata, told.to_bytes())
+
+            self._when_known(group, known)
+        return ref
+
+    def _waited_for(self, group_id: bytes) -> _WaitedFor:
+        group = self._groups.get(group_id)
+        if group is None:
+            group = _WaitedFor(group_id, False)
+            if group_id in self._removed:
+                group.outcome = Outcome.REMOVED
+            else:
+                self._groups[group_id] = group
+        return group
+
+    def _when_known(self, group: _WaitedFor, callback: Callable[[Outcome], None]) -> None:
+        """callback(outcome) runs once, under the lock: now, if that is known, or later. Lock held."""
+        if group.outcome is None:
+            group.waiting.append(callback)
+            self._watch(group, 0)
+            return
+        if group.outcome is Outcome.CREATED:
+            del self._groups[group.group_id]
+        callback(group.outcome)
+
+    def _watch(self, group: _WaitedFor, after_version: int) -> None:
+        if group.is_watched or self._env.reactor.is_closed:
+            return
+        group.is_watched = True
+        request = gcs_pb2.WatchPlacementGroupRequest(
+            placement_group_id=group.group_id, after_version=after_version, settled=True
+        )
+        self._env.gcs.WatchPlacementGroup.start(request, partial(self._on_watched, group))
+
+    def _on_watched(self, group: _WaitedFor, info: Any, error: RpcError | None) -> None:
+        group.is_watched = False
+        if group.outcome is not None or self._groups.get(group.group_id) is not group:
+            return
+        if error is not None:
+            self._not_watched(group, error)
+        elif info.state == common_pb2.PLACEMENT_GROUP_CREATED:
+            if group.is_made_here and not group.waiting:
+                group.outcome = Outcome.CREATED
+            else:
+                del self._groups[group.group_id]
+                group.tell(Outcome.CREATED)
+        elif info.state == common_pb2.PLACEMENT_GROUP_REMOVED:
+            self._is_removed(group.group_id)
+        else:
+            self._watch_if_wanted(group, info.version)
+
+    def _not_watched(self, group: _WaitedFor, error: RpcError) -> None:
+        if error.code is StatusCode.UNAVAILABLE:
+            # Nobody is left to say what becomes of it.
+            group.failure = f"the GCS cannot be reached: {error.message}"
+            self._groups.pop(group.group_id)
+            group.tell(Outcome.FAILED)
+        elif error.code is StatusCode.NOT_FOUND and group.is_made_here:
+            self._is_removed(group.group_id)  # so long ago that nothing is known of it any more
+        else:
+            # Whoever made it may not have been heard yet.
+            again = partial(self._watch_if_wanted, group, 0)
+            self._env.reactor.call_later(self._env.config.watch_retry_s, again)
+
+    def _watch_if_wanted(self, group: _WaitedFor, after_version: int) -> None:
+        if self._groups.get(group.group_id) is not group:
+            return
+        if group.waiting or group.is_made_here:
+            self._watch(group, after_version)
+        else:
+            del self._groups[group.group_id]
+
+    # ---- asked of the GCS
+
+    def row(self, group_id: bytes) -> Info | None:
+        return self._get(gcs_pb2.GetPlacementGroupRequest(placement_group_id=group_id))
+
+    def named(self, name: str, namespace: str) -> Info | None:
+        return self._get(gcs_pb2.GetPlacementGroupRequest(name=name, namespace=namespace))
+
+    def rows(self) -> Sequence[Info]:
+        return self._env.gcs.GetAllPlacementGroups(common_pb2.Empty(), timeout_s=self._timeout_s).groups
+
+    def _get(self, request: gcs_pb2.GetPlacementGroupRequest) -> Info | None:
+        try:
+            return self._env.gcs.GetPlacementGroup(request, timeout_s=self._timeout_s)
+        except RpcError as error:
+            if error.code is not StatusCode.NOT_FOUND:
+                raise
+            return None
+
+    def bundles_of(self, group_id: bytes) -> tuple[ResourceSet, ...]:
+        """What the bundles of a group hold, in plain names; empty for one that the GCS does not know. Raises
+        RpcError where the GCS does not answer."""
+        known = self._bundles.get(group_id)
+        if known is None:
+            row = self.row(group_id)
+            if row is None:
+                return ()
+            known = tuple(ResourceSet.from_proto(bundle.resources) for bundle in row.bundles)
+            with self._env.lock:
+                if len(self._bundles) >= BUNDLES_MAX:
+                    self._bundles.clear()
+                self._bundles[group_id] = known
+        return known
+
+    def describe(self) -> dict[str, int]:
+        """For DumpState."""
+        return {
+            "placement_groups_known": len(self._groups),
+            "placement_group_watches": sum(group.is_watched for group in self._groups.values()),
+        }

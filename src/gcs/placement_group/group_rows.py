@@ -1,0 +1,93 @@
+"""Between the group manager's rows and PlacementGroupInfo."""
+
+from __future__ import annotations
+
+from typing import cast
+
+from ray_mono.common.ids import ActorID, JobID, NodeID, PlacementGroupID
+from ray_mono.common.scheduling.labels import selector_from_proto, selector_to_proto
+from ray_mono.common.scheduling.resources import ResourceSet
+from ray_mono.gcs.placement_group.bundle_placement import Bundle, BundleStrategy
+from ray_mono.gcs.placement_group.group_state import GroupRegistration, GroupState, PlacementGroup
+from ray_mono.protobuf import common_pb2
+
+Info = common_pb2.PlacementGroupInfo
+
+
+def registration_of(info: Info) -> GroupRegistration:
+    """What the creator says. Raises ValueError naming what is malformed."""
+    bundles = tuple(
+        Bundle(ResourceSet.from_proto(each.resources), selector_from_proto(each.selector))
+        for each in info.bundles
+    )
+    if not bundles:
+        raise ValueError("bundles must not be empty")
+    for index, bundle in enumerate(bundles):
+        if not bundle.resources or min(amount for _, amount in bundle.resources.items()) < 0:
+            raise ValueError(
+                f"bundle {index} must ask for something, and for nothing below 0: {bundle.resources}"
+            )
+    return GroupRegistration(
+        group_id=PlacementGroupID(info.placement_group_id),
+        job_id=JobID(info.job_id),
+        strategy=BundleStrategy(Info.Strategy.Name(info.strategy)),
+        bundles=bundles,
+        name=info.name,
+        namespace=info.namespace,
+        is_detached=info.is_detached,
+        creator_actor_id=ActorID(info.creator_actor_id) if info.creator_actor_id else None,
+        outlives_job=info.outlives_job,
+        target_node_id=info.soft_target_node_id,
+        same_label=info.same_label,
+    )
+
+
+def row_to_proto(group: PlacementGroup) -> Info:
+    registration = group.registration
+    info = Info(
+        placement_group_id=group.group_id.binary(),
+        job_id=registration.job_id.binary(),
+        state=cast("common_pb2.PlacementGroupState", int(group.state)),
+        version=group.version,
+        name=registration.name,
+        namespace=registration.namespace,
+        strategy=registration.strategy.value,
+        is_detached=registration.is_detached,
+        creator_actor_id=registration.creator_actor_id.binary() if registration.creator_actor_id else b"",
+        outlives_job=registration.outlives_job,
+        soft_target_node_id=registration.target_node_id,
+        same_label=registration.same_label,
+        pending_reason=group.pending_reason,
+        num_attempts=group.num_attempts,
+        start_time_s=group.start_time_s,
+        created_time_s=group.created_time_s,
+        end_time_s=group.end_time_s,
+        removed_because=group.removed_because,
+    )
+    for bundle, place in zip(registration.bundles, group.places, strict=True):
+        added = info.bundles.add(
+            resources=bundle.resources.to_proto(), node_id=b"" if place is None else place.binary()
+        )
+        if bundle.selector:
+            added.selector.CopyFrom(selector_to_proto(bundle.selector))
+    return info
+
+
+def row_from_proto(info: Info) -> PlacementGroup:
+    """As it was stored. Unless all are open, they are opened again, which harms none."""
+    places = tuple(NodeID(each.node_id) if each.node_id else None for each in info.bundles)
+    state = GroupState(info.state)
+    return PlacementGroup(
+        registration_of(info),
+        state,
+        version=info.version,
+        start_time_s=info.start_time_s,
+        places=places,
+        is_open=(state is GroupState.CREATED,) * len(places),
+        num_attempts=info.num_attempts,
+        pending_reason=info.pending_reason,
+        created_time_s=info.created_time_s,
+        end_time_s=info.end_time_s,
+        removed_because=info.removed_because,
+        story=("restored",),
+    )

@@ -1,0 +1,240 @@
+"""The shell that finds places for placement groups: all that wait are looked at together, in rounds.
+
+    look ──bundle_placement.place──► PrepareBundles, once per node ──► the rows are stored ──► CommitBundles
+
+A group whose bundles are not all held gives back those that are, and is looked at again. Groups that come
+while a round is under way share the next one. A round that takes longer than LOOK_S delays nobody: a node may
+not answer.
+
+It is looked when a group is new, and, not more often than every LOOK_S, when nodes have changed or reported.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+
+from ray_mono.common.ids import NodeID, PlacementGroupID
+from ray_mono.common.scheduling.node_snapshot import NodeSnapshot
+from ray_mono.common.scheduling.resources import ResourceSet
+from ray_mono.gcs.environment import Environment
+from ray_mono.gcs.lease_client import LeaseClient
+from ray_mono.gcs.node_manager import NodeManager
+from ray_mono.gcs.placement_group.bundle_client import BundleClient
+from ray_mono.gcs.placement_group.bundle_placement import Bundle, place
+from ray_mono.gcs.placement_group.group_manager import GroupManager
+from ray_mono.gcs.placement_group.group_state import PlacementGroup
+from ray_mono.gcs.placement_group.group_table import GroupTable
+from ray_mono.protobuf import common_pb2
+
+LOOK_S = 0.05
+BUNDLES_TOLD_MAX = 4
+
+Places = dict[int, NodeID]
+Round = dict[PlacementGroupID, Places]
+
+
+class GroupScheduler:
+    """Of one GCS."""
+
+    def __init__(
+        self,
+        environment: Environment,
+        nodes: NodeManager,
+        leases: LeaseClient,
+        bundles: BundleClient,
+        groups: GroupManager,
+        table: GroupTable,
+    ) -> None:
+        self._environment = environment
+        self._nodes = nodes
+        self._leases = leases
+        self._bundles = bundles
+        self._groups = groups
+        self._table = table
+        # For which nodes are asked.
+        self._placing: set[PlacementGroupID] = set()
+        self._num_rounds = 0
+        self._will_look = self._looks_after_round = self._is_paused = False
+        self._looks_again: asyncio.TimerHandle | None = None
+
+    def pause(self) -> None:
+        """Nothing is placed until `go_on`: nodes may tell where bundles are."""
+        self._is_paused = True
+
+    def go_on(self) -> None:
+        self._is_paused = False
+        self.look_soon()
+
+    def look_soon(self) -> None:
+        """Once for all that happens in this turn, or while a round is under way, if that is a short one."""
+        if self._num_rounds:
+            self._looks_after_round = True
+            self.look_again()
+        elif not self._will_look:
+            self._will_look = True
+            asyncio.get_running_loop().call_soon(self._look)
+
+    def look_again(self) -> None:
+        """More may be free than before."""
+        if self._looks_again is None and self._groups.waits:
+            self._looks_again = asyncio.get_running_loop().call_later(LOOK_S, self._look)
+
+    def _look(self) -> None:
+        self._will_look = self._looks_after_round = False
+        if self._looks_again is not None:
+            self._looks_again.cancel()
+            self._looks_again = None
+        waiting = [group for group in self._groups.waiting() if group.group_id not in self._placing]
+        if self._is_paused or not waiting:
+            return
+        view = {node.node_id: node for node in self._leases.view()}
+        chosen: Round = {}
+        # What did not fit does not fit for the next that asks for the same.
+        reasons: dict[object, str] = {}
+        for group in waiting:
+            registration = group.registration
+            bundles = [registration.bundles[index] for index in group.unplaced]
+            kept = [node_id.binary() for node_id in group.places if node_id is not None]
+            shape = (tuple(bundles), registration.strategy, tuple(kept), registration.same_label)
+            found = None if shape in reasons else _place(group, bundles, list(view.values()), kept)
+            if found is None:
+                if shape not in reasons:
+                    reasons[shape] = _why_not(group, bundles, list(view.values()), kept)
+                if group.pending_reason != reasons[shape]:
+                    self._changed(self._groups.tried(group.group_id, reasons[shape]))
+                continue
+            for bundle, node_id in zip(bundles, found, strict=True):
+                node = view[node_id]
+                view[node_id] = replace(node, available=node.available - bundle.resources)
+            chosen[group.group_id] = dict(zip(group.unplaced, map(NodeID, found), strict=True))
+        if chosen:
+            self._num_rounds += 1
+            self._placing.update(chosen)
+            self._environment.tasks.spawn(self._play(chosen), "place groups")
+
+    def _changed(self, group: PlacementGroup | None) -> bool:
+        if group is not None:
+            self._table.changed(group)
+        return group is not None
+
+    # ---- one round
+
+    async def _play(self, chosen: Round) -> None:
+        try:
+            prepared = await self._prepare(chosen)
+            self._placing.difference_update(chosen)
+            if len(prepared) < len(chosen):
+                self.look_again()
+            if prepared:
+                # The next head has to know of bundles before work is in them.
+                await self._environment.writes.flushed()
+                await self.commit(prepared)
+        finally:
+            self._num_rounds -= 1
+        if self._looks_after_round:
+            self._look()
+
+    async def _prepare(self, chosen: Round) -> list[PlacementGroupID]:
+        """Returns the groups that have all of their bundles now."""
+        by_node: dict[NodeID, list[PlacementGroupID]] = {}
+        for group_id, places in chosen.items():
+            for node_id in dict.fromkeys(places.values()):
+                by_node.setdefault(node_id, []).append(group_id)
+        answers = await asyncio.gather(
+            *(self._prepare_at(node_id, group_ids, chosen) for node_id, group_ids in by_node.items())
+        )
+        refusals: dict[PlacementGroupID, str] = {}
+        for (_, group_ids), told in zip(by_node.items(), answers, strict=True):
+            refusals.update((group_id, why) for group_id, why in zip(group_ids, told, strict=True) if why)
+        prepared = []
+        for group_id, places in chosen.items():
+            why = refusals.get(group_id)
+            if why is None and self._changed(self._groups.prepared(group_id, places)):
+                prepared.append(group_id)
+                continue
+            for node_id in dict.fromkeys(places.values()):
+                indices = _at(places, node_id)
+                self._bundles.give_back(node_id, {group_id: indices}, is_removed=False)
+            self._changed(self._groups.tried(group_id, why or ""))
+        return prepared
+
+    async def _prepare_at(
+        self, node_id: NodeID, group_ids: Sequence[PlacementGroupID], chosen: Round
+    ) -> Sequence[str]:
+        sizes = []
+        messages = []
+        for group_id in group_ids:
+            group, indices = self._groups.get(group_id), _at(chosen[group_id], node_id)
+            bundles = () if group is None else group.registration.bundles
+            sizes.append(_sum(bundles[index].resources for index in indices if index < len(bundles)))
+            info = self._table.current(group_id)
+            messages.append(common_pb2.GroupBundles(group=info, indices=indices))
+        with self._leases.asked(node_id, _sum(sizes)):
+            refusals = await self._bundles.prepare(node_id, messages)
+        held = [size for size, refusal in zip(sizes, refusals, strict=True) if not refusal]
+        self._leases.hold(node_id, _sum(held))
+        return refusals
+
+    async def commit(self, group_ids: Sequence[PlacementGroupID]) -> None:
+        """Opens what is held of these groups and not open yet."""
+        by_node: dict[NodeID, dict[PlacementGroupID, list[int]]] = {}
+        for group_id in group_ids:
+            group = self._groups.get(group_id)
+            for node_id, indices in ({} if group is None else group.by_node()).items():
+                closed = [index for index in indices if group is not None and not group.is_open[index]]
+                if closed:
+                    by_node.setdefault(node_id, {})[group_id] = closed
+        await asyncio.gather(*(self._commit_at(node_id, groups) for node_id, groups in by_node.items()))
+
+    async def _commit_at(self, node_id: NodeID, groups: Mapping[PlacementGroupID, list[int]]) -> None:
+        missing = await self._bundles.commit(node_id, groups)
+        now_s = self._environment.clock.wall_s()
+        for group_id, indices in groups.items():
+            if group_id not in missing:
+                self._changed(self._groups.opened(group_id, node_id, indices, now_s))
+            elif self._changed(self._groups.lost(group_id, node_id, indices)):
+                self.look_again()
+
+
+def _sum(sizes: Iterable[ResourceSet]) -> ResourceSet:
+    together = ResourceSet()
+    for size in sizes:
+        together = together + size
+    return together
+
+
+def _at(places: Places, node_id: NodeID) -> list[int]:
+    return [index for index, place_of in places.items() if place_of == node_id]
+
+
+def _place(
+    group: PlacementGroup,
+    bundles: Sequence[Bundle],
+    nodes: Sequence[NodeSnapshot],
+    kept: Sequence[bytes],
+    ever: bool = False,
+) -> list[bytes] | None:
+    registration = group.registration
+    return place(
+        bundles,
+        registration.strategy,
+        nodes,
+        kept,
+        registration.target_node_id,
+        registration.same_label,
+        ever,
+    )
+
+
+def _why_not(
+    group: PlacementGroup, bundles: Sequence[Bundle], nodes: Sequence[NodeSnapshot], kept: Sequence[bytes]
+) -> str:
+    """For people."""
+    needs = ", ".join(str(bundle.resources) for bundle in bundles[:BUNDLES_TOLD_MAX])
+    more = f", and {len(bundles) - BUNDLES_TOLD_MAX} more" if len(bundles) > BUNDLES_TOLD_MAX else ""
+    what = f"it needs {needs}{more} by {group.registration.strategy.value}"
+    if _place(group, bundles, nodes, kept, ever=True) is None:
+        return f"{what}, which the {len(nodes)} nodes of the cluster could not hold if nothing else ran there"
+    return f"{what}, which is in use"

@@ -1,0 +1,226 @@
+"""Placement groups as a core worker makes them, waits for them and removes them: what the GCS is told and
+asked."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from ray_mono.common.exceptions import RaySystemError, TaskPlacementGroupRemoved
+from ray_mono.core_worker.context import InGroup, TaskContext, TaskKind
+from ray_mono.protobuf import common_pb2, gcs_pb2
+from ray_mono.rpc.surface import RpcError, StatusCode
+from tests.core_worker.scene import JOB_ID, LOST, Said, Scene
+
+Info = common_pb2.PlacementGroupInfo
+CREATED, PENDING = common_pb2.PLACEMENT_GROUP_CREATED, common_pb2.PLACEMENT_GROUP_PENDING
+REMOVED, RESCHEDULING = common_pb2.PLACEMENT_GROUP_REMOVED, common_pb2.PLACEMENT_GROUP_RESCHEDULING
+UNKNOWN = RpcError(StatusCode.NOT_FOUND, "no such group")
+OTHER = b"g" * 14 + b"job9"
+"""A group that another process made."""
+
+
+def create(scene: Scene, **fields: Any) -> bytes:
+    return scene.core.placement_groups.create(Info(bundles=[common_pb2.Bundle()], **fields))
+
+
+def watch(scene: Scene) -> Said:
+    """The open one."""
+    (said,) = scene.wire.open("WatchPlacementGroup")
+    return said
+
+
+def hears(scene: Scene, state: Any, version: int = 2) -> None:
+    """Whoever watches the group."""
+    with scene.env.lock:
+        watch(scene).answer(Info(state=state, version=version))
+
+
+def wait(scene: Scene, group_id: bytes, timeout_s: float | None = 5.0) -> bool:
+    return scene.core.placement_groups.wait(group_id, timeout_s)
+
+
+def test_a_group_is_registered_and_watched_in_one_go() -> None:
+    scene = Scene()
+    group_id = create(scene, strategy=Info.SPREAD)
+    (registered,) = scene.wire.open("RegisterPlacementGroup")
+    told = registered.request
+    assert (told.placement_group_id, told.job_id, told.namespace) == (group_id, JOB_ID, "namespace")
+    assert group_id.endswith(JOB_ID) and told.strategy == Info.SPREAD and not told.outlives_job
+    assert (watch(scene).request.placement_group_id, watch(scene).request.after_version) == (group_id, 0)
+    assert create(scene) != group_id
+
+
+def test_what_came_beside_the_registration_answers_one_wait() -> None:
+    scene = Scene()
+    group_id = create(scene)
+    hears(scene, PENDING)
+    assert watch(scene).request.after_version == 2
+    hears(scene, CREATED, 3)
+    assert wait(scene, group_id) and not scene.wire.open("WatchPlacementGroup")
+    # Others may have removed it since.
+    scene.meanwhile(lambda: hears(scene, REMOVED))
+    with pytest.raises(ValueError, match=f"{group_id.hex()} does not exist any more: it was removed"):
+        wait(scene, group_id)
+
+
+def test_a_wait_ends_when_the_group_is_created() -> None:
+    scene = Scene()
+    group_id = create(scene)
+    scene.meanwhile(lambda: hears(scene, CREATED))
+    assert wait(scene, group_id, None)
+
+
+def test_a_wait_ends_at_its_time_and_the_watch_goes_on() -> None:
+    scene = Scene()
+    group_id = create(scene)
+    assert not wait(scene, group_id)
+    hears(scene, RESCHEDULING)
+    hears(scene, CREATED, 3)
+    assert wait(scene, group_id)
+
+
+def test_ready_becomes_the_handle() -> None:
+    scene = Scene()
+    group_id = create(scene)
+    ref = scene.core.placement_groups.ready(group_id, ("handle", 1))
+    hears(scene, CREATED)
+    assert scene.core.get([ref], None) == [("handle", 1)]
+
+
+@pytest.mark.parametrize("by_others", [True, False])
+def test_a_group_that_is_removed_is_told_to_whoever_waits(by_others: bool) -> None:
+    scene = Scene()
+    group_id = create(scene)
+    ref = scene.core.placement_groups.ready(group_id, "handle")
+    if by_others:
+        hears(scene, REMOVED)
+    else:
+        scene.core.placement_groups.remove(group_id)
+    assert isinstance(scene.state_of(ref), TaskPlacementGroupRemoved)
+    with pytest.raises(ValueError, match="does not exist any more"):
+        wait(scene, group_id)
+    again = scene.core.placement_groups.ready(group_id, "handle")
+    assert isinstance(scene.state_of(again), TaskPlacementGroupRemoved)
+
+
+def test_a_removal_does_not_wait_and_comes_behind_the_registration() -> None:
+    scene = Scene()
+    group_id = create(scene)
+    scene.core.placement_groups.remove(group_id)
+    scene.core.placement_groups.remove(group_id)
+    said = [each.method for each in scene.wire.said if "PlacementGroup" in each.method]
+    assert said == [
+        "RegisterPlacementGroup",
+        "WatchPlacementGroup",
+        "RemovePlacementGroup",
+        "RemovePlacementGroup",
+    ]
+    assert scene.wire.last("RemovePlacementGroup").request.placement_group_id == group_id
+    hears(scene, REMOVED)
+    assert not scene.wire.open("WatchPlacementGroup")
+
+
+def test_a_registration_that_fails_shows_at_every_wait() -> None:
+    scene = Scene()
+    group_id = create(scene)
+    ref = scene.core.placement_groups.ready(group_id, "handle")
+    with scene.env.lock:
+        scene.wire.last("RegisterPlacementGroup").fail(RpcError(StatusCode.INVALID_ARGUMENT, "no bundles"))
+        watch(scene).fail(UNKNOWN)
+    assert isinstance(scene.state_of(ref), RaySystemError)
+    for _ in range(2):
+        with pytest.raises(RaySystemError, match="could not be registered: no bundles"):
+            wait(scene, group_id)
+
+
+def test_a_name_is_waited_for() -> None:
+    scene = Scene()
+    scene.wire.replies["RegisterPlacementGroup"] = lambda request: common_pb2.Empty()
+    group_id = create(scene, name="mine", is_detached=True)
+    told = scene.wire.last("RegisterPlacementGroup").request
+    assert (told.name, told.is_detached, told.outlives_job) == ("mine", True, True)
+    assert watch(scene).request.placement_group_id == group_id
+
+
+def test_a_name_that_is_taken_is_told_with_the_group_that_has_it() -> None:
+    def refuse(request: Any) -> Any:
+        raise RpcError(StatusCode.ALREADY_EXISTS, "taken")
+
+    scene = Scene()
+    scene.wire.replies["RegisterPlacementGroup"] = refuse
+    scene.wire.replies["GetPlacementGroup"] = lambda request: Info(placement_group_id=OTHER)
+    with pytest.raises(
+        ValueError, match=f"the name 'mine' is taken in namespace 'namespace', by .*{OTHER.hex()}"
+    ):
+        create(scene, name="mine")
+    assert not scene.wire.all("WatchPlacementGroup")
+
+
+def test_a_group_of_others_is_asked_for_again_until_its_maker_is_heard() -> None:
+    scene = Scene()
+    ref = scene.core.placement_groups.ready(OTHER, "handle")
+    with scene.env.lock:
+        watch(scene).fail(UNKNOWN)
+    scene.pass_time(scene.config.watch_retry_s)
+    hears(scene, CREATED)
+    assert scene.core.get([ref], None) == ["handle"]
+
+
+def test_nobody_asks_for_a_group_that_nobody_waits_for() -> None:
+    scene = Scene()
+    assert not wait(scene, OTHER)
+    hears(scene, PENDING)
+    assert not scene.wire.open("WatchPlacementGroup")
+    ref = scene.core.placement_groups.ready(OTHER, "handle")
+    assert watch(scene).request.after_version == 0
+    with scene.env.lock:
+        watch(scene).fail(LOST)
+    assert isinstance(scene.state_of(ref), RaySystemError)
+    assert scene.core.describe()["placement_groups_known"] == 0
+
+
+def test_a_ready_object_that_nobody_wants_costs_nothing() -> None:
+    scene = Scene()
+    group_id = create(scene)
+    ref = scene.core.placement_groups.ready(group_id, "handle")
+    del ref
+    scene.turn()
+    hears(scene, CREATED)
+    assert scene.core.reference_counts() == 0
+
+
+def test_a_detached_actor_is_named_as_the_maker() -> None:
+    scene = Scene()
+    kind = TaskKind(JOB_ID, "m", 1, b"a" * 16, is_detached=True)
+    token = scene.context.enter(TaskContext(b"t" * 24, kind))
+    create(scene)
+    scene.context.leave(token)
+    assert scene.wire.last("RegisterPlacementGroup").request.creator_actor_id == b"a" * 16
+
+
+def test_rows_are_asked_of_the_gcs() -> None:
+    def row(request: gcs_pb2.GetPlacementGroupRequest) -> Info:
+        if request.placement_group_id == OTHER or request.name == "mine":
+            return Info(placement_group_id=OTHER, namespace=request.namespace)
+        raise UNKNOWN
+
+    scene = Scene()
+    groups = scene.core.placement_groups
+    scene.wire.replies["GetPlacementGroup"] = row
+    scene.wire.replies["GetAllPlacementGroups"] = lambda request: gcs_pb2.GetAllPlacementGroupsReply(
+        groups=[Info(placement_group_id=OTHER)]
+    )
+    found, named = groups.row(OTHER), groups.named("mine", "space")
+    assert found is not None and named is not None and named.namespace == "space"
+    assert groups.row(b"?" * 18) is None and groups.named("other", "space") is None
+    assert [each.placement_group_id for each in groups.rows()] == [OTHER]
+
+
+def test_the_context_tells_the_group() -> None:
+    scene = Scene()
+    assert scene.context.placement_group() == InGroup()
+    token = scene.context.enter(TaskContext(b"t" * 24, TaskKind(JOB_ID, group=InGroup(OTHER, True))))
+    assert scene.context.placement_group() == (OTHER, True)
+    scene.context.leave(token)
