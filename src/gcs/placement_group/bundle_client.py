@@ -58,7 +58,7 @@ class BundleClient:
             self._awaited -= awaited
 
     async def commit(self, node_id: NodeID, groups: Indices) -> list[PlacementGroupID]:
-        """Opens them. Returns the groups of which the node does not hold these."""
+        """Opens them. Returns the groups of which the node does not hold these; all where it is dead."""
         while (info := self._nodes.alive(node_id)) is not None:
             try:
                 raylet = await self._environment.raylets.client(raylet_address(info))
@@ -73,7 +73,7 @@ class BundleClient:
                     return [group_id for ids in missing for group_id in ids]
                 logger.info("bundles on node %s are not open yet: %s", node_id.hex(), error)
             await asyncio.sleep(self._config.lease_retry_period_s)
-        return []
+        return list(groups)
 
     def give_back(self, node_id: NodeID, groups: Indices, is_removed: bool) -> None:
         """Ends them there. is_removed: their groups are gone."""

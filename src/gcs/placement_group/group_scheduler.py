@@ -150,7 +150,9 @@ class GroupScheduler:
             refusals.update((group_id, why) for group_id, why in zip(group_ids, told, strict=True) if why)
         prepared = []
         for group_id, places in chosen.items():
-            why = refusals.get(group_id)
+            # A node that has answered may have died while others were waited for.
+            dead = [node_id for node_id in places.values() if self._nodes.alive(node_id) is None]
+            why = f"node {dead[0].hex()[:8]} died" if dead else refusals.get(group_id)
             if why is None and self._changed(self._groups.prepared(group_id, places)):
                 prepared.append(group_id)
                 continue

@@ -166,6 +166,43 @@ def test_bundles_of_a_dead_node_are_placed_elsewhere_and_the_others_stay() -> No
     play(script)
 
 
+def test_a_node_that_dies_while_another_one_is_waited_for_has_no_bundle() -> None:
+    async def script(scene: GcsScene) -> None:
+        gcs = await begin(scene)
+        first, second = [await scene.add_node({"CPU": 1}) for _ in range(2)]
+        goes_on = asyncio.Event()
+
+        async def hold_later(request: raylet_pb2.PrepareBundlesRequest) -> raylet_pb2.PrepareBundlesReply:
+            await goes_on.wait()
+            return await second.hold_bundles(request)
+
+        second.on_prepare = hold_later
+        await gcs.RegisterPlacementGroup(group(strategy=Info.STRICT_SPREAD))
+        while not first.bundles:
+            await asyncio.sleep(0.01)
+        await asyncio.sleep(0.1)
+        await gcs.UnregisterNode(gcs_pb2.UnregisterNodeRequest(node_id=first.node_id))
+        goes_on.set()
+        third = await scene.add_node({"CPU": 1})
+        assert set(places(await until(gcs, CREATED))) == {second.node_id, third.node_id}
+
+    play(script)
+
+
+def test_a_node_that_dies_before_its_bundles_are_open_has_none() -> None:
+    async def script(scene: GcsScene) -> None:
+        gcs = await begin(scene)
+        first, second = [await scene.add_node({"CPU": 1}) for _ in range(2)]
+        first.on_commit = never
+        await gcs.RegisterPlacementGroup(group(strategy=Info.STRICT_SPREAD))
+        await until(gcs, PREPARED)
+        await gcs.UnregisterNode(gcs_pb2.UnregisterNodeRequest(node_id=first.node_id))
+        third = await scene.add_node({"CPU": 1})
+        assert set(places(await until(gcs, CREATED))) == {second.node_id, third.node_id}
+
+    play(script)
+
+
 @pytest.mark.parametrize("is_created", [True, False])
 def test_a_removed_group_takes_its_bundles_and_actors_with_it(is_created: bool) -> None:
     async def script(scene: GcsScene) -> None:
