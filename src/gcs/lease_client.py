@@ -179,7 +179,7 @@ class LeaseClient:
         self._asked[node_id] = self._asked.get(node_id, ResourceSet()) + resources
 
     def _discount(self, node_id: NodeID, resources: ResourceSet) -> None:
-        left = self._asked.pop(node_id) - resources
+        left = self._asked.pop(node_id, ResourceSet()) - resources
         if left:
             self._asked[node_id] = left
 

@@ -41,11 +41,11 @@ class LeaseScene:
         (node,) = self.client.view()
         return node.available.to_units()["CPU"]
 
-    def lease(self) -> Coroutine[Any, Any, LeasedWorker]:
-        wanted = raylet_pb2.RequestWorkerLeaseRequest(resources=ONE_CPU.to_proto())
+    def lease(self, resources: ResourceSet = ONE_CPU) -> Coroutine[Any, Any, LeasedWorker]:
+        wanted = raylet_pb2.RequestWorkerLeaseRequest(resources=resources.to_proto())
         loop = asyncio.get_running_loop()
         return self.client.lease(
-            NodeID(self.node.node_id), wanted, ONE_CPU, lambda: self.waited.append(loop.time())
+            NodeID(self.node.node_id), wanted, resources, lambda: self.waited.append(loop.time())
         )
 
 
@@ -105,6 +105,15 @@ def test_what_is_asked_for_counts_until_it_is_granted_and_the_node_has_told_what
             await asyncio.sleep(HELD_MAX_S + 0.1)
         await scene.room.wait()
         assert scene.free_cpus == 4
+
+    play_leases(script)
+
+
+def test_leases_of_nothing_may_be_asked_for_together() -> None:
+    async def script(scene: LeaseScene) -> None:
+        await asyncio.gather(*(scene.lease(ResourceSet()) for _ in range(3)))
+        await scene.lease()
+        assert scene.free_cpus == 3
 
     play_leases(script)
 
