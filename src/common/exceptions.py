@@ -161,6 +161,10 @@ class RaySystemError(RayError):
         return f"System error: {self.client_exc}" + (f"\n{self.traceback_str}" if self.traceback_str else "")
 
 
+class PlacementGroupNameTaken(RaySystemError, ValueError):
+    """Another placement group has the name. In Ray that is a RaySystemError."""
+
+
 class AuthenticationError(RayError):
     """The cluster did not accept the secret.
 

@@ -310,6 +310,8 @@ class Adoption:
         missing = self._nodes.unregistered()
         await asyncio.sleep(self._config.node_return_timeout_s)
         self._cluster.give_up_nodes(missing)
+        if self._state is AdoptionState.OVER:
+            self._groups.judge()
 
     def _give_grace(self) -> None:
         self._grace_end_s = self._environment.clock.time_s() + self._config.adoption_grace_s

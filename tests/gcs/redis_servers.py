@@ -29,11 +29,18 @@ KERNEL_HAS_IT = "appendfsync no"
 DEBIAN_SERVER = shutil.which("redis-server")
 
 
+_given: set[int] = set()
+
+
 def free_port() -> int:
-    """One whose Cluster bus, 10000 above, is below 65536 and free, too."""
+    """One whose Cluster bus, 10000 above, is below 65536 and free, too. None is given twice: whoever gets it
+    listens later."""
     while True:
         with socket.create_server((HOST, 0)) as one:
             port: int = one.getsockname()[1] // 2
+        if port in _given:
+            continue
+        _given.add(port)
         try:
             for wanted in (port, port + 10000):
                 socket.create_server((HOST, wanted)).close()

@@ -101,6 +101,8 @@ class FakeNode(raylet_rpc.RayletServiceServicer):
         """By group, whether each that is held is open."""
         self.on_prepare: Prepare = self.hold_bundles
         self.on_commit: Callable[[raylet_pb2.CommitBundlesRequest], Awaitable[None]] = at_once
+        self.on_returned: Callable[[raylet_pb2.ReturnBundlesRequest], Awaitable[None]] = at_once
+        """Runs when bundles were returned, before that is answered."""
         self.prepares: list[raylet_pb2.PrepareBundlesRequest] = []
         self.returned_bundles: list[raylet_pb2.ReturnBundlesRequest] = []
         self.unwanted_bundles: list[common_pb2.BundleIndices] = []
@@ -217,6 +219,7 @@ class FakeNode(raylet_rpc.RayletServiceServicer):
         for each in request.groups:
             for index in each.indices:
                 self.bundles.get(each.placement_group_id, {}).pop(index, None)
+        await self.on_returned(request)
         return common_pb2.Empty()
 
     async def RequestWorkerLease(

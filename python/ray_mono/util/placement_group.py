@@ -78,7 +78,9 @@ def placement_group(
         topology_strategy,
     )
     group_id = connected_core().placement_groups.create(wanted)
-    return PlacementGroup(PlacementGroupID(group_id), bundles_of(wanted))
+    # As they were given, with what is 0.
+    given = [{resource: float(amount) for resource, amount in bundle.items()} for bundle in bundles]
+    return PlacementGroup(PlacementGroupID(group_id), given)
 
 
 def remove_placement_group(placement_group: PlacementGroup) -> None:

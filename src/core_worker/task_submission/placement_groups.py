@@ -24,7 +24,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
-from ray_mono.common.exceptions import RaySystemError, TaskPlacementGroupRemoved
+from ray_mono.common.exceptions import PlacementGroupNameTaken, RaySystemError, TaskPlacementGroupRemoved
 from ray_mono.common.ids import PlacementGroupID
 from ray_mono.common.scheduling.resources import ResourceSet
 from ray_mono.core_worker.context import WorkerContext
@@ -142,7 +142,7 @@ class GcsPlacementGroups:
                 raise RaySystemError(f"the placement group could not be registered: {error}") from None
             other = self.named(request.name, request.namespace)
             has_it = "another one" if other is None else other.placement_group_id.hex()
-            raise ValueError(
+            raise PlacementGroupNameTaken(
                 f"the name {request.name!r} is taken in namespace {request.namespace!r}, by placement group"
                 f" {has_it}"
             ) from None

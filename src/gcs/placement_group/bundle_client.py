@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 
 from ray_mono.common.ids import NodeID, PlacementGroupID
 from ray_mono.gcs.environment import Environment
@@ -25,25 +26,22 @@ Indices = Mapping[PlacementGroupID, Sequence[int]]
 class BundleClient:
     """Of one GCS."""
 
-    def __init__(self, environment: Environment, nodes: NodeManager) -> None:
+    def __init__(self, environment: Environment, nodes: NodeManager, on_returned: Callable[[], None]) -> None:
+        """on_returned() is told when bundles were."""
+        self._on_returned = on_returned
         self._environment = environment
         self._config = environment.config
         self._nodes = nodes
-        # Asked for and not answered yet: group, index, node.
-        self._awaited: set[tuple[PlacementGroupID, int, NodeID]] = set()
+        # How many returns of a group's bundles a node has not answered.
+        self._returning: Counter[tuple[PlacementGroupID, NodeID]] = Counter()
 
-    def awaits(self, group_id: PlacementGroupID, index: int, node_id: NodeID) -> bool:
-        """Whether this GCS asked for the bundle, and has no answer yet."""
-        return (group_id, index, node_id) in self._awaited
+    def returning_from(self, group_id: PlacementGroupID) -> set[NodeID]:
+        """The nodes that have not said that bundles of the group are returned: what they were asked for again
+        would be returned as well."""
+        return {node_id for of_group, node_id in self._returning if of_group == group_id}
 
     async def prepare(self, node_id: NodeID, groups: Sequence[common_pb2.GroupBundles]) -> list[str]:
         """Why the node does not hold each of them; empty: it does."""
-        awaited = {
-            (PlacementGroupID(each.group.placement_group_id), index, node_id)
-            for each in groups
-            for index in each.indices
-        }
-        self._awaited |= awaited
         try:
             info = self._nodes.alive(node_id)
             if info is None:
@@ -54,8 +52,6 @@ class BundleClient:
             return list(reply.refusals)
         except RpcError as error:
             return [f"node {node_id.hex()[:8]} did not answer: {error.message}"] * len(groups)
-        finally:
-            self._awaited -= awaited
 
     async def commit(self, node_id: NodeID, groups: Indices) -> list[PlacementGroupID]:
         """Opens them. Returns the groups of which the node does not hold these; all where it is dead."""
@@ -82,6 +78,15 @@ class BundleClient:
         )
 
     async def _until_given_back(self, node_id: NodeID, groups: Indices, is_removed: bool) -> None:
+        self._returning.update((group_id, node_id) for group_id in groups)
+        try:
+            await self._insist(node_id, groups, is_removed)
+        finally:
+            self._returning.subtract((group_id, node_id) for group_id in groups)
+            self._returning = +self._returning
+            self._on_returned()
+
+    async def _insist(self, node_id: NodeID, groups: Indices, is_removed: bool) -> None:
         while (info := self._nodes.alive(node_id)) is not None:
             try:
                 raylet = await self._environment.raylets.client(raylet_address(info))

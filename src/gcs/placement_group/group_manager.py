@@ -99,12 +99,15 @@ class GroupManager:
                 raise GroupNameTaken(self._groups[holder])
         return self._save(group)
 
-    def tried(self, group_id: PlacementGroupID, reason: str) -> PlacementGroup | None:
-        """A place was looked for in vain; one sentence says why."""
+    def tried(
+        self, group_id: PlacementGroupID, reason: str, is_infeasible: bool = False
+    ) -> PlacementGroup | None:
+        """A place was looked for in vain; one sentence says why. is_infeasible: there is none at all."""
         group = self._groups.get(group_id)
         if group is None or not group.is_waiting:
             return None
-        group = replace(group, num_attempts=group.num_attempts + 1, pending_reason=reason)
+        num_attempts = group.num_attempts + 1
+        group = replace(group, num_attempts=num_attempts, pending_reason=reason, is_infeasible=is_infeasible)
         return self._save(group)
 
     def prepared(self, group_id: PlacementGroupID, places: Mapping[int, NodeID]) -> PlacementGroup | None:
@@ -114,7 +117,12 @@ class GroupManager:
             return None
         where = tuple(places.get(index, place) for index, place in enumerate(group.places))
         return self._move(
-            group, GroupEvent.PREPARED, places=where, num_attempts=group.num_attempts + 1, pending_reason=""
+            group,
+            GroupEvent.PREPARED,
+            places=where,
+            num_attempts=group.num_attempts + 1,
+            pending_reason="",
+            is_infeasible=False,
         )
 
     def opened(

@@ -29,6 +29,8 @@ from ray_mono.gcs.placement_group.group_table import GroupTable
 from ray_mono.protobuf import common_pb2
 
 LOOK_S = 0.05
+REFUSED_MAX_S = 2.0
+"""How long a group that nodes refuse again and again is left alone: their reports say less than they know."""
 BUNDLES_TOLD_MAX = 4
 
 Places = dict[int, NodeID]
@@ -53,11 +55,14 @@ class GroupScheduler:
         self._bundles = bundles
         self._groups = groups
         self._table = table
-        # For which nodes are asked.
-        self._placing: set[PlacementGroupID] = set()
+        # For which nodes are asked, until it is decided whether they have all that they need.
+        self._placing: Round = {}
+        # Of those that were refused: when they are looked at again, and how long they waited last.
+        self._refused: dict[PlacementGroupID, tuple[float, float]] = {}
         self._num_rounds = 0
         self._will_look = self._looks_after_round = self._is_paused = False
         self._looks_again: asyncio.TimerHandle | None = None
+        self._looks_at_s = 0.0
 
     def pause(self) -> None:
         """Nothing is placed until `go_on`: nodes may tell where bundles are."""
@@ -76,34 +81,54 @@ class GroupScheduler:
             self._will_look = True
             asyncio.get_running_loop().call_soon(self._look)
 
-    def look_again(self) -> None:
+    def look_again(self, after_s: float = LOOK_S) -> None:
         """More may be free than before."""
-        if self._looks_again is None and self._groups.waits:
-            self._looks_again = asyncio.get_running_loop().call_later(LOOK_S, self._look)
+        loop = asyncio.get_running_loop()
+        at_s = loop.time() + after_s
+        if not self._groups.waits or (self._looks_again is not None and self._looks_at_s <= at_s):
+            return
+        if self._looks_again is not None:
+            self._looks_again.cancel()
+        self._looks_again, self._looks_at_s = loop.call_at(at_s, self._look), at_s
+
+    def awaits(self, group_id: PlacementGroupID, index: int, node_id: NodeID) -> bool:
+        """Whether the bundle may be held there for a round."""
+        return self._placing.get(group_id, {}).get(index) == node_id
+
+    def forget(self, group_id: PlacementGroupID) -> None:
+        """It is removed."""
+        self._refused.pop(group_id, None)
 
     def _look(self) -> None:
         self._will_look = self._looks_after_round = False
         if self._looks_again is not None:
             self._looks_again.cancel()
             self._looks_again = None
+        now_s = asyncio.get_running_loop().time()
         waiting = [group for group in self._groups.waiting() if group.group_id not in self._placing]
+        later = [self._refused[each.group_id][0] for each in waiting if self._is_refused(each, now_s)]
+        waiting = [group for group in waiting if not self._is_refused(group, now_s)]
+        if later:
+            self.look_again(min(later) - now_s)
         if self._is_paused or not waiting:
             return
         view = {node.node_id: node for node in self._leases.view()}
         chosen: Round = {}
         # What did not fit does not fit for the next that asks for the same.
-        reasons: dict[object, str] = {}
+        reasons: dict[object, tuple[str, bool]] = {}
         for group in waiting:
             registration = group.registration
             bundles = [registration.bundles[index] for index in group.unplaced]
             kept = [node_id.binary() for node_id in group.places if node_id is not None]
-            shape = (tuple(bundles), registration.strategy, tuple(kept), registration.same_label)
-            found = None if shape in reasons else _place(group, bundles, list(view.values()), kept)
+            returning = self._bundles.returning_from(group.group_id)
+            nodes = [node for node in view.values() if NodeID(node.node_id) not in returning]
+            target, label = registration.target_node_id, registration.same_label
+            shape = (tuple(bundles), registration.strategy, *kept, label, target, *sorted(returning))
+            found = None if shape in reasons else _place(group, bundles, nodes, kept)
             if found is None:
                 if shape not in reasons:
-                    reasons[shape] = _why_not(group, bundles, list(view.values()), kept)
-                if group.pending_reason != reasons[shape]:
-                    self._changed(self._groups.tried(group.group_id, reasons[shape]))
+                    reasons[shape] = _why_not(group, bundles, nodes, kept)
+                self._tried(group, *reasons[shape])
                 continue
             for bundle, node_id in zip(bundles, found, strict=True):
                 node = view[node_id]
@@ -111,7 +136,7 @@ class GroupScheduler:
             chosen[group.group_id] = dict(zip(group.unplaced, map(NodeID, found), strict=True))
         if chosen:
             self._num_rounds += 1
-            self._placing.update(chosen)
+            self._placing |= chosen
             self._environment.tasks.spawn(self._play(chosen), "place groups")
 
     def _changed(self, group: PlacementGroup | None) -> bool:
@@ -119,14 +144,22 @@ class GroupScheduler:
             self._table.changed(group)
         return group is not None
 
+    def _is_refused(self, group: PlacementGroup, now_s: float) -> bool:
+        """Not long ago."""
+        return self._refused.get(group.group_id, (now_s, 0.0))[0] > now_s
+
+    def _tried(self, group: PlacementGroup, reason: str, is_infeasible: bool) -> None:
+        if group.pending_reason != reason:
+            self._changed(self._groups.tried(group.group_id, reason, is_infeasible))
+
     # ---- one round
 
     async def _play(self, chosen: Round) -> None:
         try:
             prepared = await self._prepare(chosen)
-            self._placing.difference_update(chosen)
-            if len(prepared) < len(chosen):
-                self.look_again()
+            for group_id in chosen:
+                del self._placing[group_id]
+            self.look_again()
             if prepared:
                 # The next head has to know of bundles before work is in them.
                 await self._environment.writes.flushed()
@@ -155,11 +188,16 @@ class GroupScheduler:
             why = f"node {dead[0].hex()[:8]} died" if dead else refusals.get(group_id)
             if why is None and self._changed(self._groups.prepared(group_id, places)):
                 prepared.append(group_id)
+                self._refused.pop(group_id, None)
                 continue
             for node_id in dict.fromkeys(places.values()):
                 indices = _at(places, node_id)
                 self._bundles.give_back(node_id, {group_id: indices}, is_removed=False)
-            self._changed(self._groups.tried(group_id, why or ""))
+            group = self._groups.get(group_id)
+            if group is not None and group.is_waiting:
+                pause_s = min(2 * self._refused.get(group_id, (0.0, LOOK_S / 2))[1], REFUSED_MAX_S)
+                self._refused[group_id] = asyncio.get_running_loop().time() + pause_s, pause_s
+                self._tried(group, why or "nodes were asked in vain", False)
         return prepared
 
     async def _prepare_at(
@@ -232,11 +270,12 @@ def _place(
 
 def _why_not(
     group: PlacementGroup, bundles: Sequence[Bundle], nodes: Sequence[NodeSnapshot], kept: Sequence[bytes]
-) -> str:
-    """For people."""
+) -> tuple[str, bool]:
+    """For people; and whether no node could hold it if nothing else ran there."""
     needs = ", ".join(str(bundle.resources) for bundle in bundles[:BUNDLES_TOLD_MAX])
     more = f", and {len(bundles) - BUNDLES_TOLD_MAX} more" if len(bundles) > BUNDLES_TOLD_MAX else ""
     what = f"it needs {needs}{more} by {group.registration.strategy.value}"
     if _place(group, bundles, nodes, kept, ever=True) is None:
-        return f"{what}, which the {len(nodes)} nodes of the cluster could not hold if nothing else ran there"
-    return f"{what}, which is in use"
+        never = f"which the {len(nodes)} nodes of the cluster could not hold if nothing else ran there"
+        return f"{what}, {never}", True
+    return f"{what}, which is in use", False

@@ -40,6 +40,8 @@ class GroupEvent(enum.Enum):
 _S, _E = GroupState, GroupEvent
 TRANSITIONS: dict[tuple[GroupState, GroupEvent], GroupState] = {
     (_S.PENDING, _E.PREPARED): _S.PREPARED,
+    # A late node had told of bundles.
+    (_S.PENDING, _E.LOST): _S.PENDING,
     (_S.PENDING, _E.REMOVED): _S.REMOVED,
     (_S.PREPARED, _E.CREATED): _S.CREATED,
     (_S.PREPARED, _E.LOST): _S.RESCHEDULING,
@@ -89,6 +91,8 @@ class PlacementGroup:
     """Of each bundle."""
     num_attempts: int = 0
     pending_reason: str = ""
+    is_infeasible: bool = False
+    """No node could hold it if nothing else ran there."""
     created_time_s: float = 0.0
     end_time_s: float = 0.0
     removed_because: str = ""

@@ -7,6 +7,7 @@ may ask before its creator has told of it.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 
 from ray_mono.common.ids import PlacementGroupID
 from ray_mono.gcs.placement_group.group_rows import row_to_proto
@@ -26,8 +27,10 @@ SETTLED = frozenset({common_pb2.PLACEMENT_GROUP_CREATED, common_pb2.PLACEMENT_GR
 class GroupTable:
     """PlacementGroupInfo by group id."""
 
-    def __init__(self, writes: WriteThrough) -> None:
+    def __init__(self, writes: WriteThrough, awaits_nodes: Callable[[], bool]) -> None:
+        """awaits_nodes(): whether nodes of an earlier head have yet to come, which may tell of groups."""
         self._writes = writes
+        self._awaits_nodes = awaits_nodes
         # As of the latest event, and as of the latest that is durable.
         self._current: dict[PlacementGroupID, Info] = {}
         self._shown: dict[PlacementGroupID, Info] = {}
@@ -100,7 +103,9 @@ class GroupTable:
                 async with asyncio.timeout_at(unknown_until_s if info is None else None):
                     await watcher
             except TimeoutError:
-                raise unknown_group(group_id) from None
+                if not self._awaits_nodes():
+                    raise unknown_group(group_id) from None
+                unknown_until_s += UNKNOWN_WAIT_S
             finally:
                 waiting = self._watchers.get(group_id, [])
                 if watcher in waiting:

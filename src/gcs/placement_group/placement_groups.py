@@ -41,8 +41,11 @@ class PlacementGroups:
         self._actors = actors
         self._on_removed = on_removed
         self.manager = GroupManager(environment.config.removed_placement_groups_max)
-        self.table = GroupTable(environment.writes)
-        self._bundles = BundleClient(environment, nodes)
+        self.table = GroupTable(environment.writes, lambda: bool(nodes.unregistered()))
+        self._nodes = nodes
+        self._bundles = BundleClient(environment, nodes, self.nodes_changed)
+        # Asked to be removed, and not told of yet.
+        self._removed_before: dict[PlacementGroupID, None] = {}
         self._scheduler = GroupScheduler(environment, nodes, leases, self._bundles, self.manager, self.table)
 
     # ---- what callers ask for
@@ -55,8 +58,11 @@ class PlacementGroups:
             return
         self.table.changed(group)
         self._scheduler.look_soon()
-        if self._has_ended(registration):
+        if self._has_ended(registration) and not self._nodes.unregistered():
             self.remove(group.group_id, "what made it has ended")
+        elif group.group_id in self._removed_before:
+            del self._removed_before[group.group_id]
+            self.remove(group.group_id, "it was removed before the head was told of it")
 
     def _has_ended(self, group: GroupRegistration) -> bool:
         """Whether what it ends with has."""
@@ -70,11 +76,17 @@ class PlacementGroups:
         return not group.outlives_job or self._jobs.is_over(group.job_id)
 
     def remove(self, group_id: PlacementGroupID, because: str) -> None:
-        """With what runs in it. Nothing happens where it is removed, or not known."""
+        """With what runs in it. Nothing happens where it is removed; one that is not known is when it is told
+        of."""
+        if self.manager.get(group_id) is None:
+            self._removed_before[group_id] = None
+            if len(self._removed_before) > self._environment.config.removed_placement_groups_max:
+                del self._removed_before[next(iter(self._removed_before))]
         group = self.manager.remove(group_id, because, self._environment.clock.wall_s())
         if group is None:
             return
         self.table.changed(group)
+        self._scheduler.forget(group_id)
         writes = self._environment.writes
         for node_id, indices in group.by_node().items():
             self._after_commit_return(node_id, group_id, indices)
@@ -148,6 +160,8 @@ class PlacementGroups:
             if lost is not None:
                 logger.warning("node %s has lost bundles of group %s", node_id.hex(), lost.group_id.hex())
                 self.table.changed(lost)
+                # It may have them, if it made its list before it was asked for them.
+                self._bundles.give_back(node_id, {lost.group_id: sorted(missing)}, is_removed=False)
                 self._scheduler.look_again()
         unwanted = []
         for group_id, indices in told.items():
@@ -156,7 +170,7 @@ class PlacementGroups:
             left = [
                 index
                 for index in sorted(indices - wanted)
-                if not self._bundles.awaits(group_id, index, node_id)
+                if not self._scheduler.awaits(group_id, index, node_id)
             ]
             if left:
                 unwanted.append(common_pb2.BundleIndices(placement_group_id=group_id.binary(), indices=left))
@@ -169,13 +183,25 @@ class PlacementGroups:
         rows = [common_pb2.PlacementGroupInfo.FromString(row) for row in stored]
         self.table.restore(rows)
         self.manager.restore([row_from_proto(row) for row in rows])
-        self._commit_prepared()
+        self._open_closed()
+        self._check_users()
         self._scheduler.look_soon()
 
-    def _commit_prepared(self) -> None:
-        prepared = [group.group_id for group in self.manager.all() if group.state is GroupState.PREPARED]
-        if prepared:
-            self._environment.tasks.spawn(self._scheduler.commit(prepared), "open bundles")
+    def _open_closed(self) -> None:
+        """Bundles that are held, of groups whose work may be in others of theirs."""
+        groups = [
+            group.group_id
+            for group in self.manager.living()
+            if group.state is not GroupState.PENDING and group.by_node() and not all(group.is_open)
+        ]
+        if groups:
+            self._environment.tasks.spawn(self._scheduler.commit(groups), "open bundles")
+
+    def _check_users(self) -> None:
+        """The head before may have removed a group, and not have told its actors."""
+        used = {actor.registration.group_id for actor in self._actors.all() if actor.death is None}
+        for group_id in sorted(group_id for group_id in used if group_id is not None):
+            self.is_used(group_id)
 
     def adopt(self, node_id: NodeID, held: Sequence[common_pb2.GroupBundles]) -> None:
         """A node tells what it holds to a head that does not know it. Until `judge` nothing is placed. Raises
@@ -191,9 +217,11 @@ class PlacementGroups:
                 self.table.changed(group)
 
     def judge(self) -> None:
-        """All have told."""
-        for group in self.manager.living():
-            if self._has_ended(group.registration):
-                self.remove(group.group_id, "what made it ended while there was no head")
-        self._commit_prepared()
+        """All have told, but perhaps nodes that have yet to come: who made a group may be there."""
+        if not self._nodes.unregistered():
+            for group in self.manager.living():
+                if self._has_ended(group.registration):
+                    self.remove(group.group_id, "what made it ended while there was no head")
+        self._open_closed()
+        self._check_users()
         self._scheduler.go_on()

@@ -2,7 +2,7 @@
 
 A lease of one or more holds whole units that were wholly free. A lease of less than one shares a single
 unit: the fullest one that still has room (the lowest index among equals). So whole units stay free for
-those who need them.
+those who need them. A bundle of a placement group may hold whole ones and a part of another.
 
 A placement group has instances of its own, of the units that its bundles hold: all of them under
 GPU_group_G, those of bundle 1 under GPU_group_1_G. Work in bundle 1 asks for both, and gets the same units of
@@ -82,10 +82,12 @@ def find(pools: Sequence[Instances], amount: int) -> Parts | None:
     """The units that are free in all of these, for `amount` of each; None where it does not fit now."""
     first, *others = [pool.free for pool in pools]
     room = {index: min([free, *(other.get(index, 0) for other in others)]) for index, free in first.items()}
-    if amount < SCALE:
-        able = [(free, index) for index, free in room.items() if free >= amount]
-        return ((min(able)[1], amount),) if able else None
-    if amount % SCALE:
+    num_whole, part = divmod(amount, SCALE)
+    whole = [index for index in sorted(room) if room[index] >= SCALE][:num_whole]
+    if len(whole) < num_whole:
         return None
-    whole = [index for index in sorted(room) if room[index] >= SCALE][: amount // SCALE]
-    return tuple((index, SCALE) for index in whole) if len(whole) == amount // SCALE else None
+    parts = tuple((index, SCALE) for index in whole)
+    if not part:
+        return parts
+    able = [(free, index) for index, free in room.items() if free >= part and index not in whole]
+    return (*parts, (min(able)[1], part)) if able else None

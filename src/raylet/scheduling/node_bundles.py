@@ -14,7 +14,6 @@ from typing import Any
 from ray_mono.common.our_bug import check
 from ray_mono.common.scheduling.resources import ResourceSet
 from ray_mono.raylet.scheduling.bundles import Bundle, BundleState
-from ray_mono.raylet.scheduling.instances import indivisible
 from ray_mono.raylet.scheduling.ledger import ResourceLedger
 
 BundleKey = tuple[bytes, int]
@@ -42,9 +41,6 @@ class NodeBundles:
         ]
         if new and is_draining:
             return f"{self._name} is drained"
-        faults = [fault for bundle in new if (fault := indivisible(bundle.resources))]
-        if faults:
-            return faults[0]
         free = self._ledger.available
         for number, bundle in enumerate(new):
             if not self._ledger.can_grant(bundle.resources):

@@ -3,19 +3,30 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
 
 import pytest
 
-from ray_mono.common.ids import PlacementGroupID
 from ray_mono.common.scheduling.resources import ResourceSet
 from ray_mono.protobuf import common_pb2, gcs_pb2, raylet_pb2
-from ray_mono.protobuf.gcs_rpc import GcsServiceAsyncStub
 from ray_mono.rpc.surface import RpcError, StatusCode
+from tests.gcs.placement_group.group_scene import (
+    CREATED,
+    PENDING,
+    PREPARED,
+    REMOVED,
+    RESCHEDULING,
+    Info,
+    begin,
+    comes_back,
+    group,
+    group_id,
+    places,
+    remove,
+    until,
+)
 from tests.gcs.scene import (
     JOB,
     OWNER,
-    FakeNode,
     GcsScene,
     actor_id,
     at_once,
@@ -24,55 +35,6 @@ from tests.gcs.scene import (
     registration,
     until_state,
 )
-
-Info = common_pb2.PlacementGroupInfo
-PENDING, PREPARED, CREATED = (
-    common_pb2.PLACEMENT_GROUP_PENDING,
-    common_pb2.PLACEMENT_GROUP_PREPARED,
-    common_pb2.PLACEMENT_GROUP_CREATED,
-)
-REMOVED, RESCHEDULING = common_pb2.PLACEMENT_GROUP_REMOVED, common_pb2.PLACEMENT_GROUP_RESCHEDULING
-MANY_S = 30.0
-
-
-def group_id(number: int = 1) -> bytes:
-    return PlacementGroupID(number.to_bytes(14, "big") + JOB.binary()).binary()
-
-
-def group(number: int = 1, cpus: Sequence[float] = (1, 1), **fields: object) -> Info:
-    info = Info(placement_group_id=group_id(number), job_id=JOB.binary(), namespace="space", **fields)  # type: ignore[arg-type]
-    for amount in cpus:
-        info.bundles.add(resources=ResourceSet.from_units({"CPU": amount}).to_proto())
-    return info
-
-
-async def begin(scene: GcsScene) -> GcsServiceAsyncStub:
-    """A GCS with a job."""
-    gcs = await scene.start_gcs()
-    driver = common_pb2.Address(worker_id=OWNER.binary(), node_id=b"0" * 28)
-    assert (
-        await gcs.AddJob(gcs_pb2.AddJobRequest(job=common_pb2.JobInfo(driver=driver)))
-    ).job_id == JOB.binary()
-    return gcs
-
-
-async def until(gcs: GcsServiceAsyncStub, *states: common_pb2.PlacementGroupState, number: int = 1) -> Info:
-    """Watches the group until it is in one of the states."""
-    info = Info()
-    while not info.version or info.state not in states:
-        request = gcs_pb2.WatchPlacementGroupRequest(
-            placement_group_id=group_id(number), after_version=info.version
-        )
-        info = await gcs.WatchPlacementGroup(request)
-    return info
-
-
-async def remove(gcs: GcsServiceAsyncStub, number: int = 1) -> None:
-    await gcs.RemovePlacementGroup(gcs_pb2.RemovePlacementGroupRequest(placement_group_id=group_id(number)))
-
-
-def places(info: Info) -> list[bytes]:
-    return [bundle.node_id for bundle in info.bundles]
 
 
 def test_groups_that_are_placed_together_are_held_and_opened_with_one_call_per_node() -> None:
@@ -338,21 +300,6 @@ def test_what_is_malformed_is_refused(fault: str, changed: Info) -> None:
 
 
 # ---- the head ends
-
-
-async def comes_back(node: FakeNode, told: gcs_pb2.RegisterNodeRequest | None = None) -> None:
-    """The node registers at the head that there is, and does as it says."""
-    request = gcs_pb2.RegisterNodeRequest()
-    request.MergeFrom(told or gcs_pb2.RegisterNodeRequest())
-    for number in (1, 2):
-        held = node.bundles.get(group_id(number))
-        if held:
-            whole = group(number, name=f"name{number}", strategy=Info.STRICT_SPREAD)
-            request.bundles.add(group=whole, indices=sorted(held))
-    await node.process.spawn(node.join(told=request))
-    for each in node.unwanted_bundles:
-        for index in each.indices:
-            node.bundles[each.placement_group_id].pop(index)
 
 
 def test_the_next_head_opens_what_was_held_and_returns_what_was_only_asked_for() -> None:

@@ -273,7 +273,15 @@ def test_free_parts_that_are_no_whole_unit_hold_no_bundle_and_the_refusal_says_s
     node.ledger.allocate(b"2", units(GPU=0.6))
     refusal = node.prepare(units(GPU=0.8))
     assert refusal == "it needs {GPU: 0.8}, node 62626262 has {GPU: 0.8} free, in parts of accelerators"
-    assert "GPU above 1 has to be a whole number" in node.prepare(units(GPU=1.5))
+
+
+def test_a_bundle_may_hold_whole_accelerators_and_a_part_of_one() -> None:
+    node = Node(units(GPU=3))
+    node.open(units(GPU=1.5))
+    assert node.run(b"1", units(GPU=1), 0) == {"GPU": (0,)}
+    assert node.run(b"2", units(GPU=0.5), 0) == {"GPU": (1,)}
+    assert node.ledger.allocate(b"outside", units(GPU=0.5)) == {"GPU": (1,)}
+    node.check()
 
 
 def test_what_asks_for_different_amounts_under_the_two_names_gets_them_and_breaks_nothing() -> None:

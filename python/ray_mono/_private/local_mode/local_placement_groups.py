@@ -7,7 +7,7 @@ import random
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from ray_mono.common.exceptions import RaySystemError, TaskPlacementGroupRemoved
+from ray_mono.common.exceptions import PlacementGroupNameTaken, RaySystemError, TaskPlacementGroupRemoved
 from ray_mono.common.ids import PlacementGroupID
 from ray_mono.common.scheduling.resources import ResourceSet
 from ray_mono.core_worker.context import WorkerContext
@@ -43,7 +43,7 @@ class LocalPlacementGroups:
         if wanted.name:
             other = self.named(wanted.name, job.namespace)
             if other is not None:
-                raise ValueError(
+                raise PlacementGroupNameTaken(
                     f"the name {wanted.name!r} is taken in namespace {job.namespace!r}, by placement group"
                     f" {other.placement_group_id.hex()}"
                 )

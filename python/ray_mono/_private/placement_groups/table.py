@@ -42,5 +42,5 @@ def _scheduling_state(row: Info) -> str:
     if row.state == common_pb2.PLACEMENT_GROUP_CREATED:
         return "FINISHED"
     if row.num_attempts and row.pending_reason:
-        return "NO_RESOURCES"
+        return "INFEASIBLE" if row.is_infeasible else "NO_RESOURCES"
     return "QUEUED"
