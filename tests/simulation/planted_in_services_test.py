@@ -105,7 +105,7 @@ PLANTS: list[tuple[Plant, int]] = [
     (leaves_a_gap_where_a_second_holder_begins, 9000009),
     (leaves_files_of_dead_objects, 9000005),
     (starts_actors_elsewhere_while_their_node_may_run_them, 9001020),
-    (says_of_a_drained_node_that_its_objects_were_copied, 9001089),
+    (says_of_a_drained_node_that_its_objects_were_copied, 9001146),
 ]
 """With the seed to begin at."""
 
