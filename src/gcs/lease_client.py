@@ -131,18 +131,17 @@ class LeaseClient:
         """One request, for as long as it waits in the raylet's queue. Raises NotLeased."""
         lease_id = request.lease_id = self._environment.rng.randbytes(LEASE_ID_SIZE_BYTES)
         self._awaited.add(lease_id)
-        self._count(node_id, resources)
         call = self._environment.tasks.spawn(self._call(address, request), f"lease {lease_id.hex()}")
         try:
             pauses = Backoff(self._config.pending_warning_s, math.inf)
-            while not (await asyncio.wait({call}, timeout=pauses.next_s()))[0]:
-                still_waits()
+            with self.asked(node_id, resources):
+                while not (await asyncio.wait({call}, timeout=pauses.next_s()))[0]:
+                    still_waits()
         except asyncio.CancelledError:
             self._free(node_id, address, lease_id)
             raise
         finally:
             self._awaited.remove(lease_id)
-            self._discount(node_id, resources)
         outcome = call.result()
         if isinstance(outcome, RpcError):
             self._free(node_id, address, lease_id)

@@ -8,7 +8,7 @@ user invents.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 from ray_mono.protobuf import common_pb2
 
@@ -55,6 +55,13 @@ class ResourceSet:
         amounts = message.amounts
         # Not by items(): a map of a message gives them through three classes of Python code.
         return _in_order({name: amounts[name] for name in sorted(amounts) if amounts[name]})
+
+    @classmethod
+    def sum_of(cls, sets: Iterable[ResourceSet]) -> ResourceSet:
+        total = cls()
+        for each in sets:
+            total = total + each
+        return total
 
     def to_proto(self) -> common_pb2.ResourceSet:
         return common_pb2.ResourceSet(amounts=self._amounts)

@@ -73,12 +73,12 @@ class BundleClient:
 
     def give_back(self, node_id: NodeID, groups: Indices, is_removed: bool) -> None:
         """Ends them there. is_removed: their groups are gone."""
+        self._returning.update((group_id, node_id) for group_id in groups)
         self._environment.tasks.spawn(
             self._until_given_back(node_id, groups, is_removed), f"give bundles back at {node_id.hex()}"
         )
 
     async def _until_given_back(self, node_id: NodeID, groups: Indices, is_removed: bool) -> None:
-        self._returning.update((group_id, node_id) for group_id in groups)
         try:
             await self._insist(node_id, groups, is_removed)
         finally:

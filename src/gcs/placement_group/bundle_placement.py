@@ -113,9 +113,7 @@ def _placed(
 
 
 def _on_one(bundles: Sequence[Bundle], rooms: Sequence[_Room], target_node_id: bytes) -> list[bytes] | None:
-    together = ResourceSet()
-    for bundle in bundles:
-        together = together + bundle.resources
+    together = ResourceSet.sum_of(bundle.resources for bundle in bundles)
     selector = tuple({requirement: None for bundle in bundles for requirement in bundle.selector})
     able = [room for room in rooms if room.takes(Bundle(together, selector))]
     if not able:

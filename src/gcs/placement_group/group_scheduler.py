@@ -12,7 +12,7 @@ It is looked when a group is new, and, not more often than every LOOK_S, when no
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from ray_mono.common.ids import NodeID, PlacementGroupID
@@ -208,13 +208,15 @@ class GroupScheduler:
         for group_id in group_ids:
             group, indices = self._groups.get(group_id), _at(chosen[group_id], node_id)
             bundles = () if group is None else group.registration.bundles
-            sizes.append(_sum(bundles[index].resources for index in indices if index < len(bundles)))
+            sizes.append(
+                ResourceSet.sum_of(bundles[index].resources for index in indices if index < len(bundles))
+            )
             info = self._table.current(group_id)
             messages.append(common_pb2.GroupBundles(group=info, indices=indices))
-        with self._leases.asked(node_id, _sum(sizes)):
+        with self._leases.asked(node_id, ResourceSet.sum_of(sizes)):
             refusals = await self._bundles.prepare(node_id, messages)
         held = [size for size, refusal in zip(sizes, refusals, strict=True) if not refusal]
-        self._leases.hold(node_id, _sum(held))
+        self._leases.hold(node_id, ResourceSet.sum_of(held))
         return refusals
 
     async def commit(self, group_ids: Sequence[PlacementGroupID]) -> None:
@@ -236,13 +238,6 @@ class GroupScheduler:
                 self._changed(self._groups.opened(group_id, node_id, indices, now_s))
             elif self._changed(self._groups.lost(group_id, node_id, indices)):
                 self.look_again()
-
-
-def _sum(sizes: Iterable[ResourceSet]) -> ResourceSet:
-    together = ResourceSet()
-    for size in sizes:
-        together = together + size
-    return together
 
 
 def _at(places: Places, node_id: NodeID) -> list[int]:

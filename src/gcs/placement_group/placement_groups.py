@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 
 from ray_mono.common.ids import ActorID, JobID, NodeID, PlacementGroupID
 from ray_mono.gcs.actor.actor_manager import ActorManager
@@ -89,14 +90,10 @@ class PlacementGroups:
         self._scheduler.forget(group_id)
         writes = self._environment.writes
         for node_id, indices in group.by_node().items():
-            self._after_commit_return(node_id, group_id, indices)
+            returned = {group_id: indices}
+            writes.after_commit(partial(self._bundles.give_back, node_id, returned, is_removed=True))
         writes.after_commit(lambda: self._on_removed(group_id, because))
         self.forget_old()
-
-    def _after_commit_return(self, node_id: NodeID, group_id: PlacementGroupID, indices: list[int]) -> None:
-        self._environment.writes.after_commit(
-            lambda: self._bundles.give_back(node_id, {group_id: indices}, is_removed=True)
-        )
 
     def is_removed(self, group_id: PlacementGroupID) -> bool:
         group = self.manager.get(group_id)

@@ -20,7 +20,6 @@ The ledger does not know workers, queues or other nodes.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -232,11 +231,9 @@ class ResourceLedger:
 
     def held_by(self, lease_ids: list[bytes]) -> ResourceSet:
         """What these leases hold together, blocked or not."""
-        total = ResourceSet()
-        for lease_id in lease_ids:
-            if lease_id in self._holdings:
-                total = total + self._holdings[lease_id].resources
-        return total
+        return ResourceSet.sum_of(
+            self._holdings[lease_id].resources for lease_id in lease_ids if lease_id in self._holdings
+        )
 
     def describe(self) -> dict[str, Any]:
         """For people."""
@@ -246,10 +243,12 @@ class ResourceLedger:
     def check_invariants(self) -> None:
         """Recounts everything. Raises InternalError naming both sides of what does not add up."""
         holdings = [*self._holdings.values(), *self._bundles.values()]
-        held = _sum(holding.held_now for holding in holdings)
+        held = ResourceSet.sum_of(holding.held_now for holding in holdings)
         if held + self._available != self.total:
             raise InternalError(f"held {held} + free {self._available} is not the total {self.total}")
-        given = _sum(bundle.given for bundle in self._bundles if bundle.state is BundleState.COMMITTED)
+        given = ResourceSet.sum_of(
+            bundle.given for bundle in self._bundles if bundle.state is BundleState.COMMITTED
+        )
         check(
             self.total == self._own_total + given,
             f"the node has {self._own_total}, its bundles give {given}, and the total is {self.total}",
@@ -269,10 +268,3 @@ class ResourceLedger:
             for pools, _ in holding.units:
                 known = all(any(pool is each for each in self._instances.values()) for pool in pools)
                 check(known, f"what holds {holding.resources} has units that are not the ledger's")
-
-
-def _sum(amounts: Iterable[ResourceSet]) -> ResourceSet:
-    total = ResourceSet()
-    for each in amounts:
-        total = total + each
-    return total

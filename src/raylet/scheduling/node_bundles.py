@@ -52,9 +52,7 @@ class NodeBundles:
         return ""
 
     def _too_little(self, new: Iterable[Bundle], free: ResourceSet) -> str:
-        needed = ResourceSet()
-        for bundle in new:
-            needed = needed + bundle.resources
+        needed = ResourceSet.sum_of(bundle.resources for bundle in new)
         refusal = f"it needs {needed}, {self._name} has {free.beside(needed)} free"
         is_in_parts = needed.fits_in(free) and not self._ledger.is_overdrawn
         return f"{refusal}, in parts of accelerators" if is_in_parts else refusal

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 
 from ray_mono.common.ids import PlacementGroupID
 from ray_mono.common.scheduling.resources import ResourceSet
-from ray_mono.protobuf import common_pb2, gcs_pb2
+from ray_mono.protobuf import common_pb2, gcs_pb2, raylet_pb2
 from ray_mono.protobuf.gcs_rpc import GcsServiceAsyncStub
 from tests.gcs.scene import (
     JOB,
@@ -54,6 +55,16 @@ async def until(gcs: GcsServiceAsyncStub, *states: common_pb2.PlacementGroupStat
         )
         info = await gcs.WatchPlacementGroup(request)
     return info
+
+
+def hold_later(node: FakeNode, goes_on: asyncio.Event) -> None:
+    """The node holds what it is asked for when that is set."""
+
+    async def hold(request: raylet_pb2.PrepareBundlesRequest) -> raylet_pb2.PrepareBundlesReply:
+        await goes_on.wait()
+        return await node.hold_bundles(request)
+
+    node.on_prepare = hold
 
 
 async def remove(gcs: GcsServiceAsyncStub, number: int = 1) -> None:

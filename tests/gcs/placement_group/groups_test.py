@@ -20,6 +20,7 @@ from tests.gcs.placement_group.group_scene import (
     comes_back,
     group,
     group_id,
+    hold_later,
     places,
     remove,
     until,
@@ -133,12 +134,7 @@ def test_a_node_that_dies_while_another_one_is_waited_for_has_no_bundle() -> Non
         gcs = await begin(scene)
         first, second = [await scene.add_node({"CPU": 1}) for _ in range(2)]
         goes_on = asyncio.Event()
-
-        async def hold_later(request: raylet_pb2.PrepareBundlesRequest) -> raylet_pb2.PrepareBundlesReply:
-            await goes_on.wait()
-            return await second.hold_bundles(request)
-
-        second.on_prepare = hold_later
+        hold_later(second, goes_on)
         await gcs.RegisterPlacementGroup(group(strategy=Info.STRICT_SPREAD))
         while not first.bundles:
             await asyncio.sleep(0.01)
@@ -206,12 +202,14 @@ def test_a_group_that_is_removed_while_nodes_are_asked_leaves_nothing_there() ->
         node = await scene.add_node({"CPU": 4})
         goes_on = asyncio.Event()
 
-        async def hold_later(request: raylet_pb2.PrepareBundlesRequest) -> raylet_pb2.PrepareBundlesReply:
+        async def hold_and_answer_later(
+            request: raylet_pb2.PrepareBundlesRequest,
+        ) -> raylet_pb2.PrepareBundlesReply:
             reply = await node.hold_bundles(request)
             await goes_on.wait()
             return reply
 
-        node.on_prepare = hold_later
+        node.on_prepare = hold_and_answer_later
         await gcs.RegisterPlacementGroup(group())
         while not node.prepares:
             await asyncio.sleep(0.01)

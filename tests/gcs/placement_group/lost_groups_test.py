@@ -23,6 +23,7 @@ from tests.gcs.placement_group.group_scene import (
     comes_back,
     group,
     group_id,
+    hold_later,
     places,
     remove,
     until,
@@ -93,12 +94,7 @@ def test_a_node_that_registers_again_while_another_is_waited_for_keeps_what_it_h
         gcs = await begin(scene)
         first, second = [await scene.add_node({"CPU": 1}) for _ in range(2)]
         goes_on = asyncio.Event()
-
-        async def hold_later(request: raylet_pb2.PrepareBundlesRequest) -> raylet_pb2.PrepareBundlesReply:
-            await goes_on.wait()
-            return await second.hold_bundles(request)
-
-        second.on_prepare = hold_later
+        hold_later(second, goes_on)
         await gcs.RegisterPlacementGroup(group(1, name="name1", strategy=Info.STRICT_SPREAD))
         while not first.bundles:
             await asyncio.sleep(0.01)

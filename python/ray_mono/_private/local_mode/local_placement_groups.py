@@ -61,9 +61,7 @@ class LocalPlacementGroups:
         return group_id
 
     def _could_hold(self, row: Info) -> bool:
-        needed = ResourceSet()
-        for bundle in row.bundles:
-            needed += ResourceSet.from_proto(bundle.resources)
+        needed = ResourceSet.sum_of(ResourceSet.from_proto(bundle.resources) for bundle in row.bundles)
         is_apart = row.strategy == Info.STRICT_SPREAD and len(row.bundles) > 1
         return needed.fits_in(self._total) and not is_apart
 
