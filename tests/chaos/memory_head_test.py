@@ -12,10 +12,17 @@ from pathlib import Path
 import pytest
 
 import ray_mono as ray
-from ray_mono.util import list_named_actors
+from ray_mono.util import (
+    get_placement_group,
+    list_named_actors,
+    placement_group,
+    placement_group_table,
+    remove_placement_group,
+)
+from ray_mono.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 from tests.gcs.gcs_process import MODULE
 from tests.gcs.redis_servers import free_port
-from tests.integration.bounded import get
+from tests.integration.bounded import GET_TIMEOUT_S, get
 from tests.integration.clusters import join_cluster
 from tests.waiting import wait_until
 
@@ -113,3 +120,21 @@ def test_a_head_in_memory_that_is_killed_again_and_again_loses_no_actor_name_or_
         assert ray.get_runtime_context().get_job_id() == job_id
     ray.kill(named)
     wait_until(lambda: list_named_actors() == [], "the name is free")
+
+
+def test_groups_outlive_such_a_head_whether_they_have_their_places_or_wait_for_them(head: MemoryHead) -> None:
+    placed = placement_group([{"CPU": 2}])
+    assert placed.wait(GET_TIMEOUT_S)
+    waiting = [placement_group([{"CPU": 1}, {"CPU": 1}], name=name) for name in ("", "named")]
+    inside = Counter.options(scheduling_strategy=PlacementGroupSchedulingStrategy(placed)).remote()
+    assert get(inside.next.remote()) == 1
+    for death in range(DEATHS):
+        head.kill()
+        head.start()
+        assert get(inside.next.remote()) == death + 2
+        for group, state in ((placed, "CREATED"), *((group, "PENDING") for group in waiting)):
+            wait_until(lambda of=group, is_=state: placement_group_table(of)["state"] == is_, state)
+    assert get_placement_group("named").id == waiting[1].id
+    for before, group in zip([placed, *waiting], waiting, strict=False):
+        remove_placement_group(before)
+        assert group.wait(GET_TIMEOUT_S)

@@ -95,6 +95,7 @@ class SimCluster:
         journal.actors.is_stopped = self._is_stopped
         journal.is_cut_off = self._is_cut_off
         journal.objects.is_on_dead_node = self._is_dead
+        journal.objects.lost_worker_answer_s = self._limits.lost_worker_answer_s
 
     def _is_cut_off(self, job_id: bytes) -> bool:
         return any(
@@ -149,11 +150,19 @@ class SimCluster:
         process.spawn(server.until_failed(), name="gcs failure")
 
     async def start_node(self, host_name: str, units: Mapping[str, float]) -> SimNode:
-        """A raylet with a new node id on a host; returns when it has joined."""
-        node = self._make_node(host_name, units)
-        await node.process.spawn(node.raylet.start(), name="raylet start")
-        node.process.spawn(self._until_ended(node), name="raylet main")
-        return node
+        """A raylet with a new node id on a host; returns when it has joined. Where a slow disk has the head
+        answer only when the node's time is over, another one joins."""
+        while True:
+            node = self._make_node(host_name, units)
+            try:
+                await node.process.spawn(node.raylet.start(), name="raylet start")
+            except RpcError as error:
+                await self._give_up(node, error)
+                if not self._disk.is_slow:
+                    raise
+                continue
+            node.process.spawn(self._until_ended(node), name="raylet main")
+            return node
 
     def _make_node(self, host_name: str, units: Mapping[str, float]) -> SimNode:
         world = self.world
@@ -264,9 +273,13 @@ class SimCluster:
         try:
             await node.raylet.start()
         except RpcError as error:
-            await node.raylet.stop()
-            node.process.kill(str(error))
+            await self._give_up(node, error)
         await self._until_ended(node)
+
+    async def _give_up(self, node: SimNode, error: RpcError) -> None:
+        """It could not join."""
+        await node.raylet.stop()
+        node.process.kill(str(error))
 
     def drain_node(self, node: SimNode, deadline_s: float | None) -> None:
         """Its provider takes it away, at that time or when nothing is left on it, and gives another for

@@ -44,6 +44,8 @@ FOUND = {
     6043351: "a call reached an actor's process after the actor had moved away, and counted as begun",
     6042728: "the same, of calls of which a later one had come back: they ran in another order",
     6091332: "a call was cancelled whose connection had broken: what it was given was freed, and kept there",
+    6110997: "a simulated driver gave up a worker whose raylet had not answered: that freed what it held",
+    6111571: "a simulated head's disk was slower than a node's time to join: the cluster did not start",
     3002105: "that a job was over was said while its driver lived, behind a cut, and was held to be dead",
 }
 

@@ -82,6 +82,10 @@ class ObjectJournal:
         """The objects in all stores, perhaps without copies that a store may evict; set by the cluster."""
         self.is_on_dead_node: Callable[[bytes], bool] = lambda node_id: False
         """Whether the head holds this node to be dead; set by the cluster."""
+        self.lost_worker_answer_s = 0.0
+        """How long a lessee waits for a raylet's word on a worker that it lost; set by the cluster."""
+        # When whoever leased these workers gives them up, though they may live for a while.
+        self._given_up_s: dict[bytes, float] = {}
         self.values_read = 0
         self.errors_read = 0
         self._actors = actors
@@ -97,6 +101,10 @@ class ObjectJournal:
     def keeps(self, process: SimProcess, lineage: Lineage[Any]) -> None:
         """The process's finished tasks, kept for what they returned."""
         self._lineages[process] = lineage
+
+    def lost(self, worker_id: bytes, now_s: float) -> None:
+        """Its lessee has lost it, and asks its raylet."""
+        self._given_up_s.setdefault(worker_id, now_s + self.lost_worker_answer_s)
 
     def value_read(self, task_id: bytes, maker_id: bytes) -> None:
         """Of an object of task_id's; maker_id: what the value itself says."""
@@ -163,10 +171,13 @@ class ObjectJournal:
 
     def _counts_as_dead(self, process: SimProcess) -> bool:
         """Also one that lives, and is the process of an actor that nobody can call any more, or on a node
-        that is dead, as its own end will tell it soon."""
+        that is dead, or was given up by whoever leased it, as its own end will tell it soon."""
         core = process.core
         if not process.is_alive or core is None:
             return not process.is_alive
+        given_up_s = self._given_up_s.get(core.worker_id)
+        if given_up_s is not None and given_up_s <= core.env.clock.time_s():
+            return True
         return self._actors.is_doomed(core.worker_id) or self.is_on_dead_node(core.env.address.node_id)
 
     def check_invariants(self) -> None:

@@ -113,3 +113,22 @@ def test_the_process_of_an_actor_that_ends_holds_nothing_back(loop: VirtualLoop,
     else:
         scene.journal.freed(scene.owner, b"\xff" * 8 + ACTOR + (1).to_bytes(4, "little"))
     scene.owner_lets_go()
+
+
+@pytest.mark.parametrize("is_given_up", [True, False])
+def test_a_worker_that_its_lessee_has_given_up_holds_nothing_back(
+    loop: VirtualLoop, is_given_up: bool
+) -> None:
+    scene = Scene(loop)
+    scene.journal.lost_worker_answer_s = 10.0
+    clock = SimpleNamespace(time_s=lambda: 15.0 if is_given_up else 14.9)
+    address = SimpleNamespace(node_id=b"node")
+    core: Any = SimpleNamespace(worker_id=b"w", env=SimpleNamespace(clock=clock, address=address))
+    scene.borrower.core = core
+    scene.journal.lost(b"w", 5.0)
+    scene.journal.lost(b"w", 9.0)
+    if is_given_up:
+        scene.owner_lets_go()
+    else:
+        with pytest.raises(ObjectCheckFailed, match="owner frees what borrower holds"):
+            scene.owner_lets_go()

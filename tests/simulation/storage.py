@@ -52,6 +52,11 @@ class SimDisk:
         self.tables = {table: {} for table in Table}
         self.heads = 0
 
+    @property
+    def is_slow(self) -> bool:
+        """Now and then."""
+        return self._knobs.slow_probability > 0
+
     def draw_delay_s(self) -> float:
         if self._knobs.slow_probability and self._rng.random() < self._knobs.slow_probability:
             return self._rng.uniform(*self._knobs.slow_delay_s)

@@ -57,6 +57,7 @@ class Witness:
 
     def _lost(self, request: Any, reply: Any) -> None:
         self._journal.lease_ended(request.lease_id)
+        self._journal.objects.lost(request.worker_id, self._world.clock.time_s())
 
     def _pushed(self, request: Any, reply: Any) -> None:
         task_id = request.task_id or request.spec.task_id

@@ -1,17 +1,17 @@
 """Placement groups as this process knows them: those that it made, and those that somebody here waits for.
 
-    create    named    ──RegisterPlacementGroup──► answer, since the name may be taken
-              unnamed  ──RegisterPlacementGroup──► not waited for: a failure shows in ready() and wait()
-                       ──WatchPlacementGroup─────► beside it, so that wait() mostly finds the answer here
+    create    named ──RegisterPlacementGroup──► answer, since the name may be taken
+              any   ──RegisterPlacementGroup, settled──► answer when it is created or removed: not waited
+                      for, so that wait() mostly finds it here; a failure shows in ready() and wait()
     wait, ready ──WatchPlacementGroup──► until the group is created or removed
     remove    ──RemovePlacementGroup───► not waited for
 
 All of these go over one connection, so that none overtakes another: who removes a group has registered it,
 and who asks what became of one that this process removed hears that. A head that comes back gets again what
-had no answer, in the same order (gcs_channel.py).
+had no answer, in the same order (gcs_channel.py): one that lost its store hears so of groups without a place.
 
 One long poll per group is open, while its registration or somebody who waits depends on its answer. What the
-first one brought counts for one wait: later the group may have been removed by others, so that the GCS is
+registration brought counts for one wait: later the group may have been removed by others, so that the GCS is
 asked again.
 
 `ready` runs no task: its object is this process's, and gets its value when the GCS has answered.
@@ -58,15 +58,14 @@ class Outcome(enum.Enum):
 class _WaitedFor:
     """A group that the GCS is asked about."""
 
-    __slots__ = ("failure", "group_id", "is_made_here", "is_watched", "outcome", "waiting")
+    __slots__ = ("failure", "group_id", "is_watched", "outcome", "registration", "waiting")
 
-    def __init__(self, group_id: bytes, is_made_here: bool) -> None:
+    def __init__(self, group_id: bytes, registration: Info | None = None) -> None:
         self.group_id = group_id
-        # The GCS has it, or will have it before it is asked for it.
-        self.is_made_here = is_made_here
+        # Of one that was made here.
+        self.registration = registration
         self.is_watched = False
-        # Of one that was made here: what its first watch brought, until somebody takes it, or that it could
-        # not be registered.
+        # Of one that was made here: what its registration brought, until somebody takes it.
         self.outcome: Outcome | None = None
         self.failure = ""
         self.waiting: list[Callable[[Outcome], None]] = []
@@ -123,20 +122,17 @@ class GcsPlacementGroups:
             request.outlives_job = job.outlives_job or request.is_detached
             if not request.is_detached:
                 request.creator_actor_id = context.detached_actor_id()
-            if not request.name:
-                group = self._groups[group_id] = _WaitedFor(group_id, True)
-                env.gcs.RegisterPlacementGroup.start(request, partial(self._on_registered, group))
-                self._watch(group, 0)
-                return group_id
-        self._register_named(request)
+        if request.name:
+            self._register_named(request)
         with env.lock:
-            group = self._groups[group_id] = _WaitedFor(group_id, True)
-            self._watch(group, 0)
+            group = self._groups[group_id] = _WaitedFor(group_id, request)
+            self._watch(group)
         return group_id
 
     def _register_named(self, request: Info) -> None:
         try:
-            self._env.gcs.RegisterPlacementGroup(request, timeout_s=self._timeout_s)
+            registration = gcs_pb2.RegisterPlacementGroupRequest(group=request)
+            self._env.gcs.RegisterPlacementGroup(registration, timeout_s=self._timeout_s)
         except RpcError as error:
             if error.code is not StatusCode.ALREADY_EXISTS:
                 raise RaySystemError(f"the placement group could not be registered: {error}") from None
@@ -146,12 +142,6 @@ class GcsPlacementGroups:
                 f"the name {request.name!r} is taken in namespace {request.namespace!r}, by placement group"
                 f" {has_it}"
             ) from None
-
-    def _on_registered(self, group: _WaitedFor, reply: Any, error: RpcError | None) -> None:
-        if error is not None and self._groups.get(group.group_id) is group:
-            group.failure = f"the placement group could not be registered: {error.message}"
-            group.outcome = Outcome.FAILED
-            group.tell(Outcome.FAILED)
 
     def remove(self, group_id: bytes) -> None:
         if self._env.reactor.is_closed:
@@ -228,7 +218,7 @@ class GcsPlacementGroups:
     def _waited_for(self, group_id: bytes) -> _WaitedFor:
         group = self._groups.get(group_id)
         if group is None:
-            group = _WaitedFor(group_id, False)
+            group = _WaitedFor(group_id)
             if group_id in self._removed:
                 group.outcome = Outcome.REMOVED
             else:
@@ -239,56 +229,61 @@ class GcsPlacementGroups:
         """callback(outcome) runs once, under the lock: now, if that is known, or later. Lock held."""
         if group.outcome is None:
             group.waiting.append(callback)
-            self._watch(group, 0)
+            self._watch(group)
             return
         if group.outcome is Outcome.CREATED:
             del self._groups[group.group_id]
         callback(group.outcome)
 
-    def _watch(self, group: _WaitedFor, after_version: int) -> None:
+    def _watch(self, group: _WaitedFor) -> None:
         if group.is_watched or self._env.reactor.is_closed:
             return
         group.is_watched = True
-        request = gcs_pb2.WatchPlacementGroupRequest(
-            placement_group_id=group.group_id, after_version=after_version, settled=True
-        )
-        self._env.gcs.WatchPlacementGroup.start(request, partial(self._on_watched, group))
+        gcs, told = self._env.gcs, partial(self._on_settled, group)
+        if group.registration is not None:
+            registration = gcs_pb2.RegisterPlacementGroupRequest(group=group.registration, settled=True)
+            gcs.RegisterPlacementGroup.start(registration, told)
+        else:
+            watch = gcs_pb2.WatchPlacementGroupRequest(placement_group_id=group.group_id, settled=True)
+            gcs.WatchPlacementGroup.start(watch, told)
 
-    def _on_watched(self, group: _WaitedFor, info: Any, error: RpcError | None) -> None:
+    def _on_settled(self, group: _WaitedFor, info: Any, error: RpcError | None) -> None:
         group.is_watched = False
-        if group.outcome is not None or self._groups.get(group.group_id) is not group:
-            return
-        if error is not None:
-            self._not_watched(group, error)
-        elif info.state == common_pb2.PLACEMENT_GROUP_CREATED:
-            if group.is_made_here and not group.waiting:
-                group.outcome = Outcome.CREATED
-            else:
-                del self._groups[group.group_id]
-                group.tell(Outcome.CREATED)
-        elif info.state == common_pb2.PLACEMENT_GROUP_REMOVED:
-            self._is_removed(group.group_id)
-        else:
-            self._watch_if_wanted(group, info.version)
-
-    def _not_watched(self, group: _WaitedFor, error: RpcError) -> None:
-        if error.code is StatusCode.UNAVAILABLE:
-            # Nobody is left to say what becomes of it.
-            group.failure = f"the GCS cannot be reached: {error.message}"
-            self._groups.pop(group.group_id)
-            group.tell(Outcome.FAILED)
-        elif error.code is StatusCode.NOT_FOUND and group.is_made_here:
-            self._is_removed(group.group_id)  # so long ago that nothing is known of it any more
-        else:
-            # Whoever made it may not have been heard yet.
-            again = partial(self._watch_if_wanted, group, 0)
-            self._env.reactor.call_later(self._env.config.watch_retry_s, again)
-
-    def _watch_if_wanted(self, group: _WaitedFor, after_version: int) -> None:
         if self._groups.get(group.group_id) is not group:
             return
-        if group.waiting or group.is_made_here:
-            self._watch(group, after_version)
+        if error is not None:
+            self._not_settled(group, error)
+        elif info.state == common_pb2.PLACEMENT_GROUP_REMOVED:
+            self._is_removed(group.group_id)
+        elif group.waiting or group.registration is None:
+            del self._groups[group.group_id]
+            group.tell(Outcome.CREATED)
+        else:
+            group.outcome = Outcome.CREATED
+
+    def _not_settled(self, group: _WaitedFor, error: RpcError) -> None:
+        if error.code is StatusCode.UNAVAILABLE:
+            # Nobody is left to say what becomes of it. Whoever waits next asks again.
+            group.failure = f"the GCS cannot be reached: {error.message}"
+            if group.registration is None:
+                del self._groups[group.group_id]
+            group.tell(Outcome.FAILED)
+        elif group.registration is None:
+            # Whoever made it may not have been heard yet.
+            again = partial(self._watch_if_wanted, group)
+            self._env.reactor.call_later(self._env.config.watch_retry_s, again)
+        elif error.code is StatusCode.NOT_FOUND:
+            self._is_removed(group.group_id)  # so long ago that nothing is known of it any more
+        else:
+            group.failure = f"the placement group could not be registered: {error.message}"
+            group.outcome = Outcome.FAILED
+            group.tell(Outcome.FAILED)
+
+    def _watch_if_wanted(self, group: _WaitedFor) -> None:
+        if self._groups.get(group.group_id) is not group:
+            return
+        if group.waiting:
+            self._watch(group)
         else:
             del self._groups[group.group_id]
 

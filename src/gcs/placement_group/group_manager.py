@@ -6,7 +6,6 @@ new, or comes too late, nothing is returned, and whoever brought it gives back w
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
@@ -20,8 +19,6 @@ from ray_mono.gcs.placement_group.group_state import (
     PlacementGroup,
     next_state,
 )
-
-logger = logging.getLogger(__name__)
 
 STORY_MAX = 20
 
@@ -245,7 +242,6 @@ class GroupManager:
         state = next_state(group, event)
         story = (*group.story, state.name)[-STORY_MAX:]
         moved: PlacementGroup = replace(group, state=state, version=group.version + 1, story=story, **changes)  # type: ignore[arg-type]
-        logger.info("placement group %s %s → %s", group.group_id.hex(), group.state.name, state.name)
         return self._save(moved)
 
     def _save(self, group: PlacementGroup) -> PlacementGroup:

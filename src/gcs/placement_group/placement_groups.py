@@ -58,7 +58,8 @@ class PlacementGroups:
         if group is None:
             return
         self.table.changed(group)
-        self._scheduler.look_soon()
+        # When it is stored: so all that come together share a round.
+        self._environment.writes.after_commit(self._scheduler.look_soon)
         if self._has_ended(registration) and not self._nodes.unregistered():
             self.remove(group.group_id, "what made it has ended")
         elif group.group_id in self._removed_before:

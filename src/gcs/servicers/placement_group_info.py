@@ -28,17 +28,17 @@ class PlacementGroupInfoServicer(gcs_rpc.GcsServiceServicer):
         self._writes = writes
 
     async def RegisterPlacementGroup(
-        self, request: common_pb2.PlacementGroupInfo, context: CallContext
-    ) -> common_pb2.Empty:
+        self, request: gcs_pb2.RegisterPlacementGroupRequest, context: CallContext
+    ) -> common_pb2.PlacementGroupInfo:
+        group_id = parse_id(PlacementGroupID, "group.placement_group_id", request.group.placement_group_id)
         await self._adoption.heard()
         try:
-            self._all.register(request)
+            self._all.register(request.group)
         except ValueError as error:
             raise RpcError(StatusCode.INVALID_ARGUMENT, str(error)) from error
         except GroupNameTaken as taken:
             raise RpcError(StatusCode.ALREADY_EXISTS, str(taken)) from taken
-        await self._writes.flushed()
-        return common_pb2.Empty()
+        return await self._table.watch(group_id, 0, request.settled)
 
     async def WatchPlacementGroup(
         self, request: gcs_pb2.WatchPlacementGroupRequest, context: CallContext

@@ -2,8 +2,9 @@
 
 Managers `put` rows while they handle an event, and go on. Whoever answers a caller first awaits `flushed`.
 What others may learn of (publications, messages to raylets) is handed to `after_commit`. A task commits what
-has gathered. It starts in the turn after the first write, so that all requests that arrived together share
-one commit, and runs on while more has gathered meanwhile.
+has gathered, and runs on while more has gathered meanwhile. It begins when a turn of the loop has brought
+nothing more: requests that arrived together are begun one a turn where they wait for something
+(rpc/framed_server.py), and share one commit.
 
 A store that refuses a write ends the service: memory is then ahead of the store, and only a new start puts
 them together again. But room for it is waited for (`room.py`): a person may make some, and a new start would
@@ -22,6 +23,9 @@ from functools import partial
 from ray_mono.gcs.storage.room import Room
 from ray_mono.gcs.storage.table_storage import Table, TableStorage, Write
 from ray_mono.rpc.surface import RpcError, StatusCode
+
+GATHER_TURNS_MAX = 200
+"""A commit begins after so many turns in any case: some milliseconds."""
 
 
 class WriteThrough:
@@ -109,6 +113,7 @@ class WriteThrough:
         waiters: list[asyncio.Future[None]] = []
         try:
             while self._writes or self._actions or self._waiters or self._asks_store:
+                await self._gather()
                 writes = [Write(table, key, value) for (table, key), value in self._writes.items()]
                 actions, waiters = self._actions, self._waiters
                 self._writes, self._actions, self._waiters = {}, [], []
@@ -125,6 +130,14 @@ class WriteThrough:
             release(waiters + self._waiters)
         finally:
             self._task = None
+
+    async def _gather(self) -> None:
+        gathered = -1
+        for _ in range(GATHER_TURNS_MAX):
+            before, gathered = gathered, len(self._writes) + len(self._actions) + len(self._waiters)
+            if gathered == before:
+                return
+            await asyncio.sleep(0)
 
 
 def release(waiters: list[asyncio.Future[None]]) -> None:

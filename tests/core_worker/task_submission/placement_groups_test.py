@@ -14,8 +14,7 @@ from ray_mono.rpc.surface import RpcError, StatusCode
 from tests.core_worker.scene import JOB_ID, LOST, Said, Scene
 
 Info = common_pb2.PlacementGroupInfo
-CREATED, PENDING = common_pb2.PLACEMENT_GROUP_CREATED, common_pb2.PLACEMENT_GROUP_PENDING
-REMOVED, RESCHEDULING = common_pb2.PLACEMENT_GROUP_REMOVED, common_pb2.PLACEMENT_GROUP_RESCHEDULING
+CREATED, REMOVED = common_pb2.PLACEMENT_GROUP_CREATED, common_pb2.PLACEMENT_GROUP_REMOVED
 UNKNOWN = RpcError(StatusCode.NOT_FOUND, "no such group")
 OTHER = b"g" * 14 + b"job9"
 """A group that another process made."""
@@ -26,9 +25,14 @@ def create(scene: Scene, **fields: Any) -> bytes:
 
 
 def watch(scene: Scene) -> Said:
-    """The open one."""
-    (said,) = scene.wire.open("WatchPlacementGroup")
+    """Who waits for what becomes of the group: the open one."""
+    (said,) = scene.wire.open("RegisterPlacementGroup") + scene.wire.open("WatchPlacementGroup")
+    assert said.request.settled
     return said
+
+
+def is_watched(scene: Scene) -> bool:
+    return bool(scene.wire.open("RegisterPlacementGroup") or scene.wire.open("WatchPlacementGroup"))
 
 
 def hears(scene: Scene, state: Any, version: int = 2) -> None:
@@ -44,21 +48,18 @@ def wait(scene: Scene, group_id: bytes, timeout_s: float | None = 5.0) -> bool:
 def test_a_group_is_registered_and_watched_in_one_go() -> None:
     scene = Scene()
     group_id = create(scene, strategy=Info.SPREAD)
-    (registered,) = scene.wire.open("RegisterPlacementGroup")
-    told = registered.request
+    told = watch(scene).request.group
     assert (told.placement_group_id, told.job_id, told.namespace) == (group_id, JOB_ID, "namespace")
     assert group_id.endswith(JOB_ID) and told.strategy == Info.SPREAD and not told.outlives_job
-    assert (watch(scene).request.placement_group_id, watch(scene).request.after_version) == (group_id, 0)
+    assert not scene.wire.all("WatchPlacementGroup")
     assert create(scene) != group_id
 
 
-def test_what_came_beside_the_registration_answers_one_wait() -> None:
+def test_what_the_registration_brought_answers_one_wait() -> None:
     scene = Scene()
     group_id = create(scene)
-    hears(scene, PENDING)
-    assert watch(scene).request.after_version == 2
-    hears(scene, CREATED, 3)
-    assert wait(scene, group_id) and not scene.wire.open("WatchPlacementGroup")
+    hears(scene, CREATED)
+    assert wait(scene, group_id) and not is_watched(scene)
     # Others may have removed it since.
     scene.meanwhile(lambda: hears(scene, REMOVED))
     with pytest.raises(ValueError, match=f"{group_id.hex()} does not exist any more: it was removed"):
@@ -76,8 +77,7 @@ def test_a_wait_ends_at_its_time_and_the_watch_goes_on() -> None:
     scene = Scene()
     group_id = create(scene)
     assert not wait(scene, group_id)
-    hears(scene, RESCHEDULING)
-    hears(scene, CREATED, 3)
+    hears(scene, CREATED)
     assert wait(scene, group_id)
 
 
@@ -113,13 +113,12 @@ def test_a_removal_does_not_wait_and_comes_behind_the_registration() -> None:
     said = [each.method for each in scene.wire.said if "PlacementGroup" in each.method]
     assert said == [
         "RegisterPlacementGroup",
-        "WatchPlacementGroup",
         "RemovePlacementGroup",
         "RemovePlacementGroup",
     ]
     assert scene.wire.last("RemovePlacementGroup").request.placement_group_id == group_id
     hears(scene, REMOVED)
-    assert not scene.wire.open("WatchPlacementGroup")
+    assert not is_watched(scene)
 
 
 def test_a_registration_that_fails_shows_at_every_wait() -> None:
@@ -127,21 +126,39 @@ def test_a_registration_that_fails_shows_at_every_wait() -> None:
     group_id = create(scene)
     ref = scene.core.placement_groups.ready(group_id, "handle")
     with scene.env.lock:
-        scene.wire.last("RegisterPlacementGroup").fail(RpcError(StatusCode.INVALID_ARGUMENT, "no bundles"))
-        watch(scene).fail(UNKNOWN)
+        watch(scene).fail(RpcError(StatusCode.INVALID_ARGUMENT, "no bundles"))
     assert isinstance(scene.state_of(ref), RaySystemError)
     for _ in range(2):
         with pytest.raises(RaySystemError, match="could not be registered: no bundles"):
             wait(scene, group_id)
 
 
+def test_a_registration_that_nobody_answered_is_said_again_at_the_next_wait() -> None:
+    scene = Scene()
+    group_id = create(scene)
+    ref = scene.core.placement_groups.ready(group_id, "handle")
+    with scene.env.lock:
+        watch(scene).fail(LOST)
+    assert isinstance(scene.state_of(ref), RaySystemError) and not is_watched(scene)
+    scene.meanwhile(lambda: hears(scene, CREATED))
+    assert wait(scene, group_id)
+    assert [each.request.group.placement_group_id for each in scene.wire.all("RegisterPlacementGroup")] == [
+        group_id,
+        group_id,
+    ]
+
+
 def test_a_name_is_waited_for() -> None:
     scene = Scene()
-    scene.wire.replies["RegisterPlacementGroup"] = lambda request: common_pb2.Empty()
+    scene.wire.replies["RegisterPlacementGroup"] = lambda request: Info(state=CREATED)
     group_id = create(scene, name="mine", is_detached=True)
-    told = scene.wire.last("RegisterPlacementGroup").request
-    assert (told.name, told.is_detached, told.outlives_job) == ("mine", True, True)
-    assert watch(scene).request.placement_group_id == group_id
+    told = scene.wire.all("RegisterPlacementGroup")
+    assert [each.request.settled for each in told] == [False, True]
+    for each in told:
+        group = each.request.group
+        assert (group.name, group.is_detached, group.outlives_job) == ("mine", True, True)
+        assert group.placement_group_id == group_id
+    assert wait(scene, group_id)
 
 
 def test_a_name_that_is_taken_is_told_with_the_group_that_has_it() -> None:
@@ -171,10 +188,9 @@ def test_a_group_of_others_is_asked_for_again_until_its_maker_is_heard() -> None
 def test_nobody_asks_for_a_group_that_nobody_waits_for() -> None:
     scene = Scene()
     assert not wait(scene, OTHER)
-    hears(scene, PENDING)
-    assert not scene.wire.open("WatchPlacementGroup")
+    hears(scene, CREATED)
+    assert not is_watched(scene)
     ref = scene.core.placement_groups.ready(OTHER, "handle")
-    assert watch(scene).request.after_version == 0
     with scene.env.lock:
         watch(scene).fail(LOST)
     assert isinstance(scene.state_of(ref), RaySystemError)
@@ -197,7 +213,7 @@ def test_a_detached_actor_is_named_as_the_maker() -> None:
     token = scene.context.enter(TaskContext(b"t" * 24, kind))
     create(scene)
     scene.context.leave(token)
-    assert scene.wire.last("RegisterPlacementGroup").request.creator_actor_id == b"a" * 16
+    assert watch(scene).request.group.creator_actor_id == b"a" * 16
 
 
 def test_rows_are_asked_of_the_gcs() -> None:

@@ -46,6 +46,10 @@ async def begin(scene: GcsScene) -> GcsServiceAsyncStub:
     return gcs
 
 
+async def register(gcs: GcsServiceAsyncStub, group: Info) -> None:
+    await gcs.RegisterPlacementGroup(gcs_pb2.RegisterPlacementGroupRequest(group=group))
+
+
 async def until(gcs: GcsServiceAsyncStub, *states: common_pb2.PlacementGroupState, number: int = 1) -> Info:
     """Watches the group until it is in one of the states."""
     info = Info()

@@ -22,6 +22,7 @@ from tests.gcs.placement_group.group_scene import (
     group_id,
     hold_later,
     places,
+    register,
     remove,
     until,
 )
@@ -43,7 +44,7 @@ def test_groups_that_are_placed_together_are_held_and_opened_with_one_call_per_n
         gcs = await begin(scene)
         nodes = [await scene.add_node({"CPU": 4})]
         for number in (1, 2, 3):
-            await gcs.RegisterPlacementGroup(group(number, strategy=Info.STRICT_SPREAD))
+            await register(gcs, group(number, strategy=Info.STRICT_SPREAD))
         nodes.append(await scene.add_node({"CPU": 4}))
         for number in (1, 2, 3):
             info = await until(gcs, CREATED, number=number)
@@ -67,7 +68,7 @@ def test_a_group_that_is_refused_somewhere_gives_the_rest_back_and_is_placed_whe
             return await second.hold_bundles(request)
 
         second.on_prepare = hold
-        await gcs.RegisterPlacementGroup(group(strategy=Info.STRICT_SPREAD))
+        await register(gcs, group(strategy=Info.STRICT_SPREAD))
         while not first.returned_bundles:
             await asyncio.sleep(0.01)
         assert not first.bundles[group_id()] and not first.returned_bundles[0].is_removed
@@ -81,7 +82,7 @@ def test_what_fits_nowhere_waits_for_a_node_and_says_what_for() -> None:
     async def script(scene: GcsScene) -> None:
         gcs = await begin(scene)
         await scene.add_node({"CPU": 1})
-        await gcs.RegisterPlacementGroup(group(strategy=Info.STRICT_PACK))
+        await register(gcs, group(strategy=Info.STRICT_PACK))
         await asyncio.sleep(1)
         info = await until(gcs, PENDING)
         assert "it needs {CPU: 1}, {CPU: 1} by STRICT_PACK" in info.pending_reason
@@ -99,12 +100,10 @@ def test_a_node_that_does_not_answer_delays_no_other_group() -> None:
         stuck.on_prepare = never
         wants_it = Info(placement_group_id=group_id(1), job_id=JOB.binary())
         wants_it.bundles.add(resources=ResourceSet.from_units({"A": 1}).to_proto())
-        await gcs.RegisterPlacementGroup(wants_it)
+        await register(gcs, wants_it)
         await asyncio.sleep(0.1)
         other = await scene.add_node({"CPU": 2})
-        await gcs.RegisterPlacementGroup(
-            group(2, strategy=Info.STRICT_PACK, soft_target_node_id=other.node_id)
-        )
+        await register(gcs, group(2, strategy=Info.STRICT_PACK, soft_target_node_id=other.node_id))
         async with asyncio.timeout(1):
             await until(gcs, CREATED, number=2)
 
@@ -115,7 +114,7 @@ def test_bundles_of_a_dead_node_are_placed_elsewhere_and_the_others_stay() -> No
     async def script(scene: GcsScene) -> None:
         gcs = await begin(scene)
         first, second = [await scene.add_node({"CPU": 1}) for _ in range(2)]
-        await gcs.RegisterPlacementGroup(group())
+        await register(gcs, group())
         before = places(await until(gcs, CREATED))
         await gcs.UnregisterNode(gcs_pb2.UnregisterNodeRequest(node_id=first.node_id))
         info = await until(gcs, RESCHEDULING)
@@ -135,7 +134,7 @@ def test_a_node_that_dies_while_another_one_is_waited_for_has_no_bundle() -> Non
         first, second = [await scene.add_node({"CPU": 1}) for _ in range(2)]
         goes_on = asyncio.Event()
         hold_later(second, goes_on)
-        await gcs.RegisterPlacementGroup(group(strategy=Info.STRICT_SPREAD))
+        await register(gcs, group(strategy=Info.STRICT_SPREAD))
         while not first.bundles:
             await asyncio.sleep(0.01)
         await asyncio.sleep(0.1)
@@ -152,7 +151,7 @@ def test_a_node_that_dies_before_its_bundles_are_open_has_none() -> None:
         gcs = await begin(scene)
         first, second = [await scene.add_node({"CPU": 1}) for _ in range(2)]
         first.on_commit = never
-        await gcs.RegisterPlacementGroup(group(strategy=Info.STRICT_SPREAD))
+        await register(gcs, group(strategy=Info.STRICT_SPREAD))
         await until(gcs, PREPARED)
         await gcs.UnregisterNode(gcs_pb2.UnregisterNodeRequest(node_id=first.node_id))
         third = await scene.add_node({"CPU": 1})
@@ -166,7 +165,7 @@ def test_a_removed_group_takes_its_bundles_and_actors_with_it(is_created: bool) 
     async def script(scene: GcsScene) -> None:
         gcs = await begin(scene)
         node = await scene.add_node({"CPU": 4, "a": 1})
-        await gcs.RegisterPlacementGroup(group(cpus=(1, 1) if is_created else (9,), name="name"))
+        await register(gcs, group(cpus=(1, 1) if is_created else (9,), name="name"))
         await until(gcs, CREATED if is_created else PENDING)
         inside = registration(1, {"a": 1}, max_restarts=-1)
         strategy = common_pb2.PlacementGroupStrategy(placement_group_id=group_id(), bundle_index=0)
@@ -210,7 +209,7 @@ def test_a_group_that_is_removed_while_nodes_are_asked_leaves_nothing_there() ->
             return reply
 
         node.on_prepare = hold_and_answer_later
-        await gcs.RegisterPlacementGroup(group())
+        await register(gcs, group())
         while not node.prepares:
             await asyncio.sleep(0.01)
         await remove(gcs)
@@ -224,13 +223,13 @@ def test_a_group_that_is_removed_while_nodes_are_asked_leaves_nothing_there() ->
 def test_a_name_is_taken_until_its_group_is_removed() -> None:
     async def script(scene: GcsScene) -> None:
         gcs = await begin(scene)
-        await gcs.RegisterPlacementGroup(group(1, name="name"))
-        await gcs.RegisterPlacementGroup(group(1, name="name"))  # whoever missed the answer
+        await register(gcs, group(1, name="name"))
+        await register(gcs, group(1, name="name"))  # whoever missed the answer
         with pytest.raises(RpcError, match="named 'name' exists") as caught:
-            await gcs.RegisterPlacementGroup(group(2, name="name"))
+            await register(gcs, group(2, name="name"))
         assert caught.value.code is StatusCode.ALREADY_EXISTS
         await remove(gcs)
-        await gcs.RegisterPlacementGroup(group(2, name="name"))
+        await register(gcs, group(2, name="name"))
 
     play(script)
 
@@ -247,7 +246,7 @@ def test_a_group_ends_with_its_job_unless_it_is_detached_or_made_by_a_detached_a
         node = await scene.add_node({"CPU": 4})
         await gcs.RegisterActor(registration(1, is_detached=True))
         await until_state(gcs, common_pb2.ALIVE)
-        await gcs.RegisterPlacementGroup(group(**fields))
+        await register(gcs, group(**fields))
         await until(gcs, CREATED)
         await gcs.MarkJobFinished(gcs_pb2.MarkJobFinishedRequest(job_id=JOB.binary()))
         await asyncio.sleep(1)
@@ -272,7 +271,7 @@ def test_one_that_is_not_known_is_waited_for_and_then_refused() -> None:
         used.creation_spec.strategy.placement_group.placement_group_id = group_id(2)
         await gcs.RegisterActor(used)
         await asyncio.sleep(1)
-        await gcs.RegisterPlacementGroup(group(1))
+        await register(gcs, group(1))
         assert (await early).state == CREATED
         with pytest.raises(RpcError) as caught:
             await never_made
@@ -291,7 +290,7 @@ def test_what_is_malformed_is_refused(fault: str, changed: Info) -> None:
     async def script(scene: GcsScene) -> None:
         gcs = await begin(scene)
         with pytest.raises(RpcError, match=fault) as caught:
-            await gcs.RegisterPlacementGroup(changed)
+            await register(gcs, changed)
         assert caught.value.code is StatusCode.INVALID_ARGUMENT
 
     play(script)
@@ -305,7 +304,7 @@ def test_the_next_head_opens_what_was_held_and_returns_what_was_only_asked_for()
         gcs = await begin(scene)
         node = await scene.add_node({"CPU": 4})
         node.on_commit = never
-        await gcs.RegisterPlacementGroup(group(1, name="name1"))
+        await register(gcs, group(1, name="name1"))
         await until(gcs, PREPARED)
 
         async def hold_and_say_nothing(request: raylet_pb2.PrepareBundlesRequest) -> None:
@@ -313,7 +312,7 @@ def test_the_next_head_opens_what_was_held_and_returns_what_was_only_asked_for()
             await never(request)
 
         node.on_prepare = hold_and_say_nothing  # type: ignore[assignment]
-        await gcs.RegisterPlacementGroup(group(2, name="name2"))
+        await register(gcs, group(2, name="name2"))
         while not node.bundles.get(group_id(2)):
             await asyncio.sleep(0.01)
         scene.kill_gcs()
@@ -333,7 +332,7 @@ def test_groups_outlive_the_head_and_a_bundle_that_a_node_does_not_have_any_more
         gcs = await begin(scene)
         node = await scene.add_node({"CPU": 4})
         for number in (1, 2):
-            await gcs.RegisterPlacementGroup(group(number, name=f"name{number}"))
+            await register(gcs, group(number, name=f"name{number}"))
             await until(gcs, CREATED, number=number)
         scene.kill_gcs()
         gcs = await scene.start_gcs()
@@ -353,7 +352,7 @@ def test_a_head_that_lost_its_store_hears_of_groups_from_the_nodes(second_comes:
     async def script(scene: GcsScene) -> None:
         gcs = await begin(scene)
         first, second = [await scene.add_node({"CPU": 1}) for _ in range(2)]
-        await gcs.RegisterPlacementGroup(group(1, name="name1", strategy=Info.STRICT_SPREAD))
+        await register(gcs, group(1, name="name1", strategy=Info.STRICT_SPREAD))
         before = places(await until(gcs, CREATED))
         scene.kill_gcs()
         scene.lose_storage()

@@ -25,6 +25,7 @@ from tests.gcs.placement_group.group_scene import (
     group_id,
     hold_later,
     places,
+    register,
     remove,
     until,
 )
@@ -63,7 +64,7 @@ def test_a_return_whose_answer_was_lost_takes_no_bundle_that_was_granted_since()
                 raise RpcError(StatusCode.UNAVAILABLE, "the connection ended")
 
         second.on_prepare, first.on_returned = hold, lose_answer
-        await gcs.RegisterPlacementGroup(group(strategy=Info.STRICT_SPREAD))
+        await register(gcs, group(strategy=Info.STRICT_SPREAD))
         await until(gcs, CREATED)
         await asyncio.sleep(MANY_S)
         assert (await until(gcs, CREATED, RESCHEDULING)).state == CREATED
@@ -77,7 +78,7 @@ def test_a_node_that_made_its_list_before_it_was_asked_returns_what_it_holds() -
     async def script(scene: GcsScene) -> None:
         gcs = await begin(scene)
         node = await scene.add_node({"CPU": 4})
-        await gcs.RegisterPlacementGroup(group())
+        await register(gcs, group())
         await until(gcs, CREATED)
         held, node.bundles = node.bundles, {}
         await comes_back(node)  # it names no bundle
@@ -95,7 +96,7 @@ def test_a_node_that_registers_again_while_another_is_waited_for_keeps_what_it_h
         first, second = [await scene.add_node({"CPU": 1}) for _ in range(2)]
         goes_on = asyncio.Event()
         hold_later(second, goes_on)
-        await gcs.RegisterPlacementGroup(group(1, name="name1", strategy=Info.STRICT_SPREAD))
+        await register(gcs, group(1, name="name1", strategy=Info.STRICT_SPREAD))
         while not first.bundles:
             await asyncio.sleep(0.01)
         await asyncio.sleep(0.1)
@@ -117,7 +118,7 @@ def test_a_group_that_is_refused_for_ever_is_asked_for_less_and_less_and_written
             return raylet_pb2.PrepareBundlesReply(refusals=["in parts of accelerators"])
 
         node.on_prepare = refuse
-        await gcs.RegisterPlacementGroup(group())
+        await register(gcs, group())
         await asyncio.sleep(MANY_S)
         info = await gcs.GetPlacementGroup(BY_ID)
         assert info.pending_reason == "in parts of accelerators" and info.num_attempts == 1
@@ -133,7 +134,7 @@ def test_a_removal_that_overtook_the_registration_counts() -> None:
         gcs = await begin(scene)
         node = await scene.add_node({"CPU": 4})
         await remove(gcs)
-        await gcs.RegisterPlacementGroup(group(is_detached=True))
+        await register(gcs, group(is_detached=True))
         await until(gcs, REMOVED)
         await asyncio.sleep(1)
         assert not any(node.bundles.values())
@@ -149,7 +150,7 @@ def test_a_head_that_ends_between_a_removal_and_the_ends_of_its_actors_leaves_no
     async def script(scene: GcsScene) -> None:
         gcs = await begin(scene)
         node = await scene.add_node({"CPU": 4, "a": 1})
-        await gcs.RegisterPlacementGroup(group(cpus=(1,) if is_placed else (9,)))
+        await register(gcs, group(cpus=(1,) if is_placed else (9,)))
         await until(gcs, CREATED if is_placed else PENDING)
         inside = registration(1, {"a": 1} if is_placed else {"b": 1}, max_restarts=-1)
         inside.creation_spec.strategy.placement_group.placement_group_id = group_id()
@@ -198,7 +199,7 @@ def test_bundles_of_a_group_that_lost_others_are_opened_by_the_next_head(store_i
         gcs = await begin(scene)
         first, second = [await scene.add_node({"CPU": 1}) for _ in range(2)]
         first.on_commit = second.on_commit = never
-        await gcs.RegisterPlacementGroup(group(1, name="name1", strategy=Info.STRICT_SPREAD))
+        await register(gcs, group(1, name="name1", strategy=Info.STRICT_SPREAD))
         await until(gcs, PREPARED)
         await asyncio.sleep(1)
         await gcs.UnregisterNode(gcs_pb2.UnregisterNodeRequest(node_id=second.node_id))
@@ -223,7 +224,7 @@ def test_a_group_whose_drivers_node_comes_late_to_a_head_that_lost_its_store_liv
     async def script(scene: GcsScene) -> None:
         gcs = await begin(scene)
         node, drivers = [await scene.add_node({"CPU": cpus}) for cpus in (2, 0)]
-        await gcs.RegisterPlacementGroup(group(1, name="name1", strategy=Info.STRICT_PACK))
+        await register(gcs, group(1, name="name1", strategy=Info.STRICT_PACK))
         await until(gcs, CREATED)
         gcs = await loses_its_store(scene)
         await comes_back(node, told_by_node(others=(drivers,)))
@@ -241,7 +242,7 @@ def test_and_it_ends_where_that_node_does_not_come() -> None:
     async def script(scene: GcsScene) -> None:
         gcs = await begin(scene)
         node, drivers = [await scene.add_node({"CPU": cpus}) for cpus in (2, 0)]
-        await gcs.RegisterPlacementGroup(group(1, name="name1", strategy=Info.STRICT_PACK))
+        await register(gcs, group(1, name="name1", strategy=Info.STRICT_PACK))
         await until(gcs, CREATED)
         gcs = await loses_its_store(scene)
         await comes_back(node, told_by_node(others=(drivers,)))
@@ -256,7 +257,7 @@ def test_a_group_whose_node_comes_late_is_waited_for_by_those_who_watch_it() -> 
     async def script(scene: GcsScene) -> None:
         gcs = await begin(scene)
         drivers, node = [await scene.add_node({"CPU": cpus}) for cpus in (0, 2)]
-        await gcs.RegisterPlacementGroup(group(1, name="name1", strategy=Info.STRICT_PACK))
+        await register(gcs, group(1, name="name1", strategy=Info.STRICT_PACK))
         await until(gcs, CREATED)
         gcs = await loses_its_store(scene)
         await comes_back(drivers, told_by_node(owner_row(drivers), others=(node,)))
@@ -273,7 +274,7 @@ def test_a_bundle_that_a_late_node_tells_of_a_group_that_waits_may_be_lost_again
     async def script(scene: GcsScene) -> None:
         gcs = await begin(scene)
         first, second = [await scene.add_node({"CPU": 1}) for _ in range(2)]
-        await gcs.RegisterPlacementGroup(group(1, name="name1", strategy=Info.STRICT_SPREAD))
+        await register(gcs, group(1, name="name1", strategy=Info.STRICT_SPREAD))
         await until(gcs, CREATED)
         gcs = await loses_its_store(scene)
         first.bundles.clear()
@@ -281,7 +282,7 @@ def test_a_bundle_that_a_late_node_tells_of_a_group_that_waits_may_be_lost_again
         await driver_is_told_of(gcs, first)
         await asyncio.sleep(15)
         # Its creator had no answer from the head before.
-        await gcs.RegisterPlacementGroup(group(1, name="name1", strategy=Info.STRICT_SPREAD))
+        await register(gcs, group(1, name="name1", strategy=Info.STRICT_SPREAD))
         await first.process.spawn(first.report(1, {"CPU": 0}))
         await comes_back(second, told_by_node())
         await asyncio.sleep(15)

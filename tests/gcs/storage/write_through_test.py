@@ -10,7 +10,7 @@ import pytest
 from ray_mono.gcs.storage.memory_storage import MemoryStorage
 from ray_mono.gcs.storage.room import Room
 from ray_mono.gcs.storage.table_storage import DeposedError, StorageError, StorageFullError, Table, Write
-from ray_mono.gcs.storage.write_through import WriteThrough
+from ray_mono.gcs.storage.write_through import GATHER_TURNS_MAX, WriteThrough
 from ray_mono.rpc.surface import RpcError, StatusCode
 
 
@@ -61,6 +61,39 @@ def test_the_writes_of_one_turn_share_a_commit_and_the_last_of_a_row_counts() ->
         it.writes.delete(Table.KV, b"b")
         await it.writes.flushed()
         assert it.storage.batches == [[(b"a", b"2"), (b"b", None)]]
+
+    asyncio.run(scene())
+
+
+def test_requests_that_come_together_share_a_commit_though_each_begins_in_a_turn_of_its_own() -> None:
+    async def scene() -> None:
+        it = Scene()
+        it.storage.gate.set()
+
+        async def begin(number: int) -> None:
+            it.writes.put(Table.KV, b"%d" % number, b"1")
+            others = [asyncio.ensure_future(begin(number + 1))] if number < 9 else []
+            await it.writes.flushed()
+            await asyncio.gather(*others)
+
+        await begin(0)
+        assert [len(batch) for batch in it.storage.batches] == [10]
+
+    asyncio.run(scene())
+
+
+def test_requests_that_come_without_end_are_answered() -> None:
+    async def scene() -> None:
+        it = Scene()
+        it.storage.gate.set()
+        answered = asyncio.ensure_future(it.writes.flushed())
+        turns = 0
+        while not it.storage.batches:
+            turns += 1
+            it.writes.put(Table.KV, b"%d" % turns, b"1")
+            await asyncio.sleep(0)
+        assert turns <= GATHER_TURNS_MAX + 2
+        await answered
 
     asyncio.run(scene())
 
