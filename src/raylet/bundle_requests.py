@@ -43,23 +43,24 @@ class BundleRequests:
 
     def commit(self, groups: Sequence[common_pb2.BundleIndices]) -> None:
         """Raises ValueError, and RpcError (NOT_FOUND) where one is not held: none is committed then."""
-        named = [wire.indices_from(each) for each in groups]
-        held = self._leases.held_bundles()
-        for group_id, indices in named:
-            for index in indices:
-                if index not in held.get(group_id, ()):
-                    text = f"bundle {index} of placement group {group_id.hex()} is not held here"
-                    raise RpcError(StatusCode.NOT_FOUND, text)
-        for group_id, indices in named:
-            self._effects.run(self._leases.commit_bundles(group_id, indices, self._clock.time_s()))
+        named = map(wire.indices_from, groups)
+        keys = [(group_id, index) for group_id, indices in named for index in indices]
+        for group_id, index in keys:
+            if not self._leases.holds_bundle((group_id, index)):
+                text = f"bundle {index} of placement group {group_id.hex()} is not held here"
+                raise RpcError(StatusCode.NOT_FOUND, text)
+        self._effects.run(self._leases.commit_bundles(keys, self._clock.time_s()))
 
     def give_back(self, groups: Sequence[common_pb2.BundleIndices], is_removed: bool) -> None:
         """is_removed: the groups are. Raises ValueError."""
-        for group_id, indices in [wire.indices_from(each) for each in groups]:
-            now_s = self._clock.time_s()
-            self._effects.run(self._leases.return_bundles(group_id, indices, is_removed, now_s))
-        held = self._leases.held_bundles()
-        self._groups = {group_id: group for group_id, group in self._groups.items() if group_id in held}
+        indices: dict[bytes, list[int]] = {}
+        for each in groups:
+            group_id, of_group = wire.indices_from(each)
+            indices.setdefault(group_id, []).extend(of_group)
+        self._effects.run(self._leases.return_bundles(indices, is_removed, self._clock.time_s()))
+        for group_id in indices:
+            if not self._leases.holds_some_of(group_id):
+                self._groups.pop(group_id, None)
 
     # ---- registrations
 

@@ -58,7 +58,7 @@ class GroupWatches:
         await self._until_it_ended(group_id)
         # Before its leases are refused: those that come later are another watch's.
         del self._watches[group_id]
-        self._effects.run(self._leases.group_ended(group_id, self._clock.time_s()))
+        self._effects.run(self._leases.groups_ended([group_id], self._clock.time_s()))
 
     async def _until_it_ended(self, group_id: bytes) -> None:
         version, pauses = 0, Backoff(RETRY_FIRST_S, RETRY_MAX_S)

@@ -58,10 +58,11 @@ class ResourceSet:
 
     @classmethod
     def sum_of(cls, sets: Iterable[ResourceSet]) -> ResourceSet:
-        total = cls()
+        amounts: dict[str, int] = {}
         for each in sets:
-            total = total + each
-        return total
+            for name, amount in each._amounts.items():
+                amounts[name] = amounts.get(name, 0) + amount
+        return cls(amounts)
 
     def to_proto(self) -> common_pb2.ResourceSet:
         return common_pb2.ResourceSet(amounts=self._amounts)

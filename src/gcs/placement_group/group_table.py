@@ -61,7 +61,8 @@ class GroupTable:
 
     def changed(self, group: PlacementGroup) -> None:
         """Writes the row, and shows it when that is durable."""
-        info = self._current[group.group_id] = row_to_proto(group)
+        info = row_to_proto(group, self._current.get(group.group_id))
+        self._current[group.group_id] = info
         self._writes.put(Table.PLACEMENT_GROUP, group.group_id.binary(), info.SerializeToString())
         self._writes.after_commit(partial(self._show, group.group_id, info))
 

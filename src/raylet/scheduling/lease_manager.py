@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import itertools
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -45,7 +45,7 @@ from ray_mono.raylet.scheduling.lease_queue import LeaseQueue
 from ray_mono.raylet.scheduling.lease_scheduler import LeaseScheduler
 from ray_mono.raylet.scheduling.leases import LeaseRequest, WorkerLease, WorkerLeaseState
 from ray_mono.raylet.scheduling.ledger import ResourceLedger
-from ray_mono.raylet.scheduling.node_bundles import NodeBundles
+from ray_mono.raylet.scheduling.node_bundles import BundleKey, NodeBundles
 from ray_mono.raylet.scheduling.pending_warnings import Circumstances, PendingWarnings
 from ray_mono.raylet.scheduling.reservations import Reservations
 from ray_mono.raylet.worker.worker_pool import WorkerPool
@@ -195,42 +195,56 @@ class LeaseManager:
         refusal = self._bundles.prepare(group_id, wanted, self._is_draining)
         return refusal, self._schedule(now_s)
 
-    def commit_bundles(self, group_id: bytes, indices: Iterable[int], now_s: float) -> list[Effect]:
-        """Those that are held: work in the group may use them."""
-        for index in indices:
-            self._bundles.commit((group_id, index))
+    def commit_bundles(self, keys: Iterable[BundleKey], now_s: float) -> list[Effect]:
+        """Those that are held: work in their groups may use them."""
+        self._bundles.commit(keys)
         self._scheduler.total_changed()
         return self._schedule(now_s)
 
     def return_bundles(
-        self, group_id: bytes, indices: Iterable[int], is_removed: bool, now_s: float
+        self, indices: Mapping[bytes, Iterable[int]], is_removed: bool, now_s: float
     ) -> list[Effect]:
-        """They end, with what runs in them. is_removed: so does the group, and what waits for it."""
+        """These bundles of groups end, with what runs in them. is_removed: so do the groups, and what waits
+        for them."""
         reason = "its placement group was removed" if is_removed else "its bundle was taken back"
         effects: list[Effect] = []
-        for index in indices:
-            inside: list[WorkerLease] = []
-            if self._bundles.is_committed((group_id, index)):
-                inside = [lease for lease in self._leases.values() if lease.is_inside(group_id, index)]
-            for lease in inside:
+        inside: dict[BundleKey, list[bytes]] = {
+            (group_id, index): [] for group_id, of_group in indices.items() for index in of_group
+        }
+        users = self._of_groups(indices)
+        for key in filter(self._bundles.is_committed, inside):
+            for lease in users:
+                if lease.lease_id not in self._leases or not lease.is_inside(*key):
+                    continue
+                inside[key].append(lease.lease_id)
                 if lease.has_worker:
                     effects += self._kill(lease, reason, now_s)
                 elif not is_removed:
                     self._drop(lease)
                     effects.append(Rejected(lease.lease_id, RejectionKind.NOT_HERE, reason))
-            self._bundles.give_back((group_id, index), [lease.lease_id for lease in inside])
+        self._bundles.give_back(inside)
         self._scheduler.total_changed()
-        return effects + (self.group_ended(group_id, now_s) if is_removed else self._schedule(now_s))
+        return effects + (self.groups_ended(indices, now_s) if is_removed else self._schedule(now_s))
 
-    def group_ended(self, group_id: bytes, now_s: float) -> list[Effect]:
-        """The group is removed, or there is none: nothing that waits for it ever runs."""
-        kind, text = RejectionKind.PLACEMENT_GROUP_REMOVED, explanations.group_removed(group_id)
+    def groups_ended(self, group_ids: Container[bytes], now_s: float) -> list[Effect]:
+        """They are removed, or not there: nothing that waits for them ever runs."""
         effects: list[Effect] = []
-        for lease in list(self._leases.values()):
-            if lease.request.strategy.group_id == group_id and not lease.has_worker:
+        for lease in self._of_groups(group_ids):
+            if not lease.has_worker:
                 self._drop(lease)
-                effects.append(Rejected(lease.lease_id, kind, text))
+                text = explanations.group_removed(lease.request.strategy.group_id)
+                effects.append(Rejected(lease.lease_id, RejectionKind.PLACEMENT_GROUP_REMOVED, text))
         return effects + self._schedule(now_s)
+
+    def _of_groups(self, group_ids: Container[bytes]) -> list[WorkerLease]:
+        return [lease for lease in self._leases.values() if lease.request.strategy.group_id in group_ids]
+
+    def holds_bundle(self, key: BundleKey) -> bool:
+        """Prepared or committed."""
+        return self._bundles.holds(key)
+
+    def holds_some_of(self, group_id: bytes) -> bool:
+        return self._bundles.holds_some_of(group_id)
 
     def held_bundles(self) -> dict[bytes, list[int]]:
         """Those that are prepared or committed: their indices, by group."""

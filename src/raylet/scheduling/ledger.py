@@ -20,6 +20,7 @@ The ledger does not know workers, queues or other nodes.
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -138,11 +139,12 @@ class ResourceLedger:
         self._available = self._available - resources
         return holding
 
-    def _free(self, holding: _Holding) -> None:
-        for pools, parts in holding.units:
-            for pool in pools:
-                pool.give(parts)
-        self._available = self._available + holding.held_now
+    def _free(self, holdings: Sequence[_Holding]) -> None:
+        for holding in holdings:
+            for pools, parts in holding.units:
+                for pool in pools:
+                    pool.give(parts)
+        self._available = self._available + ResourceSet.sum_of(holding.held_now for holding in holdings)
 
     def instances_of(self, lease_id: bytes) -> dict[str, tuple[int, ...]]:
         """The indices that `allocate` returned for this lease."""
@@ -150,7 +152,7 @@ class ResourceLedger:
 
     def release(self, lease_id: bytes) -> None:
         """The lease ended: what it still holds is free. Raises KeyError for a lease that holds nothing."""
-        self._free(self._holdings.pop(lease_id))
+        self._free((self._holdings.pop(lease_id),))
 
     # ---- blocked workers
 
@@ -186,23 +188,29 @@ class ResourceLedger:
             raise InternalError(f"a bundle needs {bundle.resources}, free is {self._available}")
         self._bundles[bundle] = self._hold(bundle.resources)
 
-    def open_bundle(self, bundle: Bundle) -> None:
-        """It is committed: work in its group may have what it gives."""
-        self.total = self.total + bundle.given
-        self._available = self._available + bundle.given
-        for pool, parts in self._pools_of(bundle):
-            pool.grow(parts)
+    # Many at once: each of these steps costs as much as the node has names of resources.
 
-    def close_bundle(self, bundle: Bundle) -> None:
-        """It was committed, and is returned. It holds its own resources until `release_bundle`."""
-        self.total = self.total - bundle.given
-        self._available = self._available - bundle.given
-        for pool, parts in self._pools_of(bundle):
-            pool.shrink(parts)
+    def open_bundles(self, bundles: Sequence[Bundle]) -> None:
+        """They are committed: work in their groups may have what they give."""
+        given = ResourceSet.sum_of(bundle.given for bundle in bundles)
+        self.total = self.total + given
+        self._available = self._available + given
+        for bundle in bundles:
+            for pool, parts in self._pools_of(bundle):
+                pool.grow(parts)
 
-    def release_bundle(self, bundle: Bundle) -> None:
-        """What it was prepared with is free. Raises KeyError where it holds nothing."""
-        self._free(self._bundles.pop(bundle))
+    def close_bundles(self, bundles: Sequence[Bundle]) -> None:
+        """They were committed, and are returned. They hold their own resources until `release_bundles`."""
+        given = ResourceSet.sum_of(bundle.given for bundle in bundles)
+        self.total = self.total - given
+        self._available = self._available - given
+        for bundle in bundles:
+            for pool, parts in self._pools_of(bundle):
+                pool.shrink(parts)
+
+    def release_bundles(self, bundles: Iterable[Bundle]) -> None:
+        """What they were prepared with is free. Raises KeyError where one holds nothing."""
+        self._free([self._bundles.pop(bundle) for bundle in bundles])
         ended = [name for name, pool in self._instances.items() if pool.is_empty and name != pool.plain_name]
         for name in ended:
             del self._instances[name]

@@ -26,8 +26,8 @@ class NodeBundles:
     def __init__(self, node_id: bytes, ledger: ResourceLedger) -> None:
         self._name = f"node {node_id.hex()[:8]}"
         self._ledger = ledger
-        # PREPARED or COMMITTED.
-        self._held: dict[BundleKey, Bundle] = {}
+        # By group and index: PREPARED or COMMITTED. Invariant: no group has none.
+        self._held: dict[bytes, dict[int, Bundle]] = {}
         # ENDING.
         self._ending: list[Bundle] = []
 
@@ -37,18 +37,18 @@ class NodeBundles:
         new = [
             Bundle(group_id, index, resources)
             for index, resources in wanted.items()
-            if (group_id, index) not in self._held
+            if index not in self._held.get(group_id, ())
         ]
         if new and is_draining:
             return f"{self._name} is drained"
         free = self._ledger.available
         for number, bundle in enumerate(new):
             if not self._ledger.can_grant(bundle.resources):
-                for each in new[:number]:
-                    self._ledger.release_bundle(each)
+                self._ledger.release_bundles(new[:number])
                 return self._too_little(new, free)
             self._ledger.hold_bundle(bundle)
-        self._held |= {(group_id, bundle.index): bundle for bundle in new}
+        if new:
+            self._held.setdefault(group_id, {}).update((bundle.index, bundle) for bundle in new)
         return ""
 
     def _too_little(self, new: Iterable[Bundle], free: ResourceSet) -> str:
@@ -57,60 +57,78 @@ class NodeBundles:
         is_in_parts = needed.fits_in(free) and not self._ledger.is_overdrawn
         return f"{refusal}, in parts of accelerators" if is_in_parts else refusal
 
+    def holds(self, key: BundleKey) -> bool:
+        group_id, index = key
+        return index in self._held.get(group_id, ())
+
+    def holds_some_of(self, group_id: bytes) -> bool:
+        return group_id in self._held
+
     def is_committed(self, key: BundleKey) -> bool:
-        return key in self._held and self._held[key].state is BundleState.COMMITTED
+        group_id, index = key
+        return self.holds(key) and self._held[group_id][index].state is BundleState.COMMITTED
 
-    def commit(self, key: BundleKey) -> None:
-        """Nothing happens where it was committed, or is not held."""
-        bundle = self._held.get(key)
-        if bundle is not None and bundle.state is BundleState.PREPARED:
-            bundle.commit()
-            self._ledger.open_bundle(bundle)
+    def commit(self, keys: Iterable[BundleKey]) -> None:
+        """Nothing happens to those that were committed, or are not held."""
+        opened = []
+        for group_id, index in keys:
+            bundle = self._held.get(group_id, {}).get(index)
+            if bundle is not None and bundle.state is BundleState.PREPARED:
+                bundle.commit()
+                opened.append(bundle)
+        self._ledger.open_bundles(opened)
 
-    def give_back(self, key: BundleKey, inside: Iterable[bytes]) -> None:
-        """What it holds is free when these leases have ended, of which those that hold nothing have. Nothing
-        happens where it is not held."""
-        bundle = self._held.pop(key, None)
-        if bundle is None:
-            return
-        if bundle.state is BundleState.COMMITTED:
-            self._ledger.close_bundle(bundle)
-            self._ending.append(bundle)
-            bundle.give_back(frozenset(inside))
-            self.end_left()
-        else:
-            self._ledger.release_bundle(bundle)
-            bundle.give_back(frozenset())
+    def give_back(self, inside: Mapping[BundleKey, Iterable[bytes]]) -> None:
+        """What each of these bundles holds is free when the leases inside of it have ended, of which those
+        that hold nothing have. Nothing happens to those that are not held."""
+        closed, ended = [], []
+        for (group_id, index), leases in inside.items():
+            bundle = self._held.get(group_id, {}).pop(index, None)
+            if bundle is None:
+                continue
+            if not self._held[group_id]:
+                del self._held[group_id]
+            if bundle.state is BundleState.COMMITTED:
+                bundle.give_back(frozenset(leases))
+                closed.append(bundle)
+            else:
+                bundle.give_back(frozenset())
+                ended.append(bundle)
+        self._ledger.close_bundles(closed)
+        self._ledger.release_bundles(ended)
+        self._ending += closed
+        self.end_left()
 
     def end_left(self) -> None:
         """To be called when leases have ended, before what is free is given to others."""
         if not self._ending:
             return
         left = [bundle for bundle in self._ending if not any(map(self._ledger.holds, bundle.awaited))]
-        for bundle in left:
-            self._ledger.release_bundle(bundle)
-            bundle.is_left()
         if left:
+            self._ledger.release_bundles(left)
+            for bundle in left:
+                bundle.is_left()
             self._ending = [bundle for bundle in self._ending if bundle.state is BundleState.ENDING]
 
     def held(self) -> dict[bytes, list[int]]:
         """The indices of those that are prepared or committed, by group."""
-        indices: dict[bytes, list[int]] = {}
-        for group_id, index in sorted(self._held):
-            indices.setdefault(group_id, []).append(index)
-        return indices
+        return {group_id: sorted(self._held[group_id]) for group_id in sorted(self._held)}
+
+    def _all_held(self) -> list[Bundle]:
+        return [bundle for bundles in self._held.values() for bundle in bundles.values()]
 
     def describe(self) -> list[dict[str, Any]]:
         """For people."""
-        return [bundle.describe() for bundle in [*self._held.values(), *self._ending]]
+        return [bundle.describe() for bundle in [*self._all_held(), *self._ending]]
 
     def check_invariants(self) -> None:
         """Raises InternalError."""
-        states = [bundle.state for bundle in self._held.values()]
+        states = [bundle.state for bundle in self._all_held()]
+        check(all(self._held.values()), "a group is in the table of bundles without one")
         is_held = all(state in (BundleState.PREPARED, BundleState.COMMITTED) for state in states)
         is_ending = all(bundle.state is BundleState.ENDING for bundle in self._ending)
         check(is_held and is_ending, "a bundle is in the wrong part of the table")
         awaited = [any(map(self._ledger.holds, bundle.awaited)) for bundle in self._ending]
         check(all(awaited), "a bundle waits for leases that have ended")
         counted = set(self._ledger.bundles())
-        check(counted == {*self._held.values(), *self._ending}, "bundles and bundles in the ledger differ")
+        check(counted == {*self._all_held(), *self._ending}, "bundles and bundles in the ledger differ")

@@ -46,11 +46,11 @@ def prepare(scene: Scene, *bundles: ResourceSet, group: bytes = G, first: int = 
 
 
 def commit(scene: Scene, *indices: int, group: bytes = G) -> None:
-    scene.do(lambda now_s: scene.manager.commit_bundles(group, indices, now_s))
+    scene.do(lambda now_s: scene.manager.commit_bundles([(group, each) for each in indices], now_s))
 
 
 def give_back(scene: Scene, *indices: int, group: bytes = G, is_removed: bool = False) -> None:
-    scene.do(lambda now_s: scene.manager.return_bundles(group, indices, is_removed, now_s))
+    scene.do(lambda now_s: scene.manager.return_bundles({group: indices}, is_removed, now_s))
 
 
 def with_bundles(*bundles: ResourceSet, total: ResourceSet | None = None) -> Scene:
@@ -240,7 +240,7 @@ def test_a_group_that_the_gcs_does_not_know_refuses_what_waits_for_it() -> None:
     ask(scene, "1", units(CPU=1))
     ask(scene, "2", units(CPU=1), group=H)
     assert scene.manager.groups_waited_for() == [G, H]
-    scene.do(lambda now_s: scene.manager.group_ended(G, now_s))
+    scene.do(lambda now_s: scene.manager.groups_ended([G], now_s))
     assert scene.rejected == {"1": GONE} and scene.manager.groups_waited_for() == [H]
 
 

@@ -35,16 +35,15 @@ class Node:
         return refusal
 
     def commit(self, *indices: int, group: bytes = G) -> None:
-        for index in indices:
-            self.bundles.commit((group, index))
-            self.check()
+        self.bundles.commit([(group, index) for index in indices])
+        self.check()
 
     def open(self, *bundles: ResourceSet, group: bytes = G) -> None:
         assert not self.prepare(*bundles, group=group)
         self.commit(*range(len(bundles)), group=group)
 
     def give_back(self, index: int, *inside: bytes, group: bytes = G) -> None:
-        self.bundles.give_back((group, index), inside)
+        self.bundles.give_back({(group, index): inside})
         self.check()
 
     def can_run(self, required: ResourceSet, index: int = ANY_BUNDLE, group: bytes = G) -> bool:
