@@ -47,7 +47,7 @@ WINDOWS = ["ray_mono", "ray_mono.dag", "ray_mono.util"]
 # Of `_private` and `util` each folder and module stands for itself.
 FLOORS = {
     "common": """
-        background backoff code_pickler descriptors ending ids lifeline limited_log mapped_file
+        background backoff code_pickler descriptors ending explanation ids lifeline limited_log mapped_file
         missing_workers node_time output private_files process raw_error scheduling setting_rules
         source_lines start_board store_messages threads version world
         | ray_error service
@@ -71,7 +71,7 @@ FLOORS = {
         | lease_client node_health head_notice old_rows
         | actor
         | placement_group
-        | driver_warnings node_drains
+        | driver_warnings node_drains wait_reasons
         | cluster
         | adoption dump
         | servicers
@@ -81,7 +81,7 @@ FLOORS = {
         clients config dead_nodes effects gcs_outbox
         | arguments memory reclaim_streams store_client worker
         | head_lease scheduling taken_objects
-        | evacuation gcs_client wire
+        | evacuation gcs_client wait_reasons wire
         | lease_answers
         | effect_runner
         | bundle_requests
@@ -144,7 +144,7 @@ FLOORS = {
         util.placement_group
         | _private.remote_decorator _private.worker runtime_context
         | dag.__init__ worker experimental cluster_utils util.iteration util.actor_pool util.queue
-        util.multiprocessing
+        util.multiprocessing util.explaining
         | util.joblib util.__init__
         | __init__
         | microbenchmark
@@ -178,6 +178,7 @@ DOORS = {
     """,
     "util.check_serialize": "core_worker.values.unpicklable",
     "util.client_connect": "_private.later",
+    "util.explaining": "_private.driver.auto_init common.explanation",
     "util.joblib.ray_backend": "_private.driver.auto_init common.our_bug",
     "util.multiprocessing.pool": "_private.argument_checks _private.node.bootstrap",
     "util.multiprocessing.results": "_private.argument_checks common.short_tracebacks",

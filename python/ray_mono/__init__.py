@@ -80,6 +80,7 @@ if TYPE_CHECKING:
     from ray_mono.cross_language import java_actor_class as java_actor_class
     from ray_mono.cross_language import java_function as java_function
     from ray_mono.runtime_context import get_runtime_context as get_runtime_context
+    from ray_mono.util.explaining import explain as explain
 
 # name -> module that has it, or "module:other name" there, or "" for a module of this package itself
 _EXPORTS = {
@@ -101,6 +102,7 @@ _EXPORTS = {
     ),
     **dict.fromkeys("ActorClass ActorHandle exit_actor method".split(), "actor"),
     "cancel": "_private.cancellation",
+    "explain": "util.explaining",
     **dict.fromkeys(
         "ActorClassID ActorID FunctionID JobID NodeID PlacementGroupID TaskID UniqueID WorkerID".split(),
         "common.ids",

@@ -4,16 +4,20 @@ simulation give other values, so that limits are reached sooner.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 LINEAGE_VARIABLE = "RAY_MONO_MAX_LINEAGE_BYTES"
+WAIT_WARNING_VARIABLE = "RAY_MONO_WAIT_WARNING_S"
 
 
 @dataclass(frozen=True)
 class CoreWorkerConfig:
     """Limits and times, with the product's defaults."""
 
+    wait_warning_s: float = 30.0
+    """How long a get or wait lasts before its driver is told why, if nothing that runs will end it."""
     gcs_timeout_s: float = 60.0
     """How long a call to the GCS may take. Beyond that the GCS is as good as gone."""
 
@@ -157,5 +161,18 @@ def config_of(variables: Mapping[str, str], max_lineage_bytes: int = 0) -> CoreW
     given = variables.get(LINEAGE_VARIABLE, "")
     if given and (not given.isascii() or not given.isdigit()):
         raise ValueError(f"{LINEAGE_VARIABLE} must be a number of bytes, like 1073741824; it is {given!r}")
-    kept_bytes = max_lineage_bytes or int(given or 0)
-    return CoreWorkerConfig(max_lineage_bytes=kept_bytes) if kept_bytes else CoreWorkerConfig()
+    kept_bytes = max_lineage_bytes or int(given or 0) or CoreWorkerConfig.max_lineage_bytes
+    return CoreWorkerConfig(max_lineage_bytes=kept_bytes, wait_warning_s=_wait_warning_s(variables))
+
+
+def _wait_warning_s(variables: Mapping[str, str]) -> float:
+    given = variables.get(WAIT_WARNING_VARIABLE, "")
+    try:
+        warning_s = float(given or CoreWorkerConfig.wait_warning_s)
+    except ValueError:
+        warning_s = -1.0
+    if not warning_s >= 0:
+        raise ValueError(
+            f"{WAIT_WARNING_VARIABLE} must be a number of seconds, 0 for no warning; it is {given!r}"
+        )
+    return warning_s or math.inf

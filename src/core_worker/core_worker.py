@@ -18,11 +18,12 @@ runs user code.
 from __future__ import annotations
 
 import concurrent.futures
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ray_mono.common.ending import run_steps
 from ray_mono.common.exceptions import RaySystemError
+from ray_mono.common.explanation import Explanation
 from ray_mono.core_worker.call_template import CallTemplates
 from ray_mono.core_worker.context import JobContext, TaskContext, WorkerContext
 from ray_mono.core_worker.environment import Closable, Environment
@@ -35,6 +36,7 @@ from ray_mono.core_worker.objects.futures import ObjectFutures
 from ray_mono.core_worker.objects.generator_streams import GeneratorStreams, StreamParts
 from ray_mono.core_worker.objects.getter import Getter
 from ray_mono.core_worker.objects.lineage import Lineage
+from ray_mono.core_worker.objects.long_waits import LongWaits
 from ray_mono.core_worker.objects.object_recovery import ObjectRecovery
 from ray_mono.core_worker.objects.object_wait import ObjectWait
 from ray_mono.core_worker.objects.putter import Putter
@@ -54,6 +56,7 @@ from ray_mono.core_worker.task_submission.actor_handles import ActorHandles, Hel
 from ray_mono.core_worker.task_submission.actor_task_submitter import ActorTaskSubmitter
 from ray_mono.core_worker.task_submission.adoption_teller import AdoptionTeller
 from ray_mono.core_worker.task_submission.dependency_resolver import DependencyResolver
+from ray_mono.core_worker.task_submission.explainer import Explainer
 from ray_mono.core_worker.task_submission.function_manager import FunctionManager
 from ray_mono.core_worker.task_submission.inherited_groups import InheritedGroups
 from ray_mono.core_worker.task_submission.job_code import JobCode
@@ -66,7 +69,6 @@ from ray_mono.core_worker.task_submission.retry_notices import RetryNotices
 from ray_mono.core_worker.task_submission.task_builder import MethodTemplate, TaskBuilder
 from ray_mono.core_worker.task_submission.task_canceller import TaskCanceller
 from ray_mono.core_worker.task_submission.task_manager import TaskManager
-from ray_mono.core_worker.task_submission.task_stories import TaskStories
 from ray_mono.core_worker.task_submission.worker_runs import WorkerRuns
 from ray_mono.core_worker.values import serialization
 from ray_mono.rpc.reactor_channel import ReactorChannel
@@ -94,6 +96,9 @@ class CoreWorker:
     ) -> None:
         """connect: see PeerPool. server, channels: closed when this process leaves, as the peers are."""
         self.env = env
+        self.is_driver, self.worker_id, self.node_id = env.is_driver, env.worker_id, env.node_id
+        self.node_host, self.node_labels = env.node.host, env.node.labels
+        self.session_dir = env.session_dir
         self._context = context
         self._server = server
         self._channels = channels
@@ -101,8 +106,8 @@ class CoreWorker:
         self._steps_of_shutdown: list[Callable[[], None]] = [self._tell_unhandled]
         self._kept: dict[bytes, ObjectRef[Any]] = {}
         self._streams: GeneratorStreams
-        self._stories: TaskStories
         self._reconstruction: Reconstruction
+        self.explainer: Explainer
         self._execution: Execution | None = None  # A worker's; a driver runs nothing.
 
         table: Table = {}
@@ -137,7 +142,8 @@ class CoreWorker:
         self._warnings = JobWarnings(env, self._context)
         self._events = TaskEvents(env, self._context)
         self._global_state = GcsGlobalState(env)
-        self._blocked = BlockedNotice(env, references, store)
+        self._blocked = BlockedNotice(env, self._context, references, store)
+        long_waits = LongWaits(env, store, self._warnings, self.explain)
         self._getter = Getter(
             env,
             references,
@@ -146,11 +152,14 @@ class CoreWorker:
             self.resolver,
             self._unpickled,
             self._blocked,
-            lambda object_ids, most: self._stories.of(object_ids, most),
+            long_waits,
+            lambda object_ids, most: self.explainer.stories_of(object_ids, most),
             self,
         )
-        self._waits = ObjectWait(env, references, store, plasma, self._dropped, self.resolver, self._blocked)
-        self._futures = ObjectFutures(env, store, self.resolver, self._getter, self._waits)
+        self._waits = ObjectWait(
+            env, references, store, plasma, self._dropped, self.resolver, self._blocked, long_waits
+        )
+        self._futures = ObjectFutures(env, self._context, store, self.resolver, self._getter, self._waits)
         self._putter = Putter(env, self._context, references, store, plasma, self._dropped, self)
         ready = self._getter.await_ready
         parts = StreamParts(env, references, store, plasma, borrowing, lineage, unhandled, self, ready)
@@ -215,7 +224,9 @@ class CoreWorker:
         self.canceller = TaskCanceller(
             env, references, self._dropped, self.peers, tasks, self._normal_tasks, self._actor_tasks, self
         )
-        self._stories = TaskStories(tasks, self._normal_tasks, self._actor_tasks)
+        self.explainer = Explainer(
+            env, references, store, borrowing, self.peers, tasks, normal, self._actor_tasks
+        )
         # As above.
         self.export = self._functions.export
         self.task_template = builder.task_template
@@ -225,8 +236,7 @@ class CoreWorker:
         context.when_capturing(self._hand_down_groups)
         self.submit_actor_tasks = maps.submit_actor_tasks
         self.create_actor = creator.create
-        self.get_named_actor = creator.named
-        self.kill_actor = creator.kill
+        self.get_named_actor, self.kill_actor = creator.named, creator.kill
         self.cancel = self.canceller.cancel
         self.run_function_on_all_workers = self.worker_runs.export
 
@@ -236,30 +246,6 @@ class CoreWorker:
         self.submit_tasks = self._inherited.submit_tasks
 
     # ---- what this process is, and serves
-
-    @property
-    def is_driver(self) -> bool:
-        return self.env.is_driver
-
-    @property
-    def worker_id(self) -> bytes:
-        return self.env.worker_id
-
-    @property
-    def node_id(self) -> bytes:
-        return self.env.node_id
-
-    @property
-    def node_host(self) -> str:
-        return self.env.node.host
-
-    @property
-    def node_labels(self) -> Mapping[str, str]:
-        return self.env.node.labels
-
-    @property
-    def session_dir(self) -> str:
-        return self.env.session_dir
 
     @property
     def job_id(self) -> bytes:
@@ -378,6 +364,8 @@ class CoreWorker:
                 self.worker_runs,
                 self.canceller,
                 self._events,
+                self._futures,
+                self.explainer.reasons,
             )
         )
         return self._execution
@@ -385,6 +373,9 @@ class CoreWorker:
     def enter_job(self, job: JobContext, main: TaskContext) -> None:
         """A worker becomes the job's: see WorkerContext."""
         self._context.enter_job(job, main)
+
+    def explain(self, kind_name: str, id_: bytes) -> Explanation:
+        return self.explainer.explain(kind_name, id_)
 
     def exit_actor(self) -> None:
         if self._context.actor_id() and not self._context.is_main:

@@ -287,6 +287,10 @@ class PeerPool:
             self._look_after_nodes()
         return known[1]
 
+    def target_of(self, raylet: RayletServiceStub) -> str:
+        """The address of another node's raylet; empty where that is not known any more."""
+        return next((target for target, (_, stub) in self._raylets.items() if stub is raylet), "")
+
     def _forget_raylet(self, target: str) -> None:
         self._raylets.pop(target, None)
 

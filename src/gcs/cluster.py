@@ -65,7 +65,7 @@ class Cluster:
         self.health = NodeHealth(
             environment, self.nodes, self.fences, self._on_health_failed, self._on_node_ended
         )
-        self._leases = LeaseClient(environment, self.nodes, self._on_room)
+        self.leases = LeaseClient(environment, self.nodes, self._on_room)
         self.collections = Collections(self.subscriptions)
         ender = ActorEnder(environment, self.nodes, self.collections.last_words, self._on_actor_left)
         self.scheduler = ActorScheduler(
@@ -74,13 +74,13 @@ class Cluster:
             self.actor_table,
             self.nodes,
             self.fences,
-            self._leases,
+            self.leases,
             ender,
             self._run,
             self.warn_drivers,
         )
         self.groups = PlacementGroups(
-            environment, self.nodes, self.jobs, self.actors, self._leases, self._on_group_removed
+            environment, self.nodes, self.jobs, self.actors, self.leases, self._on_group_removed
         )
         self._old = OldRows(environment, self.nodes, self.fences, self.jobs, self.workers)
         self._warnings = DriverWarnings(self.jobs.is_running)
@@ -93,7 +93,7 @@ class Cluster:
             self.nodes,
             self.actors,
             self.actor_table,
-            self._leases,
+            self.leases,
             self.scheduler.demands_to_come,
             self._run,
             self._write_node,
@@ -134,7 +134,7 @@ class Cluster:
         ]
 
     def _is_unwanted(self, lease_id: bytes, worker_id: WorkerID) -> bool:
-        return self.actors.of_worker(worker_id) is None and not self._leases.awaits(lease_id)
+        return self.actors.of_worker(worker_id) is None and not self.leases.awaits(lease_id)
 
     def confirm_node(self, node_id: NodeID) -> bool:
         """Whether the node is alive. Then it may hear so, and run actors for the time of its lease.
@@ -154,7 +154,7 @@ class Cluster:
             self.subscriptions.publish(
                 gcs_pb2.NODE_RESOURCES, resources.node_id, resources.SerializeToString()
             )
-            self._leases.reported(NodeID(resources.node_id))
+            self.leases.reported(NodeID(resources.node_id))
             if dict(resources.total.amounts) != totals:
                 self.scheduler.nodes_changed()
             self._on_room()
@@ -451,7 +451,7 @@ class Cluster:
 
     def free_unwanted_lease(self, node_id: NodeID, lease_id: bytes, worker_id: WorkerID) -> None:
         if self._is_unwanted(lease_id, worker_id):
-            self._leases.free_at(node_id, lease_id)
+            self.leases.free_at(node_id, lease_id)
 
     # ---- messages to others
 

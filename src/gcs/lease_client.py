@@ -60,8 +60,9 @@ class LeaseClient:
         self._environment = environment
         self._config = environment.config
         self._nodes = nodes
-        # Asked for and not answered yet. Another lease belongs to its worker by now, or is being freed.
-        self._awaited: set[bytes] = set()
+        # Asked for and not answered yet, and where. Another lease belongs to its worker by now, or is being
+        # freed.
+        self._awaited: dict[bytes, NodeID] = {}
         # What `free_at` does, and where.
         self._freeing: dict[asyncio.Task[None], NodeID] = {}
         # Invariant: by node, the sum of what these leases hold, and of what it granted since its last report:
@@ -74,6 +75,10 @@ class LeaseClient:
     def awaits(self, lease_id: bytes) -> bool:
         """Whether this GCS asked for the lease, and has no answer yet."""
         return lease_id in self._awaited
+
+    def asked_at(self, lease_id: bytes) -> NodeID | None:
+        """The node whose raylet has not answered yet; None where none is asked for this."""
+        return self._awaited.get(lease_id)
 
     def view(self) -> list[NodeSnapshot]:
         """The nodes, less what they have been asked for and may not have counted yet."""
@@ -130,7 +135,7 @@ class LeaseClient:
     ) -> raylet_pb2.RequestWorkerLeaseReply:
         """One request, for as long as it waits in the raylet's queue. Raises NotLeased."""
         lease_id = request.lease_id = self._environment.rng.randbytes(LEASE_ID_SIZE_BYTES)
-        self._awaited.add(lease_id)
+        self._awaited[lease_id] = node_id
         call = self._environment.tasks.spawn(self._call(address, request), f"lease {lease_id.hex()}")
         try:
             pauses = Backoff(self._config.pending_warning_s, math.inf)
@@ -141,7 +146,7 @@ class LeaseClient:
             self._free(node_id, address, lease_id)
             raise
         finally:
-            self._awaited.remove(lease_id)
+            del self._awaited[lease_id]
         outcome = call.result()
         if isinstance(outcome, RpcError):
             self._free(node_id, address, lease_id)

@@ -23,6 +23,7 @@ from ray_mono.raylet.local_processes import LocalProcesses
 from ray_mono.raylet.reclaim_streams import ReclaimStreams
 from ray_mono.raylet.scheduling.ledger import ResourceLedger
 from ray_mono.raylet.taken_objects import TakenObjects
+from ray_mono.raylet.wait_reasons import WaitReasons
 from ray_mono.raylet.wire import lease_request_from, shown_available
 from ray_mono.raylet.withdrawals import Withdrawals
 from ray_mono.rpc.surface import CallContext, RpcError, StatusCode
@@ -49,6 +50,7 @@ class RayletServicer(raylet_rpc.RayletServiceServicer):
         taken_objects: TakenObjects,
         gcs: GcsClient,
         config: RayletConfig,
+        reasons: WaitReasons,
         describe: Callable[[], dict[str, Any]],
     ) -> None:
         """node: this node's row at the GCS. describe(): its state for people."""
@@ -66,6 +68,7 @@ class RayletServicer(raylet_rpc.RayletServiceServicer):
         self._taken_objects = taken_objects
         self._gcs = gcs
         self._config = config
+        self._reasons = reasons
         self._describe = describe
 
     # ---- its own workers and drivers
@@ -254,6 +257,12 @@ class RayletServicer(raylet_rpc.RayletServiceServicer):
 
     async def CheckAlive(self, request: common_pb2.Empty, context: CallContext) -> common_pb2.Empty:
         return common_pb2.Empty()
+
+    async def Explain(
+        self, request: common_pb2.ExplainRequest, context: CallContext
+    ) -> common_pb2.WaitReason:
+        with _invalid_where_it_says_so():
+            return self._reasons.of(request.subject)
 
     async def DumpState(self, request: common_pb2.Empty, context: CallContext) -> common_pb2.DumpStateReply:
         return common_pb2.DumpStateReply(json=json.dumps(self._describe()))

@@ -209,6 +209,13 @@ def test_where_an_object_lies_and_how_large_it_is(core: CoreInterface) -> None:
     assert list(locations) == [] and size_bytes is not None and 0 < size_bytes < 100
 
 
+def test_what_is_there_waits_for_nothing(core: CoreInterface) -> None:
+    ref = core.put(1)
+    explanation = core.explain("object", ref.binary())
+    assert (explanation.code, explanation.is_stuck, explanation.cycle) == ("READY", False, ())
+    assert ref.hex()[:8] in str(explanation) and json.dumps(explanation.to_dict())
+
+
 def test_wait_names_what_is_ready_in_order(core: CoreInterface) -> None:
     refs = [core.put(number) for number in range(3)]
     assert core.wait(refs, 2, WAIT_S, True) == (refs[:2], refs[2:])

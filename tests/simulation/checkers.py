@@ -107,6 +107,8 @@ class Journal:
     _have_waited: dict[bytes, None] = field(default_factory=dict)
     _gone_jobs: dict[bytes, None] = field(default_factory=dict)
     _ends_read: dict[bytes, None] = field(default_factory=dict)
+    # worker id -> who leased it last, and lost it.
+    _lost_by: dict[bytes, bytes] = field(default_factory=dict)
     # task or call -> the task that submitted it; what was cancelled -> whether its children were, too.
     _parents: dict[bytes, bytes] = field(default_factory=dict)
     _cancelled: dict[bytes, bool] = field(default_factory=dict)
@@ -154,6 +156,14 @@ class Journal:
         lease = self.leases.pop(lease_id, None)
         if lease is not None:
             del self.lease_of_worker[lease.worker_id]
+
+    def lease_lost(self, lease_id: bytes) -> None:
+        """Its holder holds the worker for lost. That one may live a moment longer, and begin what was on its
+        way to it."""
+        lease = self.leases.get(lease_id)
+        if lease is not None:
+            self._lost_by[lease.worker_id] = lease.owner
+        self.lease_ended(lease_id)
 
     def lease_returned(self, lease_id: bytes) -> None:
         if lease_id in self._returned:
@@ -332,9 +342,10 @@ class Journal:
         self.running.pop(worker_id, None)
 
     def _check_lease(self, worker_id: bytes, task_id: bytes, story: TaskStory) -> None:
-        """Somebody has leased the worker, and it is the owner of the task that it runs."""
+        """Somebody has leased the worker, or held it for lost just now, and it is the owner of the task that
+        it runs."""
         lease_id = self.lease_of_worker.get(worker_id)
-        owner = None if lease_id is None else self.leases[lease_id].owner
+        owner = self._lost_by.get(worker_id) if lease_id is None else self.leases[lease_id].owner
         if owner != story.owner and not (self.connections_break or story.outcome):
             raise CheckFailed(
                 f"worker {_short(worker_id)} runs task {_short(task_id)} of who has not leased it"

@@ -46,6 +46,8 @@ FOUND = {
     6091332: "a call was cancelled whose connection had broken: what it was given was freed, and kept there",
     6110997: "a simulated driver gave up a worker whose raylet had not answered: that freed what it held",
     6111571: "a simulated head's disk was slower than a node's time to join: the cluster did not start",
+    6201527: "a simulated driver's node took a second to end, and its program heard of that before",
+    6204523: "a simulated driver lost a worker whose node was dead, and that began what was on its way to it",
     3002105: "that a job was over was said while its driver lived, behind a cut, and was held to be dead",
 }
 

@@ -56,7 +56,7 @@ class Witness:
         self._journal.lease_returned(request.lease_id)
 
     def _lost(self, request: Any, reply: Any) -> None:
-        self._journal.lease_ended(request.lease_id)
+        self._journal.lease_lost(request.lease_id)
         self._journal.objects.lost(request.worker_id, self._world.clock.time_s())
 
     def _pushed(self, request: Any, reply: Any) -> None:

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from ray_mono.util.check_serialize import inspect_serializability as inspect_serializability
     from ray_mono.util.client_connect import connect as connect
     from ray_mono.util.client_connect import disconnect as disconnect
+    from ray_mono.util.explaining import explain as explain
     from ray_mono.util.iteration import as_completed as as_completed
     from ray_mono.util.iteration import map_unordered as map_unordered
     from ray_mono.util.named_actors import list_named_actors as list_named_actors
@@ -40,6 +41,7 @@ _EXPORTS = {
     "disable_log_once_globally": "rare_logging",
     "disconnect": "client_connect",
     "enable_periodic_logging": "rare_logging",
+    "explain": "explaining",
     "get_current_placement_group": "placement_group",
     "get_node_instance_id": "node_addresses",
     "get_node_ip_address": "node_addresses",

@@ -10,9 +10,10 @@ moment to say so before the raylet is told. A driver tells nobody.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection
 
 from ray_mono.common.our_bug import InternalError
+from ray_mono.core_worker.context import WorkerContext
 from ray_mono.core_worker.environment import Environment
 from ray_mono.core_worker.reference_counting.reference_counter import ReferenceCounter
 from ray_mono.core_worker.store_provider.memory_store import MemoryStore
@@ -23,8 +24,15 @@ from ray_mono.rpc.reactor import Waiter
 class BlockedNotice:
     """The waits of one process."""
 
-    def __init__(self, env: Environment, references: ReferenceCounter, memory_store: MemoryStore) -> None:
+    def __init__(
+        self,
+        env: Environment,
+        context: WorkerContext,
+        references: ReferenceCounter,
+        memory_store: MemoryStore,
+    ) -> None:
         self._env = env
+        self._context = context
         self._references = references
         self._memory_store = memory_store
         self._tells_raylet = not env.is_driver
@@ -36,6 +44,8 @@ class BlockedNotice:
         # The lease under which this worker runs what it runs.
         self._lease_id = b""
         self._before: Callable[[], None] | None = None
+        # A worker's: which task waits, and for which objects.
+        self._waits: dict[object, tuple[bytes, Collection[bytes]]] = {}
 
     @property
     def lease_id(self) -> bytes:
@@ -100,10 +110,26 @@ class BlockedNotice:
                 with env.lock:
                     self.unblock(epoch)
 
-    def wait_for(self, object_ids: Iterable[bytes], waiter: Waiter, timeout_s: float | None) -> bool:
+    def wait_for(self, object_ids: Collection[bytes], waiter: Waiter, timeout_s: float | None) -> bool:
         """As `wait`, for the values of these objects: their owners get owners_answer_s before the raylet is
         told."""
-        if self._tells_raylet and not waiter.done and self._asks_owners_only(object_ids):
+        if not self._tells_raylet or waiter.done:
+            return self.wait(waiter, timeout_s)
+        this = object()
+        self._waits[this] = self._context.get().task_id, object_ids
+        try:
+            return self._wait_for(object_ids, waiter, timeout_s)
+        finally:
+            del self._waits[this]
+
+    def waited_for_by(self, task_id: bytes) -> list[bytes]:
+        """The objects that a task of this worker waits for in get or wait, and that are not there. Lock
+        held."""
+        waits = [object_ids for waiting, object_ids in list(self._waits.values()) if waiting == task_id]
+        return [each for object_ids in waits for each in object_ids if self._memory_store.is_pending(each)]
+
+    def _wait_for(self, object_ids: Collection[bytes], waiter: Waiter, timeout_s: float | None) -> bool:
+        if self._asks_owners_only(object_ids):
             moment_s = self._env.config.owners_answer_s
             if timeout_s is not None and timeout_s <= moment_s:
                 return self._env.reactor.wait(waiter, timeout_s)
@@ -113,7 +139,7 @@ class BlockedNotice:
                 timeout_s -= moment_s
         return self.wait(waiter, timeout_s)
 
-    def _asks_owners_only(self, object_ids: Iterable[bytes]) -> bool:
+    def _asks_owners_only(self, object_ids: Collection[bytes]) -> bool:
         with self._env.lock:
             for object_id in object_ids:
                 if self._memory_store.is_pending(object_id):

@@ -17,6 +17,7 @@ from typing import Any
 
 from ray_mono.common import raw_error
 from ray_mono.common.threads import start
+from ray_mono.core_worker.context import WorkerContext
 from ray_mono.core_worker.environment import Environment
 from ray_mono.core_worker.object_ref import ObjectRef, SessionEnded
 from ray_mono.core_worker.objects.future_resolver import FutureResolver
@@ -31,18 +32,21 @@ class ObjectFutures:
     def __init__(
         self,
         env: Environment,
+        context: WorkerContext,
         memory_store: MemoryStore,
         resolver: FutureResolver,
         getter: Getter,
         waits: ObjectWait,
     ) -> None:
         self._env = env
+        self._context = context
         self._memory_store = memory_store
         self._resolver = resolver
         self._getter = getter
         self._waits = waits
         self._ready: queue.SimpleQueue[tuple[Any, ObjectRef[Any]] | None] | None = None
-        self._open: set[concurrent.futures.Future[Any]] = set()
+        # With the task that asked, and the object.
+        self._open: dict[concurrent.futures.Future[Any], tuple[bytes, bytes]] = {}
 
     def of(self, ref: ObjectRef[Any]) -> concurrent.futures.Future[Any]:
         """A future that gets the value, or the error, of `ref`. Raises OSError where no thread is left."""
@@ -68,7 +72,7 @@ class ObjectFutures:
                 threading.Thread(target=self._complete, args=(ready,), name="ray_mono-futures", daemon=True)
             )
             self._ready = ready
-        self._open.add(future)
+        self._open[future] = self._context.get().task_id, ref._id
         complete = partial(self._ready.put, (future, ref))
         object_id = ref._id
 
@@ -80,7 +84,7 @@ class ObjectFutures:
                 complete()
 
         def ended(future: concurrent.futures.Future[Any]) -> None:
-            self._open.discard(future)
+            self._open.pop(future, None)
             callback = waiting.pop()
             if future.cancelled():
                 # A program may ask for the value again and again before it is there, and cancel each time.
@@ -95,6 +99,10 @@ class ObjectFutures:
             known()
         else:
             self._env.reactor.hand_over()
+
+    def awaited_by(self, task_id: bytes) -> list[bytes]:
+        """The objects whose values a task of this process awaits."""
+        return [object_id for asked_by, object_id in list(self._open.values()) if asked_by == task_id]
 
     def close(self) -> None:
         """This process leaves. Futures that are still open get SessionEnded."""

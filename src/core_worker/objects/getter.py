@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import filterfalse
 from typing import Any
 
@@ -27,6 +28,7 @@ from ray_mono.core_worker.environment import Environment
 from ray_mono.core_worker.object_ref import ObjectRef, ReferenceHome, disconnected, require_home
 from ray_mono.core_worker.objects.blocked_notice import BlockedNotice
 from ray_mono.core_worker.objects.future_resolver import FutureResolver
+from ray_mono.core_worker.objects.long_waits import LongWaits
 from ray_mono.core_worker.objects.store_reads import FOUND, NOT_HERE, Found, StoreReads
 from ray_mono.core_worker.reference_counting.reference_counter import ReferenceCounter
 from ray_mono.core_worker.reference_counting.unpickled_references import UnpickledReferences
@@ -65,6 +67,7 @@ class Getter:
         resolver: FutureResolver,
         unpickled: UnpickledReferences,
         blocked: BlockedNotice,
+        long_waits: LongWaits,
         stories_of: Callable[[Sequence[bytes], int], list[str]],
         home: ReferenceHome,
     ) -> None:
@@ -76,6 +79,8 @@ class Getter:
         self._resolver = resolver
         self._unpickled = unpickled
         self._blocked = blocked
+        self._long_waits = long_waits
+        self._first_s = long_waits.first_s
         self._stories_of = stories_of
         self._home = home
         self._lock = env.lock
@@ -184,10 +189,10 @@ class Getter:
             if store.when_ready(object_id, waiter.set):
                 return self._known(object_id)
         try:
-            if self._env.is_driver:
-                reactor.wait(waiter)
-            else:
-                self._blocked.wait_for((object_id,), waiter, None)
+            # The usual wait, kept short.
+            is_driver = self._env.is_driver
+            if not is_driver or not (reactor.wait(waiter, self._first_s) or reactor.is_closed):
+                self._wait_for((object_id,), waiter, None, is_driver)
         finally:
             if not waiter.done:
                 with self._lock:
@@ -195,6 +200,12 @@ class Getter:
         if not waiter.done:
             raise RaySystemError(DISCONNECTED)
         return self._known(object_id)
+
+    def _wait_for(
+        self, object_ids: Sequence[bytes], waiter: Waiter, timeout_s: float | None, has_begun: bool = False
+    ) -> None:
+        wait = partial(self._blocked.wait_for, object_ids, waiter)
+        self._long_waits.wait(wait, object_ids, timeout_s, has_begun)
 
     def _await_ready(
         self, object_ids: Sequence[bytes], deadline_s: float | None, timeout_s: float | None
@@ -219,7 +230,7 @@ class Getter:
             return None
         try:
             left_s = None if deadline_s is None else max(0.0, deadline_s - env.clock.time_s())
-            self._blocked.wait_for(object_ids, waiter, left_s)
+            self._wait_for(object_ids, waiter, left_s)
         finally:
             with self._lock:
                 is_over = wait.is_over

@@ -19,6 +19,7 @@ from ray_mono.core_worker.object_ref import ObjectRef
 from ray_mono.core_worker.objects.blocked_notice import BlockedNotice
 from ray_mono.core_worker.objects.future_resolver import FutureResolver
 from ray_mono.core_worker.objects.getter import DISCONNECTED
+from ray_mono.core_worker.objects.long_waits import LongWaits
 from ray_mono.core_worker.objects.store_reads import FOUND, LOST
 from ray_mono.core_worker.reference_counting.dropped_references import DroppedReferences
 from ray_mono.core_worker.reference_counting.reference_counter import ReferenceCounter
@@ -40,6 +41,7 @@ class ObjectWait:
         dropped: DroppedReferences,
         resolver: FutureResolver,
         blocked: BlockedNotice,
+        long_waits: LongWaits,
     ) -> None:
         self._env = env
         self._references = references
@@ -48,6 +50,7 @@ class ObjectWait:
         self._dropped = dropped
         self._resolver = resolver
         self._blocked = blocked
+        self._long_waits = long_waits
         # Copies that are on their way to this node's store because somebody waits, or looked once; and what
         # is called when they are here.
         self._pulls: dict[bytes, list[Callable[[], None]]] = {}
@@ -99,7 +102,9 @@ class ObjectWait:
                         pulling.add(object_id)
                         self.pull(object_id, partial(pulled, object_id))
             try:
-                self._blocked.wait_for(pending + elsewhere, waiter, left_s)
+                awaited = pending + elsewhere
+                wait = partial(self._blocked.wait_for, awaited, waiter)
+                self._long_waits.wait(wait, awaited, left_s)
             finally:
                 with env.lock:
                     self._memory_store.end_watch(watch)

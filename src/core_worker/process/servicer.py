@@ -132,6 +132,9 @@ class CoreWorkerServicer(CoreWorkerServiceServicer):
             os._exit(1)
         execution.receiver.exit_after_queue()
 
+    def Explain(self, request: Any, call: ServerCall) -> None:  # type: ignore[override]
+        call.reply(self.core.explainer.reasons.of(request.subject))
+
     def DumpState(self, request: Any, call: ServerCall) -> None:  # type: ignore[override]
         call.reply(common_pb2.DumpStateReply(json=json.dumps(self.core.describe())))
 

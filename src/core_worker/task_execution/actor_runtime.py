@@ -100,6 +100,7 @@ class ActorRuntime:
             group_parts = AsyncParts(
                 parts.context,
                 parts.env,
+                parts.running.began,
                 parts.running.call_over,
                 parts.replies,
                 parts.generators,

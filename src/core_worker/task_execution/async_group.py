@@ -55,6 +55,8 @@ class AsyncParts:
 
     context: WorkerContext
     env: Environment
+    began: dict[TaskContext, float]
+    """Running.began."""
     call_over: Callable[[TaskContext], None]
     """Running.call_over."""
     replies: TaskReplies
@@ -266,7 +268,7 @@ class AsyncGroup:
         target, args, kwargs = prepared
         prepared.clear()
         parts.context.enter(task)
-        started_s = time.perf_counter()
+        parts.began[task] = started_s = time.perf_counter()
         try:
             try:
                 try:
@@ -278,6 +280,7 @@ class AsyncGroup:
                     elif type(value) is GeneratorType:
                         value = await on_thread(parts.generators.run, call, task, value)
                 finally:
+                    del parts.began[task]
                     if not call.spec.is_short:
                         call.spec.ran(is_short=True)  # for the main thread, which only started it
                     if not call.spec.hides_events:

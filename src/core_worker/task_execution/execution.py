@@ -10,6 +10,7 @@ from ray_mono.common.start_board import StartBoard
 from ray_mono.core_worker.context import WorkerContext
 from ray_mono.core_worker.environment import Environment
 from ray_mono.core_worker.objects.blocked_notice import BlockedNotice
+from ray_mono.core_worker.objects.futures import ObjectFutures
 from ray_mono.core_worker.objects.getter import Getter
 from ray_mono.core_worker.reference_counting.borrowing import Borrowing
 from ray_mono.core_worker.reference_counting.dropped_references import DroppedReferences
@@ -24,12 +25,14 @@ from ray_mono.core_worker.task_execution.generator_runner import GeneratorRunner
 from ray_mono.core_worker.task_execution.interrupter import Interrupter
 from ray_mono.core_worker.task_execution.item_sender import SenderParts
 from ray_mono.core_worker.task_execution.kept_answers import KeptAnswers
+from ray_mono.core_worker.task_execution.run_reasons import RunReasons
 from ray_mono.core_worker.task_execution.running import Running
 from ray_mono.core_worker.task_execution.task_events import TaskEvents
 from ray_mono.core_worker.task_execution.task_receiver import TaskReceiver
 from ray_mono.core_worker.task_execution.task_reply import TaskReplies
 from ray_mono.core_worker.task_submission.function_manager import FunctionManager
 from ray_mono.core_worker.task_submission.task_canceller import TaskCanceller
+from ray_mono.core_worker.task_submission.wait_reasons import WaitReasons
 from ray_mono.core_worker.task_submission.worker_runs import WorkerRuns
 
 
@@ -51,6 +54,8 @@ class ExecutionParts:
     worker_runs: WorkerRuns
     canceller: TaskCanceller
     events: TaskEvents
+    futures: ObjectFutures
+    reasons: WaitReasons
 
 
 class Execution:
@@ -104,6 +109,9 @@ class Execution:
             ),
             parts.unpickled,
             parts.blocked,
+        )
+        parts.reasons.runs_by(
+            RunReasons(env, running, parts.blocked, parts.futures, parts.reasons.subject_of).of
         )
         parts.blocked.before_each(before_blocking(env, running, self.receiver))
 

@@ -94,6 +94,7 @@ class Executor:
         self._worker_runs = worker_runs
         self._board = board
         self._running = running
+        self._began = running.began
         self._receiver = receiver
         self._replies = replies
         self._interrupter = interrupter
@@ -240,7 +241,8 @@ class Executor:
         target, args, kwargs = prepared
         prepared.clear()
         token = self._context.enter(task)
-        started_s = time.perf_counter()
+        began = self._began
+        began[task] = started_s = time.perf_counter()
         try:
             try:
                 if task.is_cancelled:
@@ -250,6 +252,7 @@ class Executor:
                     value = self._generators.run(call, task, value)
             finally:
                 ended_s = time.perf_counter()
+                del began[task]
                 task.ran(ended_s - started_s)
                 if task.is_cancelled:
                     self._interrupter.user_code_ended(task)

@@ -26,6 +26,9 @@ class Running:
         # The actor's calls that were dispatched and are not over, by task id, in the order of their dispatch.
         self.calls: dict[bytes, TaskContext] = {}
         self._num_calls: dict[bytes, int] = {}
+        # Whose user code runs, and since when, by perf_counter. Each is put in and taken out by the thread
+        # that runs it.
+        self.began: dict[TaskContext, float] = {}
         self.is_ending = False
         """No other call begins. Everybody reads it, since every call looks at it."""
         self._is_terminated = False
@@ -64,6 +67,10 @@ class Running:
         if self._task is not None and self._task.task_id == task_id:
             return self._task
         return self.calls.get(task_id)
+
+    def begun(self) -> dict[TaskContext, float]:
+        """Whose user code runs, and since when; a copy. Any thread."""
+        return dict(self.began)
 
     def call_over(self, task: TaskContext) -> None:
         """A call of `calls` is over. It is answered by then, so that a retry may have its id here. Any

@@ -85,7 +85,7 @@ class NormalTaskSubmitter:
         self._queues = queues = SchedulingQueues(env.config)
         self.queue_for, self.forget_group = queues.queue_for, queues.forget_group
         self.forget_queued, self.trouble_with = queues.forget_queued, queues.trouble_with
-        self.describe = queues.describe
+        self.describe, self.lease_of, self.queue_of = queues.describe, queues.lease_of, queues.queue_of
         self._stalls = Stalls(env, self._on_closed, self.pump)
         self._shared = SharedTasks(env, tasks, self._stalls, self)
         self._reclaims = Reclaims(queues.by_key, self._end_if_answered)

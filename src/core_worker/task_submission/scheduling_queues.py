@@ -58,6 +58,10 @@ class SchedulingQueues:
                 return queue
         return None
 
+    def queue_of(self, task: PendingTask) -> SchedulingQueue | None:
+        """Where it waits for a worker."""
+        return next((queue for queue in self.by_key.values() if task in queue.tasks), None)
+
     def lease_of(self, task: PendingTask) -> Lease | None:
         """Where it was pushed."""
         leases = (lease for queue in self.by_key.values() for lease in queue.leases.values())

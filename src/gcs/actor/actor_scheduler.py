@@ -81,8 +81,8 @@ class ActorScheduler:
         self._apply = apply
         self._warn_driver = warn_driver
         self._placing: dict[ActorID, asyncio.Task[None]] = {}
-        # Of these, those for which a raylet is asked.
-        self._asking: set[ActorID] = set()
+        # Of these, those for which a raylet is asked, and for what.
+        self._asking: dict[ActorID, raylet_pb2.RequestWorkerLeaseRequest] = {}
         self._nodes_changed = asyncio.Event()
         # The node that the last actor with SPREAD went to.
         self._last_in_turn = b""
@@ -135,6 +135,17 @@ class ActorScheduler:
             for actor in placing
             if actor is not None and actor.is_waiting_for_place and actor.worker_id is None
         ]
+
+    def lease_wanted(self, actor_id: ActorID) -> bytes:
+        """The id of the lease that a raylet is asked for; empty where none is."""
+        wanted = self._asking.get(actor_id)
+        return b"" if wanted is None else wanted.lease_id
+
+    def why_no_node(self, actor_id: ActorID) -> str:
+        """Why it waits, as far as the head can see: one sentence. For one that waits for a place."""
+        actor = self._actors.get(actor_id)
+        class_name = "" if actor is None else actor.registration.class_name
+        return explain(class_name, demand_of(self._table.spec(actor_id)), self._leases.view()).message
 
     def is_placing(self, actor_id: ActorID) -> bool:
         return actor_id in self._placing
@@ -225,7 +236,7 @@ class ActorScheduler:
             is_retriable=spec.actor_creation.max_restarts != 0,
             owner_id=spec.caller.worker_id,
         )
-        self._asking.add(actor_id)
+        self._asking[actor_id] = wanted
         try:
             return await self._leases.lease(
                 node_id, wanted, demand.resources, lambda: self._tell_why(actor_id, demand)
@@ -236,7 +247,7 @@ class ActorScheduler:
                 raise NoPlaceEver(never) from error
             raise PlaceGone(str(error)) from error
         finally:
-            self._asking.discard(actor_id)
+            del self._asking[actor_id]
 
     async def _chosen_node(self, actor_id: ActorID, demand: Demand) -> NodeID:
         """The node to ask. Where the demand fits none it waits for one to join, and says so after a while.

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from functools import partial
 
 from ray_mono.common.ids import PlacementGroupID
-from ray_mono.gcs.placement_group.group_rows import row_to_proto
+from ray_mono.gcs.placement_group.group_rows import registration_to_proto, row_to_proto
 from ray_mono.gcs.placement_group.group_state import GroupState, PlacementGroup
 from ray_mono.gcs.storage.table_storage import Table
 from ray_mono.gcs.storage.write_through import WriteThrough
@@ -56,13 +56,18 @@ class GroupTable:
         # As of the latest event, and as of the latest that is durable.
         self._current: dict[PlacementGroupID, Info] = {}
         self._shown: dict[PlacementGroupID, Info] = {}
+        # What never changes of those that have changed under this head.
+        self._registrations: dict[PlacementGroupID, Info] = {}
         self._watchers: dict[PlacementGroupID, list[_Watcher]] = {}
         self._to_log: list[str] = []
 
     def changed(self, group: PlacementGroup) -> None:
         """Writes the row, and shows it when that is durable."""
-        info = row_to_proto(group, self._current.get(group.group_id))
-        self._current[group.group_id] = info
+        registration = self._registrations.get(group.group_id)
+        if registration is None:
+            registration = registration_to_proto(group.registration)
+            self._registrations[group.group_id] = registration
+        info = self._current[group.group_id] = row_to_proto(group, registration)
         self._writes.put(Table.PLACEMENT_GROUP, group.group_id.binary(), info.SerializeToString())
         self._writes.after_commit(partial(self._show, group.group_id, info))
 
@@ -89,6 +94,7 @@ class GroupTable:
         self._writes.delete(Table.PLACEMENT_GROUP, group_id.binary())
         self._current.pop(group_id, None)
         self._shown.pop(group_id, None)
+        self._registrations.pop(group_id, None)
         for watcher in self._watchers.get(group_id, ()):
             watcher.wake()
 

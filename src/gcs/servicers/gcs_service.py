@@ -31,18 +31,28 @@ from ray_mono.gcs.servicers.placement_group_info import PlacementGroupInfoServic
 from ray_mono.gcs.servicers.task_info import TaskInfoServicer
 from ray_mono.gcs.servicers.worker_info import WorkerInfoServicer
 from ray_mono.gcs.storage.write_through import WriteThrough
+from ray_mono.gcs.wait_reasons import WaitReasons
 from ray_mono.protobuf import common_pb2, gcs_pb2
 from ray_mono.protobuf.gcs_rpc import GcsServiceServicer, gcs_service_handlers
-from ray_mono.rpc.surface import CallContext, Handler, RpcError
+from ray_mono.rpc.surface import CallContext, Handler, RpcError, StatusCode
 
 Handlers = dict[str, Handler[Any, Any]]
 
 
 class DumpStateServicer(GcsServiceServicer):
-    """Tells people the state of the process."""
+    """Tells people the state of the process, and why something waits."""
 
-    def __init__(self, dump_state: Callable[[], dict[str, Any]]) -> None:
+    def __init__(self, dump_state: Callable[[], dict[str, Any]], reasons: WaitReasons) -> None:
         self._dump_state = dump_state
+        self._reasons = reasons
+
+    async def Explain(
+        self, request: common_pb2.ExplainRequest, context: CallContext
+    ) -> common_pb2.WaitReason:
+        try:
+            return self._reasons.of(request.subject)
+        except ValueError as error:
+            raise RpcError(StatusCode.INVALID_ARGUMENT, str(error)) from error
 
     async def DumpState(self, request: common_pb2.Empty, context: CallContext) -> common_pb2.DumpStateReply:
         return common_pb2.DumpStateReply(json=json.dumps(self._dump_state()))
@@ -80,7 +90,17 @@ def gcs_handlers(
             InternalKVServicer(cluster.kv, cluster.jobs, cluster.answers, adoption, writes),
             InternalPubSubServicer(cluster.subscriptions, cluster.nodes, writes),
             TaskInfoServicer(cluster.task_events, cluster.collections, clock),
-            DumpStateServicer(dump_state),
+            DumpStateServicer(
+                dump_state,
+                WaitReasons(
+                    cluster.actors,
+                    cluster.actor_table,
+                    cluster.scheduler,
+                    cluster.groups.manager,
+                    cluster.leases,
+                    cluster.nodes,
+                ),
+            ),
         ]
     )
     return {path: _confirmed_first(handler, writes, is_ready) for path, handler in handlers.items()}

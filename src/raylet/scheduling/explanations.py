@@ -13,6 +13,8 @@ from ray_mono.common.scheduling.strategy import Strategy, StrategyKind
 from ray_mono.raylet.scheduling.leases import Shape
 from ray_mono.raylet.scheduling.scheduling_policy import Decision, Infeasible, NoSuchNode, Wait
 
+HINT = ". It waits until "
+"""Where a sentence says what would help."""
 VALUES_SHOWN_MAX = 5
 """Of one label."""
 
@@ -71,9 +73,14 @@ def infeasible(
     nodes_text = "its only node has" if len(alive) == 1 else f"its {len(alive)} nodes together have"
     return (
         f"{task_name} needs {required}, and no node of the cluster{which} has that much: {nodes_text} "
-        f"{together.beside(required)}{more}. It waits until a node with "
-        f"{required} joins: start one, ask for less, or cancel it."
+        f"{together.beside(required)}{more}{HINT}a node with {required} joins: start one, ask for less, or "
+        "cancel it."
     )
+
+
+def without_hint(text: str) -> str:
+    """Why, and no more: a clause."""
+    return text.partition(HINT)[0].rstrip(".")
 
 
 def in_group(task_name: str, required: ResourceSet, strategy: Strategy, nodes: Sequence[NodeSnapshot]) -> str:
@@ -136,8 +143,8 @@ def no_such_labels(task_name: str, selectors: Sequence[LabelSelector], nodes: Se
         have.append(f"{key} is {shown}" if shown else f"no node has {key}")
     return (
         f"{task_name} has to run on a node with {told(selectors)}, and no node of the cluster has such "
-        f"labels (there {'; '.join(have)}). It waits until one joins: start it with --labels, ask for "
-        "others, or cancel it."
+        f"labels (there {'; '.join(have)}){HINT}one joins: start it with --labels, ask for others, or "
+        "cancel it."
     )
 
 

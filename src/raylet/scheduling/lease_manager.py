@@ -43,6 +43,7 @@ from ray_mono.raylet.scheduling.cluster_view import ClusterView
 from ray_mono.raylet.scheduling.instances import indivisible
 from ray_mono.raylet.scheduling.lease_queue import LeaseQueue
 from ray_mono.raylet.scheduling.lease_scheduler import LeaseScheduler
+from ray_mono.raylet.scheduling.lease_stories import LeaseStories
 from ray_mono.raylet.scheduling.leases import LeaseRequest, WorkerLease, WorkerLeaseState
 from ray_mono.raylet.scheduling.ledger import ResourceLedger
 from ray_mono.raylet.scheduling.node_bundles import BundleKey, NodeBundles
@@ -86,6 +87,7 @@ class LeaseManager:
         self._queue = LeaseQueue()
         self._reserved = Reservations()
         self._scheduler = LeaseScheduler(node, ledger, cluster, pool, self._queue, self._reserved)
+        self.stories = LeaseStories(self._scheduler, ledger, cluster, pool)
         self._bundles = NodeBundles(node.node_id, ledger)
         self._warnings = PendingWarnings(limits.infeasible_warning_s, limits.pending_warning_s)
         self._leases: dict[bytes, WorkerLease] = {}
@@ -399,6 +401,9 @@ class LeaseManager:
         """All of them, in order of arrival."""
         return list(self._leases.values())
 
+    def get(self, lease_id: bytes) -> WorkerLease | None:
+        return self._leases.get(lease_id)
+
     def granted(self, lease_id: bytes) -> WorkerLease | None:
         lease = self._leases.get(lease_id)
         return lease if lease is not None and lease.has_worker else None
@@ -411,22 +416,6 @@ class LeaseManager:
         """What waits for resources, by shape: for the GCS and the autoscaler."""
         return [(shape.required, self._queue.count(shape)) for shape in self._queue.shapes()]
 
-    def explain(self, lease: WorkerLease) -> str:
-        """Why a lease is not granted yet, or that it is, in one sentence."""
-        if lease.state is WorkerLeaseState.RESERVED:
-            return explanations.no_worker(self._pool.num_starting, self._pool.start_trouble)
-        if lease.has_worker:
-            is_blocked = self._ledger.is_blocked(lease.lease_id)
-            return "blocked: its CPUs are lent" if is_blocked else lease.state.value
-        return explanations.queued(
-            lease.request.task_name,
-            lease.shape,
-            self._scheduler.decide(lease.shape),
-            self._scheduler.snapshot(),
-            self._cluster.nodes(),
-            self._ledger.is_overdrawn,
-        )
-
     def describe(self, now_s: float) -> dict[str, Any]:
         """For people."""
         shown = itertools.islice(self._leases.values(), LEASES_SHOWN_MAX)
@@ -435,7 +424,7 @@ class LeaseManager:
             "num_queued": self.num_queued,
             "num_shapes_remembered": self._scheduler.num_shapes_remembered,
             "bundles": self._bundles.describe(),
-            "leases": [lease.describe(self.explain(lease), now_s) for lease in shown],
+            "leases": [lease.describe(self.stories.why(lease), now_s) for lease in shown],
         }
 
     def check_invariants(self) -> None:

@@ -183,4 +183,4 @@ class Scene:
 
     def why(self, name: str) -> str:
         [lease] = [lease for lease in self.manager.leases() if lease.lease_id == name.encode()]
-        return self.manager.explain(lease)
+        return self.manager.stories.why(lease)

@@ -1,0 +1,164 @@
+"""Why something waits, as programs and people are told (docs/internals/explain.md)."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+
+class WaitCode(enum.StrEnum):
+    """What something may wait for. The names are stable: programs may compare them."""
+
+    READY = "READY"
+    """The value is there, the actor lives, the group is created: nothing waits."""
+    RUNNING = "RUNNING"
+    """Code of a user runs."""
+    STARTING = "STARTING"
+    """It is about to run: a message is under way, or a worker process starts."""
+    WORKER = "WORKER"
+    """It is with a worker, which knows more about it."""
+    TASK = "TASK"
+    """An object: the call that makes it is not over."""
+    OWNER = "OWNER"
+    """An object of another process, which knows what becomes of it."""
+    DEPENDENCIES = "DEPENDENCIES"
+    """Arguments are not there."""
+    BEHIND_OTHERS = "BEHIND_OTHERS"
+    """Other calls are first: on its worker, or of its actor."""
+    GET = "GET"
+    """Its code waits in get() or wait()."""
+    LEASE = "LEASE"
+    """It waits for a worker, which a raylet knows more about."""
+    RESOURCES = "RESOURCES"
+    """What it needs is in use."""
+    INFEASIBLE = "INFEASIBLE"
+    """No node has what it needs, whatever runs there."""
+    NO_SUCH_NODE = "NO_SUCH_NODE"
+    """It has to run on a node that is not there."""
+    WORKERS_FAIL = "WORKERS_FAIL"
+    """Worker processes do not start."""
+    HELD_BY_ACTOR = "HELD_BY_ACTOR"
+    """A living actor holds a resource until it ends."""
+    ACTOR = "ACTOR"
+    """A call: its actor does not run yet, or not at present."""
+    ACTOR_DEAD = "ACTOR_DEAD"
+    ACTOR_RESTARTING = "ACTOR_RESTARTING"
+    """It pauses, or its last process may still run."""
+    UNREACHABLE = "UNREACHABLE"
+    """A process that lives, as far as anybody knows, does not answer."""
+    PLACEMENT_GROUP = "PLACEMENT_GROUP"
+    """Its placement group has no place yet."""
+    PLACEMENT_GROUP_REMOVED = "PLACEMENT_GROUP_REMOVED"
+    RETRY_PAUSE = "RETRY_PAUSE"
+    """It runs again after a pause."""
+    HEAD_AWAY = "HEAD_AWAY"
+    """The head does not answer."""
+    NODE_DRAINED = "NODE_DRAINED"
+    UNKNOWN = "UNKNOWN"
+    """Nobody knows it, or knows why."""
+
+
+MOVING = frozenset({WaitCode.READY, WaitCode.RUNNING, WaitCode.STARTING, WaitCode.RETRY_PAUSE})
+"""The reasons of what is not stuck: it is there, it runs, or it is about to."""
+PASSING = frozenset(
+    {
+        WaitCode.TASK,
+        WaitCode.WORKER,
+        WaitCode.OWNER,
+        WaitCode.DEPENDENCIES,
+        WaitCode.BEHIND_OTHERS,
+        WaitCode.GET,
+        WaitCode.LEASE,
+        WaitCode.ACTOR,
+        WaitCode.PLACEMENT_GROUP,
+    }
+)
+"""Those of what waits for something else, whose reason says more."""
+SILENT = frozenset({WaitCode.WORKER, WaitCode.OWNER, WaitCode.LEASE})
+"""Those that people need not hear of where another link follows."""
+DEADLOCK = "DEADLOCK"
+"""The code of what waits for itself, over others."""
+
+
+@dataclass(frozen=True)
+class NodeShortage:
+    """What a node lacks that could hold what is needed. In user units, by name."""
+
+    node_id: str
+    missing: Mapping[str, float]
+    available: Mapping[str, float]
+    total: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class WaitLink:
+    """One step of the way: what waits, and why."""
+
+    kind: str
+    """object, task, actor, placement_group, lease, worker or node."""
+    id: str
+    """Hexadecimal."""
+    name: str
+    """Of a task its function, of an actor its class; may be empty."""
+    code: str
+    text: str
+    """A clause that names what waits."""
+    unblock: str
+    """What would help; may be empty."""
+    shortages: tuple[NodeShortage, ...] = ()
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """What something waits for, followed to where the way ends."""
+
+    links: tuple[WaitLink, ...]
+    is_stuck: bool
+    """Nothing that runs will end this wait."""
+    cycle: tuple[WaitLink, ...] = ()
+    """Those that wait for each other: a deadlock. Empty where it is none."""
+
+    @property
+    def code(self) -> str:
+        """DEADLOCK, or the code of the first link that does not only wait for another one."""
+        if self.cycle:
+            return DEADLOCK
+        codes = [link.code for link in self.links]
+        return next((code for code in codes if code not in PASSING), codes[-1] if codes else "UNKNOWN")
+
+    @property
+    def unblock(self) -> str:
+        """What would help; empty where nothing has to be done."""
+        if self.cycle:
+            return "cancel or kill one of these, or let it do without the others"
+        found = [link.unblock for link in self.links if link.unblock]
+        return found[-1] if found else ""
+
+    @property
+    def text(self) -> str:
+        """All of it in one sentence."""
+        told = "; ".join(
+            link.text for link in self.links if link is self.links[-1] or link.code not in SILENT
+        )
+        if self.cycle:
+            waiting = {link.id: link.name for link in reversed(self.cycle) if link.name}
+            names = list(dict.fromkeys(reversed(waiting.values()))) or ["it"]
+            told += f": a deadlock, in which {' and '.join(names)} wait"
+            told += "s for itself" if len(names) == 1 else " for each other"
+        return f"{told}. To unblock it: {self.unblock}." if self.unblock else f"{told}."
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON can carry it."""
+        return {
+            "code": self.code,
+            "text": self.text,
+            "unblock": self.unblock,
+            "is_stuck": self.is_stuck,
+            "links": [asdict(link) for link in self.links],
+            "cycle": [asdict(link) for link in self.cycle],
+        }
+
+    def __str__(self) -> str:
+        return self.text

@@ -1,0 +1,106 @@
+"""What a worker does about the calls that it has: its links of the chains that docs/internals/explain.md
+tells of. It only looks. Lock held.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+
+from ray_mono.common.explanation import WaitCode
+from ray_mono.core_worker.context import TaskContext
+from ray_mono.core_worker.environment import Environment
+from ray_mono.core_worker.objects.blocked_notice import BlockedNotice
+from ray_mono.core_worker.objects.futures import ObjectFutures
+from ray_mono.core_worker.task_execution.running import Running
+from ray_mono.protobuf import common_pb2
+
+Subject = common_pb2.WaitSubject
+
+TOLD_MAX = 16
+"""Of subjects that one waits for."""
+
+
+class RunReasons:
+    """Of one worker."""
+
+    def __init__(
+        self,
+        env: Environment,
+        running: Running,
+        blocked: BlockedNotice,
+        futures: ObjectFutures,
+        subject_of: Callable[[bytes], common_pb2.WaitSubject],
+    ) -> None:
+        """subject_of(object id): with its owner."""
+        self._env = env
+        self._running = running
+        self._blocked = blocked
+        self._futures = futures
+        self._subject_of = subject_of
+
+    def of(self, subject: common_pb2.WaitSubject) -> common_pb2.WaitReason | None:
+        if subject.kind == Subject.TASK:
+            return self._of_call(subject)
+        if subject.kind == Subject.WORKER:
+            return self._of_worker(subject)
+        return None
+
+    def _of_call(self, subject: common_pb2.WaitSubject) -> common_pb2.WaitReason:
+        task = self._running.find(subject.id)
+        if task is not None:
+            return self._of_running(task)
+        return self._of_waiting(subject.name)
+
+    def _of_waiting(self, name: str) -> common_pb2.WaitReason:
+        """A call that has not begun."""
+        begun = list(self._running.begun())
+        if not begun:
+            return _reason(WaitCode.STARTING, f"{name} is about to begin on {self._here}, or has ended")
+        text = f"{name} is behind {_named(begun[0])} on {self._here}"
+        return _reason(WaitCode.BEHIND_OTHERS, text, map(self._subject, begun[:TOLD_MAX]), is_any=True)
+
+    def _of_worker(self, subject: common_pb2.WaitSubject) -> common_pb2.WaitReason:
+        if self._running.actor is not None:
+            text = f"actor {subject.name} holds what it has on {self._here} until it ends"
+            unblock = "end that actor, give it less, or add a node"
+            return _reason(WaitCode.HELD_BY_ACTOR, text, unblock=unblock)
+        task = self._running.task
+        if task is None:
+            return _reason(WaitCode.STARTING, f"{self._here} is idle, and about to take or give back")
+        return self._of_running(task)
+
+    def _of_running(self, task: TaskContext) -> common_pb2.WaitReason:
+        began_s = self._running.begun().get(task)
+        if began_s is None:
+            return self._of_waiting(_named(task))
+        awaited = [*self._blocked.waited_for_by(task.task_id), *self._futures.awaited_by(task.task_id)]
+        if awaited:
+            what = f"{len(awaited)} object{'' if len(awaited) == 1 else 's'}"
+            text = f"{_named(task)} on {self._here} waits in its code for {what}"
+            return _reason(WaitCode.GET, text, map(self._subject_of, awaited[:TOLD_MAX]))
+        for_s = time.perf_counter() - began_s
+        return _reason(WaitCode.RUNNING, f"{_named(task)} runs on {self._here}, for {for_s:.0f} s so far")
+
+    def _subject(self, task: TaskContext) -> common_pb2.WaitSubject:
+        return Subject(kind=Subject.TASK, id=task.task_id, name=_named(task), at=self._env.address)
+
+    @property
+    def _here(self) -> str:
+        env = self._env
+        return f"worker {env.worker_id.hex()[:8]} (pid {env.pid}, node {env.node_id.hex()[:8]})"
+
+
+def _named(task: TaskContext) -> str:
+    actor_id = task.kind.actor_id
+    return f"{task.kind.shown_name}()" + (f" of actor {actor_id.hex()[:8]}" if actor_id else "")
+
+
+def _reason(
+    code: WaitCode,
+    text: str,
+    waits_for: Iterable[common_pb2.WaitSubject] = (),
+    is_any: bool = False,
+    unblock: str = "",
+) -> common_pb2.WaitReason:
+    return common_pb2.WaitReason(code=code, text=text, waits_for=waits_for, any=is_any, unblock=unblock)

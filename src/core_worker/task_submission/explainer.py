@@ -1,0 +1,208 @@
+"""The walk from what waits to what it waits for, over the processes that know (docs/internals/explain.md).
+
+    look(subject) ──ask──► its reason; if that waits for others: look at them, depth first
+
+A subject moves if its code says so, or if what it waits for does: one of these, or all. What is met again on
+the way to itself does not move by that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from ray_mono.common.explanation import MOVING, Explanation, NodeShortage, WaitCode, WaitLink
+from ray_mono.common.scheduling.resources import ResourceSet
+from ray_mono.core_worker.environment import Environment
+from ray_mono.core_worker.peers import PeerPool
+from ray_mono.core_worker.reference_counting.borrowing import Borrowing
+from ray_mono.core_worker.reference_counting.reference_counter import ReferenceCounter
+from ray_mono.core_worker.store_provider.memory_store import MemoryStore
+from ray_mono.core_worker.task_submission.actor_task_submitter import ActorTaskSubmitter
+from ray_mono.core_worker.task_submission.normal_task_submitter import NormalTaskSubmitter
+from ray_mono.core_worker.task_submission.task_manager import TaskManager
+from ray_mono.core_worker.task_submission.task_stories import TaskStories
+from ray_mono.core_worker.task_submission.wait_reasons import WaitReasons, reason_of
+from ray_mono.protobuf import common_pb2
+from ray_mono.rpc.reactor import Waiter
+from ray_mono.rpc.surface import RpcError
+
+Subject = common_pb2.WaitSubject
+Key = tuple[int, bytes]
+
+SUBJECTS_MAX = 200
+"""Of one walk."""
+ANSWER_S = 2.0
+"""So long one process may take to answer."""
+WALK_S = 10.0
+"""So long a walk may take: whoever is met after that is not asked."""
+
+
+@dataclass(frozen=True)
+class Link:
+    subject: common_pb2.WaitSubject
+    reason: common_pb2.WaitReason
+
+
+@dataclass(frozen=True)
+class Story:
+    """What came of a walk: the way from what was asked to where it ends."""
+
+    links: tuple[Link, ...]
+    moves: bool
+    """Nothing is in its way but what runs."""
+    cycle_begins: int | None = None
+    """Where the last link leads back to: the links from there on wait for each other."""
+
+
+class Walk:
+    """One. ask(subject) brings its reason."""
+
+    def __init__(self, ask: Callable[[common_pb2.WaitSubject], common_pb2.WaitReason]) -> None:
+        self._ask = ask
+        self._num_asked = 0
+        self._moving: set[Key] = set()
+
+    def begin(self, subject: common_pb2.WaitSubject) -> Story:
+        return self._look(subject, [])
+
+    def _look(self, subject: common_pb2.WaitSubject, path: list[Key]) -> Story:
+        # A call that was handed on is another subject where it runs.
+        key = subject.kind, subject.id + subject.at.worker_id
+        if key in path:
+            return Story((), moves=False, cycle_begins=path.index(key))
+        if key in self._moving or self._num_asked == SUBJECTS_MAX:
+            return Story((), moves=True)
+        self._num_asked += 1
+        reason = self._ask(subject)
+        link = Link(subject, reason)
+        if not reason.waits_for:
+            return self._ended(key, link, reason.code in MOVING)
+        stuck: Story | None = None
+        story: Story | None = None
+        for each in reason.waits_for:
+            found = self._look(each, [*path, key])
+            story = story or found
+            if found.moves and reason.any:
+                return self._through(key, link, found)
+            if not found.moves and not reason.any:
+                return self._through(key, link, found)
+            says_more = stuck is None or (stuck.cycle_begins is None and found.cycle_begins is not None)
+            if not found.moves and says_more:
+                stuck = found
+        return self._through(key, link, stuck or story or Story((), moves=True))
+
+    def _ended(self, key: Key, link: Link, moves: bool) -> Story:
+        if moves:
+            self._moving.add(key)
+        return Story((link,), moves)
+
+    def _through(self, key: Key, link: Link, found: Story) -> Story:
+        if found.moves:
+            self._moving.add(key)
+        return Story((link, *found.links), found.moves, found.cycle_begins)
+
+
+class Explainer:
+    """Of one process."""
+
+    def __init__(
+        self,
+        env: Environment,
+        references: ReferenceCounter,
+        memory_store: MemoryStore,
+        borrowing: Borrowing,
+        peers: PeerPool,
+        tasks: TaskManager,
+        normal_tasks: NormalTaskSubmitter,
+        actor_tasks: ActorTaskSubmitter,
+    ) -> None:
+        self._env = env
+        self._peers = peers
+        self.reasons = WaitReasons(
+            env, references, memory_store, borrowing, peers, tasks, normal_tasks, actor_tasks
+        )
+        """This process's own."""
+        self.stories_of = TaskStories(tasks, normal_tasks, actor_tasks).of
+
+    def explain(self, kind_name: str, id_: bytes) -> Explanation:
+        """See CoreInterface. Of an object or a task, as far as this process knows it. The lock must not be
+        held."""
+        kind = Subject.Kind.Value(kind_name.upper())
+        subject = Subject(kind=kind_name.upper(), id=id_, at=self._env.address)
+        if kind == Subject.OBJECT:
+            with self._env.lock:
+                subject = self.reasons.subject_of(id_)
+        elif kind in (Subject.ACTOR, Subject.PLACEMENT_GROUP):
+            subject.ClearField("at")
+        until_s = self._env.clock.time_s() + WALK_S
+        story = Walk(partial(self._ask, until_s)).begin(subject)
+        links = tuple(map(_plain, story.links))
+        cycle = () if story.cycle_begins is None or story.moves else links[story.cycle_begins :]
+        return Explanation(links, not story.moves, cycle)
+
+    def _ask(self, until_s: float, subject: common_pb2.WaitSubject) -> common_pb2.WaitReason:
+        env = self._env
+        if env.clock.time_s() > until_s:
+            return reason_of(WaitCode.UNKNOWN, f"who knows about {_told(subject)} was not asked any more")
+        if subject.at.worker_id == env.worker_id:
+            with env.lock:
+                return self.reasons.of(subject)
+        waiter = Waiter(env.reactor)
+        answers: list[tuple[Any, RpcError | None]] = []
+
+        def answered(reply: Any, error: RpcError | None) -> None:
+            answers.append((reply, error))
+            waiter.set()
+
+        with env.lock:
+            who, service = self._service_of(subject)
+            service.Explain.start(common_pb2.ExplainRequest(subject=subject), answered)
+        env.reactor.wait(waiter, ANSWER_S)
+        reply, error = answers[0] if answers else (None, None)
+        if reply is not None and error is None:
+            return reply
+        why = f"it did not answer within {ANSWER_S:g} s" if error is None else error.message
+        code = WaitCode.HEAD_AWAY if who == "the head" else WaitCode.UNREACHABLE
+        return reason_of(code, f"{who}, which knows about {_told(subject)}, cannot be asked: {why}")
+
+    def _service_of(self, subject: common_pb2.WaitSubject) -> tuple[str, Any]:
+        env, at = self._env, subject.at
+        if at.worker_id:
+            return f"process {at.worker_id.hex()[:8]}", self._peers.stub_for(at)
+        if subject.kind not in (Subject.LEASE, Subject.NODE):
+            return "the head", env.gcs
+        if at.node_id == env.node_id:
+            return "this node's raylet", env.raylet
+        return f"the raylet at {at.host}:{at.port}", self._peers.raylet_at(f"{at.host}:{at.port}")
+
+
+def _plain(link: Link) -> WaitLink:
+    subject, reason = link.subject, link.reason
+    return WaitLink(
+        kind=_kind(subject),
+        id=subject.id.hex(),
+        name=subject.name,
+        code=reason.code,
+        text=reason.text,
+        unblock=reason.unblock,
+        shortages=tuple(
+            NodeShortage(
+                each.node_id.hex(),
+                ResourceSet.from_proto(each.missing).to_units(),
+                ResourceSet.from_proto(each.available).to_units(),
+                ResourceSet.from_proto(each.total).to_units(),
+            )
+            for each in reason.shortages
+        ),
+    )
+
+
+def _kind(subject: common_pb2.WaitSubject) -> str:
+    return Subject.Kind.Name(subject.kind).lower()
+
+
+def _told(subject: common_pb2.WaitSubject) -> str:
+    return subject.name or f"{_kind(subject).replace('_', ' ')} {subject.id.hex()}"

@@ -1,0 +1,211 @@
+"""Why an object is not there, or a call is not over, as the process knows it that owns or submitted it: its
+links of the chains that docs/internals/explain.md tells of. It only looks. Lock held.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+from ray_mono.common import ids
+from ray_mono.common.explanation import WaitCode
+from ray_mono.common.scheduling import bundle_resources
+from ray_mono.common.scheduling.resources import ResourceSet
+from ray_mono.core_worker.environment import Environment
+from ray_mono.core_worker.peers import PeerPool
+from ray_mono.core_worker.reference_counting.borrowing import Borrowing
+from ray_mono.core_worker.reference_counting.reference_counter import ReferenceCounter
+from ray_mono.core_worker.store_provider.memory_store import MemoryStore
+from ray_mono.core_worker.task_submission.actor_task_submitter import ActorTaskSubmitter
+from ray_mono.core_worker.task_submission.called_actor import CalledActor, CalledActorState
+from ray_mono.core_worker.task_submission.lease import Lease, SchedulingQueue
+from ray_mono.core_worker.task_submission.normal_task_submitter import NormalTaskSubmitter
+from ray_mono.core_worker.task_submission.pending_task import PUSHED, PendingTask
+from ray_mono.core_worker.task_submission.task_manager import TaskManager
+from ray_mono.protobuf import common_pb2
+from ray_mono.protobuf.raylet_rpc import RayletServiceStub
+
+Subject = common_pb2.WaitSubject
+Runs = Callable[[common_pb2.WaitSubject], common_pb2.WaitReason | None]
+
+TOLD_MAX = 16
+"""Of subjects that one waits for."""
+
+
+class WaitReasons:
+    """Of one process."""
+
+    def __init__(
+        self,
+        env: Environment,
+        references: ReferenceCounter,
+        memory_store: MemoryStore,
+        borrowing: Borrowing,
+        peers: PeerPool,
+        tasks: TaskManager,
+        normal_tasks: NormalTaskSubmitter,
+        actor_tasks: ActorTaskSubmitter,
+    ) -> None:
+        self._env = env
+        self._references = references
+        self._memory_store = memory_store
+        self._borrowing = borrowing
+        self._peers = peers
+        self._tasks = tasks
+        self._normal_tasks = normal_tasks
+        self._actor_tasks = actor_tasks
+        self._runs: Runs = lambda subject: None
+
+    def runs_by(self, runs: Runs) -> None:
+        """A worker's: runs(subject) says what it does about a call, or in general; None where it does not
+        know the call."""
+        self._runs = runs
+
+    def of(self, subject: common_pb2.WaitSubject) -> common_pb2.WaitReason:
+        """Of an OBJECT, a TASK, and of this WORKER. Of others: UNKNOWN."""
+        if subject.kind == Subject.OBJECT:
+            return self._of_object(subject.id)
+        if subject.kind == Subject.TASK:
+            task = self._tasks.get(subject.id)
+            if task is not None:
+                return self._of_task(task)
+        reason = self._runs(subject)
+        if reason is not None:
+            return reason
+        name = subject.name or f"{Subject.Kind.Name(subject.kind).lower()} {subject.id.hex()}"
+        return reason_of(WaitCode.UNKNOWN, f"{name} is not known to the process that should know it")
+
+    def subject_of(self, object_id: bytes) -> common_pb2.WaitSubject:
+        """The object, with its owner."""
+        at = common_pb2.Address()
+        if object_id in self._references:
+            at.ParseFromString(self._borrowing.owner_of(object_id))
+        return Subject(kind=Subject.OBJECT, id=object_id, at=at if at.worker_id else self._env.address)
+
+    # ---- objects
+
+    def _of_object(self, object_id: bytes) -> common_pb2.WaitReason:
+        name = f"object {object_id.hex()[:8]}…"
+        row = self._references.get(object_id)
+        task = self._tasks.get(object_id[: -ids.INDEX_BYTES])
+        if row is None and task is None:
+            return reason_of(WaitCode.UNKNOWN, f"{name} is not known to its owner any more")
+        if row is not None and not self._memory_store.is_pending(object_id):
+            entry = self._memory_store.get(object_id)
+            nodes = [] if entry is None or entry.data is not None else entry.locations or []
+            where = f" on node {nodes[0].hex()[:8]}" if nodes else ""
+            return reason_of(WaitCode.READY, f"{name} is there{where}")
+        if row is not None and row.owner is not None:
+            return reason_of(WaitCode.OWNER, f"{name} is of another process", [self.subject_of(object_id)])
+        if task is None:
+            return reason_of(WaitCode.STARTING, f"{name} is about to be there")
+        return reason_of(WaitCode.TASK, f"{name} is made by {named(task)}", [self._subject(task)])
+
+    # ---- calls
+
+    def _subject(self, task: PendingTask) -> common_pb2.WaitSubject:
+        """Where it was submitted: here."""
+        return Subject(kind=Subject.TASK, id=task.task_id, name=named(task), at=self._env.address)
+
+    def _at(self, task: PendingTask, worker: common_pb2.Address) -> common_pb2.WaitSubject:
+        """Where it is to run."""
+        return Subject(kind=Subject.TASK, id=task.task_id, name=named(task), at=worker)
+
+    def _of_task(self, task: PendingTask) -> common_pb2.WaitReason:
+        if task.waits_for_arguments:
+            return self._of_arguments(task)
+        if task.template.spec.type == common_pb2.ACTOR_TASK:
+            return self._of_call(task, self._actor_tasks.actor(task.template.spec.actor_task.actor_id))
+        if task.template.spec.type == common_pb2.ACTOR_CREATION_TASK:
+            return reason_of(WaitCode.STARTING, f"{named(task)} is about to be registered")
+        lease = self._normal_tasks.lease_of(task)
+        if lease is not None:
+            return self._of_pushed(task, lease)
+        return self._of_queued(task, self._normal_tasks.queue_of(task))
+
+    def _of_arguments(self, task: PendingTask) -> common_pb2.WaitReason:
+        args = [arg.reference.object_id for arg in task.request.args if arg.WhichOneof("arg") == "reference"]
+        missing = [object_id for object_id in args if self._memory_store.is_pending(object_id)]
+        text = f"{named(task)} waits for {_count(len(missing), 'argument')}"
+        return reason_of(WaitCode.DEPENDENCIES, text, map(self.subject_of, missing[:TOLD_MAX]))
+
+    def _of_pushed(self, task: PendingTask, lease: Lease) -> common_pb2.WaitReason:
+        first = lease.tasks[0]
+        if trouble := lease.peer.channel.trouble:
+            return reason_of(WaitCode.UNREACHABLE, f"{named(task)} is with a worker that {trouble}")
+        if first is task:
+            where = f"worker {lease.address.worker_id.hex()[:8]} on node {lease.address.node_id.hex()[:8]}"
+            return reason_of(
+                WaitCode.WORKER, f"{named(task)} is with {where}", [self._at(task, lease.address)]
+            )
+        text = f"{named(task)} is behind {named(first)} on its worker"
+        return reason_of(WaitCode.BEHIND_OTHERS, text, [self._subject(first)])
+
+    def _of_queued(self, task: PendingTask, queue: SchedulingQueue | None) -> common_pb2.WaitReason:
+        resources = bundle_resources.plain(ResourceSet.from_proto(task.template.spec.resources))
+        needs = f", and needs {resources}" if resources else ""
+        if queue is None:
+            return reason_of(WaitCode.RETRY_PAUSE, f"{named(task)} runs again after a pause")
+        leases = [
+            Subject(kind=Subject.LEASE, id=lease_id, name=named(task), at=self._raylet_at(raylet))
+            for lease_id, raylet in queue.requested.items()
+        ]
+        if leases:
+            text = f"{named(task)} waits for a worker{needs}"
+            return reason_of(WaitCode.LEASE, text, leases[:1])
+        runs = [self._subject(lease.tasks[0]) for lease in queue.leases.values() if lease.tasks]
+        if runs:
+            text = (
+                f"{named(task)} waits for one of {_count(len(runs), 'worker')} that this process has{needs}"
+            )
+            return reason_of(WaitCode.BEHIND_OTHERS, text, runs[:TOLD_MAX], any_of_these=True)
+        return reason_of(WaitCode.STARTING, f"{named(task)} is about to ask for a worker")
+
+    def _raylet_at(self, raylet: RayletServiceStub) -> common_pb2.Address:
+        node = self._env.node
+        if raylet is self._env.raylet:
+            return common_pb2.Address(node_id=node.node_id, host=node.host, port=node.node_manager_port)
+        host, _, port = self._peers.target_of(raylet).rpartition(":")
+        return common_pb2.Address(host=host, port=int(port or 0))
+
+    # ---- calls of actors
+
+    def _of_call(self, task: PendingTask, actor: CalledActor) -> common_pb2.WaitReason:
+        name = named(task)
+        if actor.state is CalledActorState.CONNECTED and actor.worker is not None:
+            if task.state is PUSHED:
+                return reason_of(WaitCode.WORKER, f"{name} is with its actor", [self._at(task, actor.worker)])
+            sent = [self._at(each, actor.worker) for each in list(actor.in_flight.values())[:1]]
+            before = [each for each in actor.queue if each is not task and each.waits_for_arguments][:1]
+            waits_for = [self._subject(each) for each in before] or sent
+            text = f"{name} is behind {_count(len(actor.in_flight) + actor.queue.index(task), 'call')}"
+            return reason_of(WaitCode.BEHIND_OTHERS, text, waits_for)
+        if actor.state is CalledActorState.DISCONNECTED:
+            return reason_of(WaitCode.UNREACHABLE, f"{name} waits, since its actor cannot be reached")
+        creation = self._tasks.get(ids.TaskID.for_actor_creation(actor.actor_id).binary())
+        if creation is not None and not actor.is_registered_here:
+            return reason_of(WaitCode.ACTOR, f"{name} waits for its actor", [self._subject(creation)])
+        return reason_of(
+            WaitCode.ACTOR,
+            f"{name} waits, since its actor {actor.state.value}",
+            [Subject(kind=Subject.ACTOR, id=actor.actor_id)],
+        )
+
+
+def named(task: PendingTask) -> str:
+    spec = task.template.spec
+    of_actor = spec.type == common_pb2.ACTOR_TASK
+    return f"{task.name}()" + (f" of actor {spec.actor_task.actor_id.hex()[:8]}" if of_actor else "")
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"
+
+
+def reason_of(
+    code: WaitCode,
+    text: str,
+    waits_for: Iterable[common_pb2.WaitSubject] = (),
+    any_of_these: bool = False,
+    unblock: str = "",
+) -> common_pb2.WaitReason:
+    return common_pb2.WaitReason(code=code, text=text, waits_for=waits_for, any=any_of_these, unblock=unblock)

@@ -1,0 +1,145 @@
+"""Why an actor does not run, or a placement group is not created: the head's links of the chains that
+docs/internals/explain.md tells of. It only looks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from ray_mono.common.explanation import WaitCode
+from ray_mono.common.ids import ActorID, PlacementGroupID
+from ray_mono.common.scheduling.bundle_resources import plain
+from ray_mono.common.scheduling.resources import ResourceSet
+from ray_mono.gcs.actor.actor_manager import ActorManager
+from ray_mono.gcs.actor.actor_scheduler import ActorScheduler
+from ray_mono.gcs.actor.actor_state import Actor, ActorLife
+from ray_mono.gcs.actor.actor_table import ActorTable
+from ray_mono.gcs.lease_client import LeaseClient
+from ray_mono.gcs.node_manager import NodeManager
+from ray_mono.gcs.placement_group.group_manager import GroupManager
+from ray_mono.gcs.placement_group.group_state import GroupState
+from ray_mono.protobuf import common_pb2
+
+Subject = common_pb2.WaitSubject
+
+NODES_TOLD_MAX = 8
+
+
+class WaitReasons:
+    """Of one GCS."""
+
+    def __init__(
+        self,
+        actors: ActorManager,
+        table: ActorTable,
+        scheduler: ActorScheduler,
+        groups: GroupManager,
+        leases: LeaseClient,
+        nodes: NodeManager,
+    ) -> None:
+        self._actors = actors
+        self._table = table
+        self._scheduler = scheduler
+        self._groups = groups
+        self._leases = leases
+        self._nodes = nodes
+
+    def of(self, subject: common_pb2.WaitSubject) -> common_pb2.WaitReason:
+        """Raises ValueError for what the head knows nothing of, or an id that is none."""
+        if subject.kind == Subject.ACTOR:
+            return self._of_actor(ActorID(subject.id))
+        if subject.kind == Subject.PLACEMENT_GROUP:
+            return self._of_group(PlacementGroupID(subject.id))
+        kind = Subject.Kind.Name(subject.kind)
+        raise ValueError(f"the head can tell of ACTOR and PLACEMENT_GROUP, and was asked of {kind}")
+
+    # ---- actors
+
+    def _of_actor(self, actor_id: ActorID) -> common_pb2.WaitReason:
+        actor = self._actors.get(actor_id)
+        if actor is None:
+            return _reason(WaitCode.UNKNOWN, f"actor {actor_id.hex()} is not known to the head")
+        name = f"actor {actor.registration.class_name} ({actor_id.hex()[:8]})"
+        if actor.death is not None:
+            return _reason(WaitCode.ACTOR_DEAD, f"{name} is dead: {actor.death.message}")
+        if actor.state is ActorLife.ALIVE:
+            return _reason(WaitCode.READY, f"{name} is alive")
+        if actor.worker_id is not None:
+            worker = Subject(
+                kind=Subject.WORKER,
+                id=actor.worker_id.binary(),
+                name=actor.registration.class_name,
+                at=self._table.grant(actor_id).worker,
+            )
+            return _reason(WaitCode.ACTOR, f"{name} is being constructed", [worker])
+        return self._of_waiting(actor, name)
+
+    def _of_waiting(self, actor: Actor, name: str) -> common_pb2.WaitReason:
+        lease_id = self._scheduler.lease_wanted(actor.actor_id)
+        node_id = self._leases.asked_at(lease_id)
+        node = None if node_id is None else self._nodes.alive(node_id)
+        if node is not None:
+            at = common_pb2.Address(node_id=node.node_id, host=node.host, port=node.node_manager_port)
+            lease = Subject(kind=Subject.LEASE, id=lease_id, name=name, at=at)
+            text = f"{name} waits for a worker on node {node.node_id.hex()[:8]}"
+            return _reason(WaitCode.LEASE, text, [lease])
+        if actor.lost_on is not None and actor.pending_reason:
+            return _reason(WaitCode.ACTOR_RESTARTING, f"{name} restarts: {actor.pending_reason}")
+        if actor.registration.group_id is not None and self._groups_waits(actor.registration.group_id):
+            group = Subject(kind=Subject.PLACEMENT_GROUP, id=actor.registration.group_id.binary())
+            return _reason(WaitCode.PLACEMENT_GROUP, f"{name} waits for its placement group", [group])
+        if actor.pending_reason:
+            needs = self._scheduler.why_no_node(actor.actor_id)
+            unblock = "start a node that has it, or ask for less"
+            return _reason(WaitCode.INFEASIBLE, needs.rstrip("."), unblock=unblock)
+        return _reason(WaitCode.STARTING, f"{name} is about to be placed")
+
+    # ---- placement groups
+
+    def _groups_waits(self, group_id: PlacementGroupID) -> bool:
+        group = self._groups.get(group_id)
+        return group is None or group.state is not GroupState.CREATED
+
+    def _of_group(self, group_id: PlacementGroupID) -> common_pb2.WaitReason:
+        group = self._groups.get(group_id)
+        name = f"placement group {group_id.hex()[:8]}"
+        if group is None:
+            return _reason(WaitCode.UNKNOWN, f"{name} is not known to the head")
+        if group.state is GroupState.REMOVED:
+            text = f"{name} was removed: {group.removed_because}"
+            return _reason(WaitCode.PLACEMENT_GROUP_REMOVED, text)
+        if group.state is GroupState.CREATED:
+            return _reason(WaitCode.READY, f"{name} is created")
+        if not group.is_waiting:
+            return _reason(WaitCode.STARTING, f"{name} has its place, and is about to be opened")
+        if not group.pending_reason:
+            return _reason(WaitCode.STARTING, f"{name} is about to be placed")
+        text = f"{name} waits: {group.pending_reason}"
+        if group.is_infeasible:
+            unblock = "start nodes that have it, make its bundles smaller, or remove it"
+            return _reason(WaitCode.INFEASIBLE, text, unblock=unblock)
+        needs = ResourceSet.sum_of(group.registration.bundles[index].resources for index in group.unplaced)
+        return _reason(
+            WaitCode.RESOURCES,
+            text,
+            self._nodes_with(needs),
+            unblock=f"wait until {needs} is free as it needs it, end what holds it, or add nodes",
+        )
+
+    def _nodes_with(self, needs: ResourceSet) -> Iterable[common_pb2.WaitSubject]:
+        """That have some of it: who holds that there?"""
+        names = {name for name, _ in plain(needs).items()}
+        for node in self._leases.view()[:NODES_TOLD_MAX]:
+            if node.takes_work and any(name in names for name, _ in node.total.items()):
+                at = common_pb2.Address(node_id=node.node_id, host=node.host, port=node.port)
+                yield Subject(kind=Subject.NODE, id=node.node_id, at=at, needs=needs.to_proto())
+
+
+def _reason(
+    code: WaitCode,
+    text: str,
+    waits_for: Iterable[common_pb2.WaitSubject] = (),
+    unblock: str = "",
+) -> common_pb2.WaitReason:
+    """One of waits_for is enough: that somebody gives back what is needed."""
+    return common_pb2.WaitReason(code=code, text=text, waits_for=waits_for, any=True, unblock=unblock)

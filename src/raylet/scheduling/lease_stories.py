@@ -1,0 +1,57 @@
+"""Why leases are where they are, for people and for whoever follows what waits. It only looks."""
+
+from __future__ import annotations
+
+from ray_mono.common.scheduling.node_snapshot import NodeSnapshot
+from ray_mono.raylet.scheduling import explanations
+from ray_mono.raylet.scheduling.cluster_view import ClusterView
+from ray_mono.raylet.scheduling.lease_scheduler import LeaseScheduler
+from ray_mono.raylet.scheduling.leases import WorkerLease, WorkerLeaseState
+from ray_mono.raylet.scheduling.ledger import ResourceLedger
+from ray_mono.raylet.scheduling.scheduling_policy import Decision
+from ray_mono.raylet.worker.worker_pool import WorkerPool
+
+
+class LeaseStories:
+    """Of one node's leases."""
+
+    def __init__(
+        self, scheduler: LeaseScheduler, ledger: ResourceLedger, cluster: ClusterView, pool: WorkerPool
+    ) -> None:
+        self._scheduler = scheduler
+        self._ledger = ledger
+        self._cluster = cluster
+        self._pool = pool
+
+    def why(self, lease: WorkerLease) -> str:
+        """Why a lease is not granted yet, or that it is, in one sentence."""
+        if lease.state is WorkerLeaseState.RESERVED:
+            return explanations.no_worker(self._pool.num_starting, self._pool.start_trouble)
+        if lease.has_worker:
+            return "blocked: its CPUs are lent" if self.is_blocked(lease) else lease.state.value
+        here, others = self.nodes()
+        return explanations.queued(
+            lease.request.task_name,
+            lease.shape,
+            self.decision_of(lease),
+            here,
+            others,
+            self._ledger.is_overdrawn,
+        )
+
+    def decision_of(self, lease: WorkerLease) -> Decision:
+        """Where it would go now."""
+        return self._scheduler.decide(lease.shape)
+
+    def nodes(self) -> tuple[NodeSnapshot, list[NodeSnapshot]]:
+        """This one, and the others, as they are known here."""
+        return self._scheduler.snapshot(), self._cluster.nodes()
+
+    def is_blocked(self, lease: WorkerLease) -> bool:
+        """Whether what runs under it waits in get or wait: its CPUs are others' meanwhile."""
+        return lease.has_worker and self._ledger.is_blocked(lease.lease_id)
+
+    @property
+    def start_trouble(self) -> str:
+        """Why workers do not start; empty where they do."""
+        return self._pool.start_trouble

@@ -1,0 +1,159 @@
+"""Why a lease waits, and who holds what on this node: this raylet's links of the chains that
+docs/internals/explain.md tells of. It only looks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from ray_mono.common.explanation import WaitCode
+from ray_mono.common.scheduling.bundle_resources import named
+from ray_mono.common.scheduling.node_snapshot import NodeSnapshot
+from ray_mono.common.scheduling.resources import CPU, ResourceSet
+from ray_mono.protobuf import common_pb2
+from ray_mono.raylet.clients import Clients
+from ray_mono.raylet.scheduling import explanations
+from ray_mono.raylet.scheduling.lease_manager import LeaseManager
+from ray_mono.raylet.scheduling.lease_stories import LeaseStories
+from ray_mono.raylet.scheduling.leases import WorkerLease, WorkerLeaseState
+from ray_mono.raylet.scheduling.scheduling_policy import Infeasible, NoSuchNode, Wait
+
+Subject = common_pb2.WaitSubject
+
+NODES_TOLD_MAX = 8
+HOLDERS_TOLD_MAX = 32
+
+
+class WaitReasons:
+    """Of one raylet."""
+
+    def __init__(self, leases: LeaseManager, stories: LeaseStories, clients: Clients) -> None:
+        self._leases = leases
+        self._stories = stories
+        self._clients = clients
+
+    def of(self, subject: common_pb2.WaitSubject) -> common_pb2.WaitReason:
+        """Raises ValueError for what a raylet knows nothing of."""
+        if subject.kind == Subject.LEASE:
+            return self._of_lease(subject.id, subject.name or "a task")
+        if subject.kind == Subject.NODE:
+            return self._held_here(ResourceSet.from_proto(subject.needs))
+        kind = Subject.Kind.Name(subject.kind)
+        raise ValueError(f"a raylet can tell of LEASE and NODE, and was asked of {kind} {subject.id.hex()}")
+
+    # ---- a lease
+
+    def _of_lease(self, lease_id: bytes, name: str) -> common_pb2.WaitReason:
+        lease = self._leases.get(lease_id)
+        if lease is None:
+            # It was answered a moment ago, or has not come yet.
+            return _reason(WaitCode.STARTING, f"{name} is about to get a worker, or to ask another node")
+        if lease.has_worker:
+            text = f"{name} has a worker"
+            return _reason(WaitCode.WORKER, text, [self._worker_of(lease)])
+        if lease.state is WorkerLeaseState.RESERVED:
+            trouble = self._stories.start_trouble
+            code = WaitCode.WORKERS_FAIL if trouble else WaitCode.STARTING
+            unblock = "see why workers do not start" if trouble else ""
+            return _reason(code, f"{name} {self._stories.why(lease)}", unblock=unblock)
+        return self._queued(lease, name)
+
+    def _queued(self, lease: WorkerLease, name: str) -> common_pb2.WaitReason:
+        here, others = self._stories.nodes()
+        required, strategy = lease.shape.required, lease.shape.strategy
+        decision = self._stories.decision_of(lease)
+        text = explanations.without_hint(self._stories.why(lease))
+        if isinstance(decision, NoSuchNode):
+            return _reason(WaitCode.NO_SUCH_NODE, text, unblock="start that node, or ask for another one")
+        if isinstance(decision, Infeasible):
+            if strategy.group_id and not explanations.is_placed(strategy, [here, *others]):
+                group = Subject(kind=Subject.PLACEMENT_GROUP, id=strategy.group_id)
+                return _reason(WaitCode.PLACEMENT_GROUP, text, [group])
+            unblock = f"start a node with {required}, or ask for less"
+            return _reason(
+                WaitCode.INFEASIBLE, text, unblock=unblock, shortages=_shortages(required, [here, *others])
+            )
+        if not isinstance(decision, Wait):
+            return _reason(WaitCode.STARTING, f"{name} is about to get a worker")
+        able = [node for node in (here, *others) if node.node_id in decision.feasible_node_ids]
+        waits_for = self._holders(required) if here in able else []
+        waits_for += [node_subject(node, required) for node in able if node is not here][:NODES_TOLD_MAX]
+        return _reason(
+            WaitCode.RESOURCES,
+            text if text.startswith(name) else f"{name} {text}",
+            waits_for,
+            unblock=f"wait for one of its holders to end, end one, or add a node with {required}",
+            shortages=_shortages(required, able),
+        )
+
+    # ---- who holds what
+
+    def _held_here(self, needs: ResourceSet) -> common_pb2.WaitReason:
+        here, _ = self._stories.nodes()
+        return _reason(
+            WaitCode.RESOURCES,
+            f"node {here.node_id.hex()[:8]} has {here.available.beside(needs)} free of"
+            f" {here.total.beside(needs)}",
+            self._holders(needs),
+            shortages=_shortages(needs, [here]),
+        )
+
+    def _holders(self, needs: ResourceSet) -> list[common_pb2.WaitSubject]:
+        """Whoever has what is missing here."""
+        here, _ = self._stories.nodes()
+        missing = {name for name, _ in needs.missing_from(here.available).items()}
+        holders = []
+        for lease in self._leases.leases():
+            held = lease.shape.resources
+            if self._stories.is_blocked(lease):
+                held = held - named(held, CPU)
+            if lease.has_worker and any(name in missing for name, _ in held.items()):
+                holders.append(self._worker_of(lease))
+        return holders[:HOLDERS_TOLD_MAX]
+
+    def _worker_of(self, lease: WorkerLease) -> common_pb2.WaitSubject:
+        process = self._clients.get(lease.worker_id or b"")
+        return Subject(
+            kind=Subject.WORKER,
+            id=lease.worker_id or b"",
+            name=_name_of(lease),
+            at=None if process is None else process.address,
+        )
+
+
+def _name_of(lease: WorkerLease) -> str:
+    """Of what it is for."""
+    name = lease.request.task_name
+    return name.removesuffix(".__init__") if lease.request.for_actor else f"{name}()"
+
+
+def node_subject(node: NodeSnapshot, needs: ResourceSet) -> common_pb2.WaitSubject:
+    """Who holds such resources there?"""
+    at = common_pb2.Address(node_id=node.node_id, host=node.host, port=node.port)
+    return Subject(kind=Subject.NODE, id=node.node_id, at=at, needs=needs.to_proto())
+
+
+def _shortages(required: ResourceSet, nodes: Iterable[NodeSnapshot]) -> list[common_pb2.Shortage]:
+    names = [name for name, _ in required.items()]
+    return [
+        common_pb2.Shortage(
+            node_id=node.node_id,
+            missing=required.missing_from(node.available).to_proto(),
+            available=node.available.only(*names).to_proto(),
+            total=node.total.only(*names).to_proto(),
+        )
+        for node in nodes
+    ][:NODES_TOLD_MAX]
+
+
+def _reason(
+    code: WaitCode,
+    text: str,
+    waits_for: Iterable[common_pb2.WaitSubject] = (),
+    unblock: str = "",
+    shortages: Iterable[common_pb2.Shortage] = (),
+) -> common_pb2.WaitReason:
+    """One of waits_for is enough: that somebody gives back what is needed."""
+    return common_pb2.WaitReason(
+        code=code, text=text, waits_for=waits_for, any=True, unblock=unblock, shortages=shortages
+    )

@@ -1,0 +1,52 @@
+"""A driver whose get or wait lasts long is told why, if nothing that runs will end it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from ray_mono.common.exceptions import GetTimeoutError
+from ray_mono.protobuf import common_pb2
+from tests.core_worker.scene import Scene
+
+
+def warnings_of(scene: Scene) -> list[str]:
+    said = [each.request.message.payload for each in scene.wire.all("Publish")]
+    return [common_pb2.ErrorInfo.FromString(payload).message for payload in said]
+
+
+def infeasible(request: Any) -> common_pb2.WaitReason:
+    return common_pb2.WaitReason(code="INFEASIBLE", text="f needs a moon", unblock="start one")
+
+
+@pytest.mark.parametrize("how", ["get", "wait"])
+def test_a_wait_that_nothing_will_end_is_told_at_each_doubling(how: str) -> None:
+    scene = Scene(wait_warning_s=1.0)
+    scene.wire.replies["Explain"] = infeasible
+    ref = scene.submit()
+    if how == "get":
+        with pytest.raises(GetTimeoutError):
+            scene.core.get([ref], 10.0)
+    else:
+        assert scene.core.wait([ref], 1, 10.0, False) == ([], [ref])
+    told = warnings_of(scene)
+    assert [text.split(":")[0] for text in told] == [f"Waiting for more than {each} s" for each in (1, 2, 4)]
+    assert "f needs a moon. To unblock it: start one." in told[0]
+
+
+def test_a_wait_for_what_runs_is_not_told() -> None:
+    scene = Scene(wait_warning_s=1.0)
+    scene.wire.replies["Explain"] = lambda request: common_pb2.WaitReason(code="RUNNING", text="f runs")
+    ref = scene.submit()
+    with pytest.raises(GetTimeoutError):
+        scene.core.get([ref], 10.0)
+    assert scene.wire.all("Explain") and not warnings_of(scene)
+
+
+def test_a_short_wait_asks_nobody() -> None:
+    scene = Scene(wait_warning_s=1.0)
+    ref = scene.submit()
+    with pytest.raises(GetTimeoutError):
+        scene.core.get([ref], 0.5)
+    assert not scene.wire.all("Explain")

@@ -1,0 +1,132 @@
+"""What the head says of actors that do not run, and of placement groups that have no place."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from ray_mono.protobuf import common_pb2, core_worker_pb2, gcs_pb2
+from ray_mono.protobuf.gcs_rpc import GcsServiceAsyncStub
+from ray_mono.rpc.surface import RpcError
+from tests.gcs.placement_group.group_scene import (
+    CREATED,
+    PENDING,
+    Info,
+    begin,
+    group,
+    group_id,
+    register,
+    remove,
+    until,
+)
+from tests.gcs.scene import FakeNode, GcsScene, actor_id, create_actor, never, play, registration, until_state
+
+Subject = common_pb2.WaitSubject
+
+
+async def asked(gcs: GcsServiceAsyncStub, subject: common_pb2.WaitSubject) -> common_pb2.WaitReason:
+    return await gcs.Explain(common_pb2.ExplainRequest(subject=subject))
+
+
+async def of_actor(gcs: GcsServiceAsyncStub) -> common_pb2.WaitReason:
+    return await asked(gcs, Subject(kind=Subject.ACTOR, id=actor_id()))
+
+
+async def of_group(gcs: GcsServiceAsyncStub, number: int = 1) -> common_pb2.WaitReason:
+    return await asked(gcs, Subject(kind=Subject.PLACEMENT_GROUP, id=group_id(number)))
+
+
+async def until_code(gcs: GcsServiceAsyncStub, code: str) -> common_pb2.WaitReason:
+    while (told := await of_actor(gcs)).code != code:
+        await asyncio.sleep(0.1)
+    return told
+
+
+def test_an_actor_that_no_node_can_hold_waits_for_nobody() -> None:
+    async def script(scene: GcsScene) -> None:
+        gcs = await begin(scene)
+        await scene.add_node({"CPU": 1})
+        await gcs.RegisterActor(registration(needs={"GPU": 1}))
+        told = await until_code(gcs, "INFEASIBLE")
+        assert "Actor Counter needs {GPU: 1}, which no node has" in told.text and told.unblock
+        assert not told.waits_for
+
+    play(script)
+
+
+def test_an_actor_that_a_raylet_is_asked_for_waits_for_that_lease() -> None:
+    async def script(scene: GcsScene) -> None:
+        gcs = await begin(scene)
+        node = await scene.add_node({"CPU": 1})
+        node.grant = never
+        await gcs.RegisterActor(registration())
+        while not node.leases:
+            await asyncio.sleep(0.1)
+        told = await until_code(gcs, "LEASE")
+        (lease,) = told.waits_for
+        assert (lease.kind, lease.id) == (Subject.LEASE, node.leases[0].lease_id)
+        assert lease.at.node_id == node.node_id and lease.at.port and not lease.at.worker_id
+
+    play(script)
+
+
+def test_an_actor_whose_constructor_runs_waits_for_that_worker_and_one_that_lives_for_nobody() -> None:
+    async def script(scene: GcsScene) -> None:
+        goes_on = asyncio.Event()
+        gcs = await begin(scene)
+        node = await scene.add_node({"CPU": 1})
+
+        async def create_later(request: core_worker_pb2.PushTaskRequest) -> core_worker_pb2.PushTaskReply:
+            await goes_on.wait()
+            return await create_actor(request)
+
+        scene.push = create_later
+        await gcs.RegisterActor(registration())
+        told = await until_code(gcs, "ACTOR")
+        (worker,) = told.waits_for
+        assert (worker.kind, worker.at.worker_id) == (Subject.WORKER, worker.id)
+        assert worker.id in node.workers
+        goes_on.set()
+        await until_state(gcs, common_pb2.ALIVE)
+        assert (await of_actor(gcs)).code == "READY"
+        await gcs.KillActor(gcs_pb2.KillActorRequest(actor_id=actor_id(), force=True, no_restart=True))
+        await until_state(gcs, common_pb2.DEAD)
+        assert "is dead: " in (await until_code(gcs, "ACTOR_DEAD")).text
+
+    play(script)
+
+
+def test_a_group_waits_for_whoever_has_what_it_needs_on_the_nodes_that_have_it() -> None:
+    async def script(scene: GcsScene) -> None:
+        gcs = await begin(scene)
+        nodes: list[FakeNode] = [await scene.add_node({"CPU": 2}), await scene.add_node({"A": 2})]
+        await register(gcs, group(1, cpus=(2,), strategy=Info.PACK))
+        await until(gcs, CREATED)
+        await register(gcs, group(2, cpus=(1,), strategy=Info.PACK))
+        await until(gcs, PENDING, number=2)
+        told = await of_group(gcs, 2)
+        assert told.code == "RESOURCES" and told.any and "which is in use" in told.text
+        (there,) = told.waits_for
+        assert (there.kind, there.id) == (Subject.NODE, nodes[0].node_id)
+        assert dict(there.needs.amounts) == {"CPU": 10000}
+        assert (await of_group(gcs, 1)).code == "READY"
+        await register(gcs, group(3, cpus=(9,), strategy=Info.PACK))
+        await until(gcs, PENDING, number=3)
+        assert (await of_group(gcs, 3)).code == "INFEASIBLE"
+        await remove(gcs, 3)
+        assert (await of_group(gcs, 3)).code == "PLACEMENT_GROUP_REMOVED"
+
+    play(script)
+
+
+def test_what_the_head_does_not_know_is_said() -> None:
+    async def script(scene: GcsScene) -> None:
+        gcs = await begin(scene)
+        assert (await of_actor(gcs)).code == (await of_group(gcs)).code == "UNKNOWN"
+        with pytest.raises(RpcError, match="the head can tell of ACTOR and PLACEMENT_GROUP, .* TASK"):
+            await asked(gcs, Subject(kind=Subject.TASK, id=b"t"))
+        with pytest.raises(RpcError, match="INVALID_ARGUMENT"):
+            await asked(gcs, Subject(kind=Subject.ACTOR, id=b"short"))
+
+    play(script)

@@ -1,0 +1,100 @@
+"""What a raylet says of a lease that waits, and of who holds what on its node."""
+
+from __future__ import annotations
+
+import pytest
+
+from ray_mono.common.scheduling.strategy import Strategy, StrategyKind
+from ray_mono.protobuf import common_pb2
+from ray_mono.raylet.clients import Clients
+from ray_mono.raylet.wait_reasons import WaitReasons
+from tests.raylet.scheduling.lease_scene import HERE, THERE, Scene, units
+
+Subject = common_pb2.WaitSubject
+
+
+def reason(scene: Scene, lease: str) -> common_pb2.WaitReason:
+    return reasons(scene).of(Subject(kind=Subject.LEASE, id=lease.encode(), name="f()"))
+
+
+def reasons(scene: Scene) -> WaitReasons:
+    return WaitReasons(scene.manager, scene.manager.stories, Clients())
+
+
+def names(told: common_pb2.WaitReason) -> list[str]:
+    return [subject.name for subject in told.waits_for]
+
+
+def test_a_lease_waits_for_whoever_has_what_it_needs() -> None:
+    scene = Scene(units(CPU=4, A=1))
+    scene.ask("other", resources=units(CPU=1))
+    scene.ask("holder", resources=units(A=1))
+    scene.ask("waits", resources=units(CPU=1, A=1))
+    told = reason(scene, "waits")
+    assert (told.code, told.any, names(told)) == ("RESOURCES", True, ["holder()"])
+    assert told.text.startswith("f() needs {A: 1, CPU: 1}; this node has {A: 0, CPU: 3} free of")
+    (shortage,) = told.shortages
+    assert shortage.node_id == HERE and dict(shortage.missing.amounts) == {"A": 10000}
+
+
+def test_a_blocked_worker_holds_no_cpus() -> None:
+    scene = Scene(units(CPU=1, A=1))
+    scene.ask("blocked", resources=units(CPU=1, A=1))
+    scene.take(scene.manager.worker_blocked(scene.granted["blocked"].worker_id, b"", True, scene.now_s))
+    scene.ask("runs")
+    scene.ask("waits")
+    assert names(reason(scene, "waits")) == ["runs()"]
+    scene.ask("wants a", resources=units(A=1))
+    assert names(reason(scene, "wants a")) == ["blocked()"]
+
+
+def test_an_actor_that_holds_it_has_the_name_of_its_class() -> None:
+    scene = Scene(units(A=1))
+    scene.ask("Thing.__init__", resources=units(A=1), for_actor=True)
+    scene.ask("waits", resources=units(A=1))
+    assert names(reason(scene, "waits")) == ["Thing"]
+
+
+def test_what_no_node_has_waits_for_nobody() -> None:
+    scene = Scene(units(CPU=1))
+    scene.ask("waits", resources=units(GPU=1))
+    told = reason(scene, "waits")
+    assert (told.code, names(told)) == ("INFEASIBLE", [])
+    assert "no node of the cluster has that much" in told.text and "It waits until" not in told.text
+    assert told.unblock == "start a node with {GPU: 1}, or ask for less"
+
+
+def test_a_node_that_is_not_there_is_named() -> None:
+    scene = Scene(units(CPU=1))
+    scene.ask("waits", strategy=Strategy(StrategyKind.NODE_AFFINITY, node_id=THERE))
+    told = reason(scene, "waits")
+    assert told.code == "NO_SUCH_NODE" and THERE.hex() in told.text
+
+
+def test_a_lease_that_has_its_resources_waits_for_a_worker_process() -> None:
+    scene = Scene(units(CPU=1))
+    scene.hold_starts = True
+    scene.ask("waits")
+    told = reason(scene, "waits")
+    assert told.code == "STARTING" and "waits for a worker process" in told.text
+
+
+def test_a_lease_that_was_answered_is_about_to_be_heard_of() -> None:
+    scene = Scene(units(CPU=1))
+    scene.ask("granted")
+    assert reason(scene, "granted").code == "WORKER"
+    assert reason(scene, "never asked").code == "STARTING"
+
+
+def test_a_node_says_who_has_what_somebody_needs() -> None:
+    scene = Scene(units(CPU=2, A=1))
+    scene.ask("holder", resources=units(A=1))
+    subject = Subject(kind=Subject.NODE, id=HERE, needs=units(A=1, CPU=1).to_proto())
+    told = reasons(scene).of(subject)
+    assert (told.code, names(told)) == ("RESOURCES", ["holder()"])
+    assert "has {A: 0, CPU: 2} free of {A: 1, CPU: 2}" in told.text
+
+
+def test_what_a_raylet_knows_nothing_of_is_refused() -> None:
+    with pytest.raises(ValueError, match="was asked of ACTOR 61"):
+        reasons(Scene(units(CPU=1))).of(Subject(kind=Subject.ACTOR, id=b"a"))
