@@ -80,7 +80,7 @@ class WaitReasons:
         waits_for += [node_subject(node, required) for node in able if node is not here][:NODES_TOLD_MAX]
         return _reason(
             WaitCode.RESOURCES,
-            text if text.startswith(name) else f"{name} {text}",
+            text if strategy.group_id else f"{name} {text}",
             waits_for,
             unblock=f"wait for one of its holders to end, end one, or add a node with {required}",
             shortages=_shortages(required, able),

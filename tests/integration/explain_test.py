@@ -3,8 +3,11 @@ with whatever waits there."""
 
 from __future__ import annotations
 
+import json
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -419,3 +422,48 @@ def test_what_a_shortage_lacks_is_told_in_numbers() -> None:
 def test_what_cannot_be_explained_is_refused() -> None:
     with pytest.raises(TypeError, match="must be an ObjectRef, .* got 'what'"):
         explain("what")
+
+
+# ---- at a shell
+
+
+def at_a_shell(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "ray_mono.scripts", "explain", *arguments]
+    address = ["--address", ray.get_runtime_context().gcs_address]
+    return subprocess.run([*command, *address], capture_output=True, text=True, timeout=60)
+
+
+@ray.remote(num_cpus=0)
+def make_inside() -> str:
+    KEPT.append(of_gpus())
+    return KEPT[-1].hex()
+
+
+def test_an_id_is_explained_whoever_owns_it() -> None:
+    of_driver, of_worker = of_gpus(), get(make_inside.remote())
+    for id_ in (of_driver.hex(), of_driver.task_id().hex(), of_worker):
+        told = at_a_shell(id_)
+        assert told.returncode == 0 and "needs {GPU: 1}" in told.stdout, told.stderr
+    told = at_a_shell(of_worker, "--json")
+    assert json.loads(told.stdout)["code"] == "INFEASIBLE"
+
+
+def test_an_id_that_nobody_knows_is_said_to_be_unknown() -> None:
+    told = at_a_shell("ab" * 28)
+    assert told.returncode == 1 and "no process of the cluster knows object abab" in told.stdout
+    told = at_a_shell("abc")
+    assert told.returncode == 2 and "ID must be an id in hex" in told.stderr and "'abc'" in told.stderr
+
+
+def test_who_interrupts_a_get_is_told_what_it_waited_for(tmp_path: Path) -> None:
+    program = tmp_path / "program.py"
+    program.write_text(
+        "import os, signal, threading, ray_mono as ray\n"
+        "ray.init(num_cpus=1)\n"
+        "ref = ray.remote(num_gpus=1)(lambda: 1).remote()\n"
+        "threading.Timer(1.0, os.kill, (os.getpid(), signal.SIGINT)).start()\n"
+        "ray.get(ref)\n"
+    )
+    ended = subprocess.run([sys.executable, str(program)], capture_output=True, text=True, timeout=60)
+    assert "Interrupted in get(): object" in ended.stderr and "needs {CPU: 1, GPU: 1}" in ended.stderr
+    assert "KeyboardInterrupt" in ended.stderr and ended.returncode != 0

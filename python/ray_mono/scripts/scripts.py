@@ -297,6 +297,18 @@ def status(address: str | None, redis_password: str | None) -> None:
 
 @cli.command()
 @address_options
+@click.argument("id", metavar="ID")
+@click.option("--json", "as_json", is_flag=True, help="With all links, numbers and ids.")
+def explain(id: str, as_json: bool, address: str | None, redis_password: str | None) -> None:
+    """Says why an object, a task, an actor or a placement group waits, and what would help. ID: its id, in
+    hex. Ends with 1 where nobody knows it."""
+    from ray_mono.scripts.explain import explain as tell_why
+
+    tell_why(id, as_json, address, redis_password)
+
+
+@cli.command()
+@address_options
 @click.option(
     "--timeout", type=click.FloatRange(0, min_open=True), default=5, show_default=True, metavar="SECONDS"
 )

@@ -8,7 +8,7 @@ the way to itself does not move by that.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -24,7 +24,7 @@ from ray_mono.core_worker.task_submission.actor_task_submitter import ActorTaskS
 from ray_mono.core_worker.task_submission.normal_task_submitter import NormalTaskSubmitter
 from ray_mono.core_worker.task_submission.task_manager import TaskManager
 from ray_mono.core_worker.task_submission.task_stories import TaskStories
-from ray_mono.core_worker.task_submission.wait_reasons import WaitReasons, reason_of
+from ray_mono.core_worker.task_submission.wait_reasons import LOOK_AT_IT, WaitReasons, reason_of
 from ray_mono.protobuf import common_pb2
 from ray_mono.rpc.reactor import Waiter
 from ray_mono.rpc.surface import RpcError
@@ -36,6 +36,7 @@ SUBJECTS_MAX = 200
 """Of one walk."""
 ANSWER_S = 2.0
 """So long one process may take to answer."""
+THE_HEAD = "the head"
 WALK_S = 10.0
 """So long a walk may take: whoever is met after that is not asked."""
 
@@ -128,13 +129,20 @@ class Explainer:
         self.stories_of = TaskStories(tasks, normal_tasks, actor_tasks).of
 
     def explain(self, kind_name: str, id_: bytes) -> Explanation:
-        """See CoreInterface. Of an object or a task, as far as this process knows it. The lock must not be
-        held."""
+        """See CoreInterface. Who knows an object that this process has no reference to is looked for. The
+        lock must not be held."""
         kind = Subject.Kind.Value(kind_name.upper())
         subject = Subject(kind=kind_name.upper(), id=id_, at=self._env.address)
         if kind == Subject.OBJECT:
             with self._env.lock:
                 subject = self.reasons.subject_of(id_)
+                is_known = self.reasons.of(subject).code != WaitCode.UNKNOWN
+            if not is_known:
+                found = self._looked_for(subject)
+                if found is None:
+                    text = f"no process of the cluster knows object {id_.hex()}: it is freed, or never was"
+                    return Explanation((_plain(Link(subject, reason_of(WaitCode.UNKNOWN, text))),), True)
+                subject = found
         elif kind in (Subject.ACTOR, Subject.PLACEMENT_GROUP):
             subject.ClearField("at")
         until_s = self._env.clock.time_s() + WALK_S
@@ -150,30 +158,60 @@ class Explainer:
         if subject.at.worker_id == env.worker_id:
             with env.lock:
                 return self.reasons.of(subject)
-        waiter = Waiter(env.reactor)
-        answers: list[tuple[Any, RpcError | None]] = []
-
-        def answered(reply: Any, error: RpcError | None) -> None:
-            answers.append((reply, error))
-            waiter.set()
-
         with env.lock:
             who, service = self._service_of(subject)
-            service.Explain.start(common_pb2.ExplainRequest(subject=subject), answered)
-        env.reactor.wait(waiter, ANSWER_S)
-        reply, error = answers[0] if answers else (None, None)
+        ((reply, error),) = self._answers([(service.Explain, common_pb2.ExplainRequest(subject=subject))])
         if reply is not None and error is None:
             return reply
         why = f"it did not answer within {ANSWER_S:g} s" if error is None else error.message
-        code = WaitCode.HEAD_AWAY if who == "the head" else WaitCode.UNREACHABLE
-        return reason_of(code, f"{who}, which knows about {_told(subject)}, cannot be asked: {why}")
+        text = f"{who}, which knows about {_told(subject)}, cannot be asked: {why}"
+        if who == THE_HEAD:
+            return reason_of(WaitCode.HEAD_AWAY, text, unblock="look at the head, or start it again")
+        return reason_of(WaitCode.UNREACHABLE, text, unblock=LOOK_AT_IT)
+
+    def _answers(self, calls: Sequence[tuple[Any, Any]]) -> list[tuple[Any, RpcError | None]]:
+        """Of these methods with these requests, made together: (reply, error), (None, None) for what did not
+        come in time."""
+        waiter = Waiter(self._env.reactor)
+        answers: dict[int, tuple[Any, RpcError | None]] = {}
+
+        def answered(place: int, reply: Any, error: RpcError | None) -> None:
+            answers[place] = reply, error
+            if len(answers) == len(calls):
+                waiter.set()
+
+        with self._env.lock:
+            for place, (method, request) in enumerate(calls):
+                method.start(request, partial(answered, place))
+        if calls:
+            self._env.reactor.wait(waiter, ANSWER_S)
+        return [answers.get(place, (None, None)) for place in range(len(calls))]
+
+    def _looked_for(self, subject: common_pb2.WaitSubject) -> common_pb2.WaitSubject | None:
+        """At a process that knows it. Every process of the cluster is asked."""
+        ((reply, _),) = self._answers([(self._env.gcs.GetAllWorkers, common_pb2.Empty())])
+        addresses = [] if reply is None else [each.address for each in reply.workers if each.is_alive]
+        elsewhere = [
+            Subject(kind=subject.kind, id=subject.id, at=at)
+            for at in addresses
+            if at.worker_id not in (b"", self._env.worker_id)
+        ]
+        with self._env.lock:
+            methods = [self._peers.stub_for(each.at).Explain for each in elsewhere]
+        requests = [common_pb2.ExplainRequest(subject=each) for each in elsewhere]
+        for found, (told, _) in zip(
+            elsewhere, self._answers(list(zip(methods, requests, strict=True))), strict=True
+        ):
+            if told is not None and told.code != WaitCode.UNKNOWN:
+                return found
+        return None
 
     def _service_of(self, subject: common_pb2.WaitSubject) -> tuple[str, Any]:
         env, at = self._env, subject.at
         if at.worker_id:
             return f"process {at.worker_id.hex()[:8]}", self._peers.stub_for(at)
         if subject.kind not in (Subject.LEASE, Subject.NODE):
-            return "the head", env.gcs
+            return THE_HEAD, env.gcs
         if at.node_id == env.node_id:
             return "this node's raylet", env.raylet
         return f"the raylet at {at.host}:{at.port}", self._peers.raylet_at(f"{at.host}:{at.port}")

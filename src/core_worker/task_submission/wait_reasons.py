@@ -27,6 +27,7 @@ from ray_mono.protobuf.raylet_rpc import RayletServiceStub
 Subject = common_pb2.WaitSubject
 Runs = Callable[[common_pb2.WaitSubject], common_pb2.WaitReason | None]
 
+LOOK_AT_IT = "look at that process and its machine, or kill it"
 TOLD_MAX = 16
 """Of subjects that one waits for."""
 
@@ -131,7 +132,8 @@ class WaitReasons:
     def _of_pushed(self, task: PendingTask, lease: Lease) -> common_pb2.WaitReason:
         first = lease.tasks[0]
         if trouble := lease.peer.channel.trouble:
-            return reason_of(WaitCode.UNREACHABLE, f"{named(task)} is with a worker that {trouble}")
+            text = f"{named(task)} is with a worker that {trouble}"
+            return reason_of(WaitCode.UNREACHABLE, text, unblock=LOOK_AT_IT)
         if first is task:
             where = f"worker {lease.address.worker_id.hex()[:8]} on node {lease.address.node_id.hex()[:8]}"
             return reason_of(
@@ -144,7 +146,8 @@ class WaitReasons:
         resources = bundle_resources.plain(ResourceSet.from_proto(task.template.spec.resources))
         needs = f", and needs {resources}" if resources else ""
         if queue is None:
-            return reason_of(WaitCode.RETRY_PAUSE, f"{named(task)} runs again after a pause")
+            text = f"{named(task)} has lost its worker, and is about to run again"
+            return reason_of(WaitCode.RETRY_PAUSE, text)
         leases = [
             Subject(kind=Subject.LEASE, id=lease_id, name=named(task), at=self._raylet_at(raylet))
             for lease_id, raylet in queue.requested.items()
@@ -177,10 +180,12 @@ class WaitReasons:
             sent = [self._at(each, actor.worker) for each in list(actor.in_flight.values())[:1]]
             before = [each for each in actor.queue if each is not task and each.waits_for_arguments][:1]
             waits_for = [self._subject(each) for each in before] or sent
-            text = f"{name} is behind {_count(len(actor.in_flight) + actor.queue.index(task), 'call')}"
+            num_queued = actor.queue.index(task) if task in actor.queue else 0
+            text = f"{name} is behind {_count(len(actor.in_flight) + num_queued, 'call')}"
             return reason_of(WaitCode.BEHIND_OTHERS, text, waits_for)
         if actor.state is CalledActorState.DISCONNECTED:
-            return reason_of(WaitCode.UNREACHABLE, f"{name} waits, since its actor cannot be reached")
+            text = f"{name} waits, since its actor cannot be reached"
+            return reason_of(WaitCode.UNREACHABLE, text, unblock=LOOK_AT_IT)
         creation = self._tasks.get(ids.TaskID.for_actor_creation(actor.actor_id).binary())
         if creation is not None and not actor.is_registered_here:
             return reason_of(WaitCode.ACTOR, f"{name} waits for its actor", [self._subject(creation)])
