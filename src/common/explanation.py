@@ -162,3 +162,45 @@ class Explanation:
 
     def __str__(self) -> str:
         return self.text
+
+
+@dataclass(frozen=True)
+class Waiting:
+    """So many calls, actors or placement groups that wait alike, as one of them does."""
+
+    count: int
+    example: Explanation
+
+
+@dataclass(frozen=True)
+class WaitingOverview:
+    """All that waits in a cluster."""
+
+    groups: tuple[Waiting, ...]
+    num_not_looked_at: int = 0
+    """Of groups, beyond those that were."""
+
+    @property
+    def by_code(self) -> dict[str, list[Waiting]]:
+        """By why they wait, those with most first."""
+        found: dict[str, list[Waiting]] = {}
+        for group in sorted(self.groups, key=lambda group: (-group.count, group.example.text)):
+            found.setdefault(group.example.code, []).append(group)
+        return found
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON can carry it."""
+        told = {
+            code: [{"count": group.count, "example": group.example.to_dict()} for group in groups]
+            for code, groups in self.by_code.items()
+        }
+        return {"waiting": told, "num_not_looked_at": self.num_not_looked_at}
+
+    def __str__(self) -> str:
+        lines = ["Nothing waits."] if not self.groups else []
+        for code, groups in self.by_code.items():
+            lines.append(f"{code}: {sum(group.count for group in groups)}")
+            lines += [f"  {group.count} × {group.example}" for group in groups]
+        if self.num_not_looked_at:
+            lines.append(f"and {self.num_not_looked_at} kinds more, which were not looked at")
+        return "\n".join(lines)

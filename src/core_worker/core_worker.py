@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 from ray_mono.common.ending import run_steps
 from ray_mono.common.exceptions import RaySystemError
-from ray_mono.common.explanation import Explanation
+from ray_mono.common.explanation import Explanation, WaitingOverview
 from ray_mono.core_worker.call_template import CallTemplates
 from ray_mono.core_worker.context import JobContext, TaskContext, WorkerContext
 from ray_mono.core_worker.environment import Closable, Environment
@@ -376,6 +376,9 @@ class CoreWorker:
 
     def explain(self, kind_name: str, id_: bytes) -> Explanation:
         return self.explainer.explain(kind_name, id_)
+
+    def explain_all(self) -> WaitingOverview:
+        return self.explainer.explain_all()
 
     def exit_actor(self) -> None:
         if self._context.actor_id() and not self._context.is_main:

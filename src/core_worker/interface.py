@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
-from ray_mono.common.explanation import Explanation
+from ray_mono.common.explanation import Explanation, WaitingOverview
 from ray_mono.core_worker.context import InGroup
 from ray_mono.core_worker.global_state import GlobalState
 from ray_mono.core_worker.object_ref import ObjectRef, ReferenceHome
@@ -256,6 +256,10 @@ class CoreInterface(ReferenceHome, Protocol):
     def explain(self, kind_name: str, id_: bytes) -> Explanation:
         """Why it waits. kind_name: object, task, actor or placement_group. Asks other processes, each at most
         for seconds."""
+        ...
+
+    def explain_all(self) -> WaitingOverview:
+        """All that waits in the cluster."""
         ...
 
     def exit_actor(self) -> None:

@@ -53,6 +53,24 @@ class WaitReasons:
         kind = Subject.Kind.Name(subject.kind)
         raise ValueError(f"the head can tell of ACTOR and PLACEMENT_GROUP, and was asked of {kind}")
 
+    def waiting(self) -> common_pb2.WaitingReply:
+        """Actors that wait for a place or are constructed, by class, and placement groups that wait."""
+        alike: dict[object, list[common_pb2.WaitSubject]] = {}
+        for actor in self._actors.all():
+            if actor.is_waiting_for_place:
+                class_name = actor.registration.class_name
+                subject = Subject(kind=Subject.ACTOR, id=actor.actor_id.binary(), name=class_name)
+                alike.setdefault(class_name, []).append(subject)
+        for group in self._groups.waiting():
+            subject = Subject(kind=Subject.PLACEMENT_GROUP, id=group.group_id.binary())
+            alike.setdefault((group.registration.bundles, group.registration.strategy), []).append(subject)
+        return common_pb2.WaitingReply(
+            alike=[
+                common_pb2.WaitingReply.Alike(example=subjects[0], count=len(subjects))
+                for subjects in alike.values()
+            ]
+        )
+
     # ---- actors
 
     def _of_actor(self, actor_id: ActorID) -> common_pb2.WaitReason:

@@ -120,6 +120,27 @@ def test_a_group_waits_for_whoever_has_what_it_needs_on_the_nodes_that_have_it()
     play(script)
 
 
+def test_actors_and_groups_that_wait_are_listed_alike_together() -> None:
+    async def script(scene: GcsScene) -> None:
+        gcs = await begin(scene)
+        await scene.add_node({"CPU": 1})
+        for number in (1, 2):
+            await gcs.RegisterActor(registration(number, needs={"GPU": 1}))
+            await register(gcs, group(number, cpus=(9,)))
+        await register(gcs, group(3, cpus=(8,)))
+        await register(gcs, group(4, cpus=(1,)))
+        await until(gcs, CREATED, number=4)
+        told = (await gcs.ListWaiting(common_pb2.Empty())).alike
+        kinds = [(each.example.kind, each.example.name, each.count) for each in told]
+        assert kinds == [
+            (Subject.ACTOR, "Counter", 2),
+            (Subject.PLACEMENT_GROUP, "", 2),
+            (Subject.PLACEMENT_GROUP, "", 1),
+        ]
+
+    play(script)
+
+
 def test_what_the_head_does_not_know_is_said() -> None:
     async def script(scene: GcsScene) -> None:
         gcs = await begin(scene)

@@ -212,8 +212,8 @@ def test_where_an_object_lies_and_how_large_it_is(core: CoreInterface) -> None:
 def test_what_is_there_waits_for_nothing(core: CoreInterface) -> None:
     ref = core.put(1)
     explanation = core.explain("object", ref.binary())
-    assert (explanation.code, explanation.is_stuck, explanation.cycle) == ("READY", False, ())
-    assert ref.hex()[:8] in str(explanation) and json.dumps(explanation.to_dict())
+    assert (explanation.code, explanation.is_stuck) == ("READY", False)
+    assert ref.hex()[:8] in str(explanation) and str(core.explain_all()) == "Nothing waits."
 
 
 def test_wait_names_what_is_ready_in_order(core: CoreInterface) -> None:

@@ -424,6 +424,28 @@ def test_what_cannot_be_explained_is_refused() -> None:
         explain("what")
 
 
+def test_all_that_waits_is_listed_by_why(tmp_path: Path) -> None:
+    KEPT.extend([held_by_an_actor(), with_a(), *(of_gpus() for _ in range(3)), never.remote(of_gpus())])
+    KEPT.extend([Thing.options(num_gpus=1).remote(), placement_group([{"CPU": 100}]), never.remote()])
+
+    def found() -> dict[str, list[int]]:
+        groups = ray.explain().by_code
+        return {code: [group.count for group in alike] for code, alike in groups.items()}
+
+    expected = {"INFEASIBLE": [4, 1, 1, 1], "RESOURCES": [2]}
+    wait_until(lambda: found() == expected, str(expected))
+    told = str(ray.explain())
+    assert told.startswith("INFEASIBLE: 7\n  4 × never needs {GPU: 1}")
+    assert "RESOURCES: 2\n  2 × never() needs {A: 1}" in told
+    assert at_a_shell().stdout == f"{told}\n"
+    assert set(json.loads(at_a_shell("--json").stdout)["waiting"]) == set(expected)
+    KEPT.clear()
+
+
+def test_where_nothing_waits_that_is_said() -> None:
+    assert str(ray.explain()) == "Nothing waits." and not ray.explain().groups
+
+
 # ---- at a shell
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from ray_mono._private.driver.init import init, shutdown
+from ray_mono.common.explanation import Explanation
 from ray_mono.common.ids import ActorID, ObjectID, PlacementGroupID, TaskID, object_id_bytes
 from ray_mono.common.our_bug import known
 from ray_mono.core_worker.process import current
@@ -23,20 +24,18 @@ KINDS: dict[int, str] = {
 """By the bytes of an id."""
 
 
-def explain(id_hex: str, as_json: bool, address: str | None, redis_password: str | None) -> None:
-    kind, id_ = _parsed(id_hex)
-    if kind == "task":
-        # Whoever submitted it knows it by its first return.
-        kind, id_ = "object", object_id_bytes(id_, 1)
+def explain(id_hex: str | None, as_json: bool, address: str | None, redis_password: str | None) -> None:
+    asked = None if id_hex is None else _parsed(id_hex)
     options: dict[str, Any] = {} if redis_password is None else {"_redis_password": redis_password}
     with failures.shown():
         init(address=address or "auto", log_to_driver=False, logging_level=logging.ERROR, **options)
         try:
-            explanation = known(current.core, "the core of a driver").explain(kind, id_)
+            core = known(current.core, "the core of a driver")
+            told = core.explain_all() if asked is None else core.explain(*asked)
         finally:
             shutdown()
-    click.echo(json.dumps(explanation.to_dict(), indent=2) if as_json else explanation.text)
-    if explanation.code == "UNKNOWN":
+    click.echo(json.dumps(told.to_dict(), indent=2) if as_json else str(told))
+    if isinstance(told, Explanation) and told.code == "UNKNOWN":
         raise click.exceptions.Exit(1)
 
 
@@ -48,4 +47,7 @@ def _parsed(id_hex: str) -> tuple[str, bytes]:
     if len(id_) not in KINDS:
         sizes = ", ".join(f"{2 * size} for {kind}s".replace("_", " ") for size, kind in KINDS.items())
         raise click.BadParameter(f"ID must be an id in hex, with as many digits as: {sizes}; got {id_hex!r}")
+    if len(id_) == TaskID.SIZE:
+        # Whoever submitted it knows it by its first return.
+        return "object", object_id_bytes(id_, 1)
     return KINDS[len(id_)], id_

@@ -297,11 +297,11 @@ def status(address: str | None, redis_password: str | None) -> None:
 
 @cli.command()
 @address_options
-@click.argument("id", metavar="ID")
+@click.argument("id", metavar="ID", required=False)
 @click.option("--json", "as_json", is_flag=True, help="With all links, numbers and ids.")
-def explain(id: str, as_json: bool, address: str | None, redis_password: str | None) -> None:
+def explain(id: str | None, as_json: bool, address: str | None, redis_password: str | None) -> None:
     """Says why an object, a task, an actor or a placement group waits, and what would help. ID: its id, in
-    hex. Ends with 1 where nobody knows it."""
+    hex. Ends with 1 where nobody knows it. Without an id, all that waits in the cluster."""
     from ray_mono.scripts.explain import explain as tell_why
 
     tell_why(id, as_json, address, redis_password)

@@ -135,6 +135,9 @@ class CoreWorkerServicer(CoreWorkerServiceServicer):
     def Explain(self, request: Any, call: ServerCall) -> None:  # type: ignore[override]
         call.reply(self.core.explainer.reasons.of(request.subject))
 
+    def ListWaiting(self, request: Any, call: ServerCall) -> None:  # type: ignore[override]
+        call.reply(self.core.explainer.reasons.waiting())
+
     def DumpState(self, request: Any, call: ServerCall) -> None:  # type: ignore[override]
         call.reply(common_pb2.DumpStateReply(json=json.dumps(self.core.describe())))
 

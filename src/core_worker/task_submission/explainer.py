@@ -13,7 +13,15 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from ray_mono.common.explanation import MOVING, Explanation, NodeShortage, WaitCode, WaitLink
+from ray_mono.common.explanation import (
+    MOVING,
+    Explanation,
+    NodeShortage,
+    WaitCode,
+    Waiting,
+    WaitingOverview,
+    WaitLink,
+)
 from ray_mono.common.scheduling.resources import ResourceSet
 from ray_mono.core_worker.environment import Environment
 from ray_mono.core_worker.peers import PeerPool
@@ -37,6 +45,8 @@ SUBJECTS_MAX = 200
 ANSWER_S = 2.0
 """So long one process may take to answer."""
 THE_HEAD = "the head"
+GROUPS_MAX = 100
+"""Of what waits alike: so many are followed."""
 WALK_S = 10.0
 """So long a walk may take: whoever is met after that is not asked."""
 
@@ -146,10 +156,35 @@ class Explainer:
         elif kind in (Subject.ACTOR, Subject.PLACEMENT_GROUP):
             subject.ClearField("at")
         until_s = self._env.clock.time_s() + WALK_S
+        return self._followed(subject, until_s)
+
+    def explain_all(self) -> WaitingOverview:
+        """See CoreInterface. The lock must not be held."""
+        env = self._env
+        until_s = env.clock.time_s() + WALK_S
+        addresses = [at for at in self._processes() if at.worker_id != env.worker_id]
+        with env.lock:
+            own = self.reasons.waiting()
+            methods = [env.gcs.ListWaiting, *(self._peers.stub_for(at).ListWaiting for at in addresses)]
+        answers = self._answers([(method, common_pb2.Empty()) for method in methods])
+        replies = [own, *(reply for reply, _ in answers if reply is not None)]
+        alike = sorted((each for reply in replies for each in reply.alike), key=lambda each: -each.count)
+        groups = [Waiting(each.count, self._followed(each.example, until_s)) for each in alike[:GROUPS_MAX]]
+        # What has begun meanwhile waits no more.
+        waiting = [group for group in groups if group.example.code not in ("READY", "RUNNING")]
+        return WaitingOverview(tuple(waiting), max(0, len(alike) - GROUPS_MAX))
+
+    def _followed(self, subject: common_pb2.WaitSubject, until_s: float) -> Explanation:
         story = Walk(partial(self._ask, until_s)).begin(subject)
         links = tuple(map(_plain, story.links))
         cycle = () if story.cycle_begins is None or story.moves else links[story.cycle_begins :]
         return Explanation(links, not story.moves, cycle)
+
+    def _processes(self) -> list[common_pb2.Address]:
+        """Of the cluster that live."""
+        ((reply, _),) = self._answers([(self._env.gcs.GetAllWorkers, common_pb2.Empty())])
+        workers = [] if reply is None else [each.address for each in reply.workers if each.is_alive]
+        return [at for at in workers if at.worker_id]
 
     def _ask(self, until_s: float, subject: common_pb2.WaitSubject) -> common_pb2.WaitReason:
         env = self._env
@@ -189,12 +224,10 @@ class Explainer:
 
     def _looked_for(self, subject: common_pb2.WaitSubject) -> common_pb2.WaitSubject | None:
         """At a process that knows it. Every process of the cluster is asked."""
-        ((reply, _),) = self._answers([(self._env.gcs.GetAllWorkers, common_pb2.Empty())])
-        addresses = [] if reply is None else [each.address for each in reply.workers if each.is_alive]
         elsewhere = [
             Subject(kind=subject.kind, id=subject.id, at=at)
-            for at in addresses
-            if at.worker_id not in (b"", self._env.worker_id)
+            for at in self._processes()
+            if at.worker_id != self._env.worker_id
         ]
         with self._env.lock:
             methods = [self._peers.stub_for(each.at).Explain for each in elsewhere]

@@ -10,6 +10,7 @@ from ray_mono.common import ids
 from ray_mono.common.explanation import WaitCode
 from ray_mono.common.scheduling import bundle_resources
 from ray_mono.common.scheduling.resources import ResourceSet
+from ray_mono.core_worker.call_template import CallTemplate
 from ray_mono.core_worker.environment import Environment
 from ray_mono.core_worker.peers import PeerPool
 from ray_mono.core_worker.reference_counting.borrowing import Borrowing
@@ -19,7 +20,7 @@ from ray_mono.core_worker.task_submission.actor_task_submitter import ActorTaskS
 from ray_mono.core_worker.task_submission.called_actor import CalledActor, CalledActorState
 from ray_mono.core_worker.task_submission.lease import Lease, SchedulingQueue
 from ray_mono.core_worker.task_submission.normal_task_submitter import NormalTaskSubmitter
-from ray_mono.core_worker.task_submission.pending_task import PUSHED, PendingTask
+from ray_mono.core_worker.task_submission.pending_task import PUSHED, PendingTask, TaskState
 from ray_mono.core_worker.task_submission.task_manager import TaskManager
 from ray_mono.protobuf import common_pb2
 from ray_mono.protobuf.raylet_rpc import RayletServiceStub
@@ -74,6 +75,25 @@ class WaitReasons:
             return reason
         name = subject.name or f"{Subject.Kind.Name(subject.kind).lower()} {subject.id.hex()}"
         return reason_of(WaitCode.UNKNOWN, f"{name} is not known to the process that should know it")
+
+    def waiting(self) -> common_pb2.WaitingReply:
+        """What was submitted here and does not run yet, alike together: of one function or actor's method,
+        with the same options, and as far in its life. A call that its actor has may run, or wait there."""
+        by_template: dict[tuple[CallTemplate, TaskState], list[PendingTask]] = {}
+        for task in self._tasks.values():
+            by_template.setdefault((task.template, task.state), []).append(task)
+        # Each `.options()` makes a template of its own.
+        alike: dict[object, list[PendingTask]] = {}
+        for (template, state), tasks in by_template.items():
+            spec = template.spec
+            if state is not PUSHED or spec.type == common_pb2.ACTOR_TASK:
+                alike.setdefault((spec.SerializeToString(deterministic=True), state), []).extend(tasks)
+        return common_pb2.WaitingReply(
+            alike=[
+                common_pb2.WaitingReply.Alike(example=self._subject(tasks[0]), count=len(tasks))
+                for tasks in alike.values()
+            ]
+        )
 
     def subject_of(self, object_id: bytes) -> common_pb2.WaitSubject:
         """The object, with its owner."""

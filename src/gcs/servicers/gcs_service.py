@@ -54,6 +54,9 @@ class DumpStateServicer(GcsServiceServicer):
         except ValueError as error:
             raise RpcError(StatusCode.INVALID_ARGUMENT, str(error)) from error
 
+    async def ListWaiting(self, request: common_pb2.Empty, context: CallContext) -> common_pb2.WaitingReply:
+        return self._reasons.waiting()
+
     async def DumpState(self, request: common_pb2.Empty, context: CallContext) -> common_pb2.DumpStateReply:
         return common_pb2.DumpStateReply(json=json.dumps(self._dump_state()))
 
