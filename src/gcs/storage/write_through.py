@@ -25,7 +25,8 @@ from ray_mono.gcs.storage.table_storage import Table, TableStorage, Write
 from ray_mono.rpc.surface import RpcError, StatusCode
 
 GATHER_TURNS_MAX = 200
-"""A commit begins after so many turns in any case: some milliseconds."""
+GATHER_MAX_S = 0.005
+"""A commit begins after so many turns, or so long, in any case."""
 
 
 class WriteThrough:
@@ -132,10 +133,11 @@ class WriteThrough:
             self._task = None
 
     async def _gather(self) -> None:
-        gathered = -1
+        loop = asyncio.get_running_loop()
+        until_s, gathered = loop.time() + GATHER_MAX_S, -1
         for _ in range(GATHER_TURNS_MAX):
             before, gathered = gathered, len(self._writes) + len(self._actions) + len(self._waiters)
-            if gathered == before:
+            if gathered == before or loop.time() > until_s:
                 return
             await asyncio.sleep(0)
 
