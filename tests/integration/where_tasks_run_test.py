@@ -177,6 +177,7 @@ def test_affinity_that_may_spill_leaves_a_full_node_and_one_that_may_not_waits(
 def test_affinity_that_may_not_wait_is_an_error_on_a_full_node(
     here: str, there: str, meeting: Meeting
 ) -> None:
+    all_free()
     fails = on(there, _fail_on_unavailable=True)
     assert get(where.options(scheduling_strategy=fails).remote()) == there
     refs = meeting.begin(range(NUM_CPUS), scheduling_strategy=on(there))
