@@ -179,6 +179,8 @@ class WaitingOverview:
     groups: tuple[Waiting, ...]
     num_not_looked_at: int = 0
     """Of groups, beyond those that were."""
+    silent: tuple[str, ...] = ()
+    """Who did not answer: what waits there is missing."""
 
     @property
     def by_code(self) -> dict[str, list[Waiting]]:
@@ -194,13 +196,15 @@ class WaitingOverview:
             code: [{"count": group.count, "example": group.example.to_dict()} for group in groups]
             for code, groups in self.by_code.items()
         }
-        return {"waiting": told, "num_not_looked_at": self.num_not_looked_at}
+        return {"waiting": told, "num_not_looked_at": self.num_not_looked_at, "silent": list(self.silent)}
 
     def __str__(self) -> str:
-        lines = ["Nothing waits."] if not self.groups else []
+        lines = [] if self.groups or self.silent else ["Nothing waits."]
         for code, groups in self.by_code.items():
             lines.append(f"{code}: {sum(group.count for group in groups)}")
             lines += [f"  {group.count} × {group.example}" for group in groups]
         if self.num_not_looked_at:
             lines.append(f"and {self.num_not_looked_at} kinds more, which were not looked at")
+        if self.silent:
+            lines.append(f"Not heard, since they did not answer: {', '.join(self.silent)}.")
         return "\n".join(lines)

@@ -8,7 +8,6 @@ kill of an actor that may restart.
 from __future__ import annotations
 
 import enum
-import math
 import random
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
@@ -163,7 +162,7 @@ def _draw_limits(rng: random.Random) -> CoreWorkerConfig:
     return replace(
         usual,
         # Whoever asks why something waits sends messages, which are not what these runs are about.
-        wait_warning_s=math.inf,
+        wait_warning_s=1e9,
         lease_requests_max=rng.choice([1, 4, usual.lease_requests_max]),
         ahead_max=rng.choice([1, 3, usual.ahead_max]),
         turn_calls=rng.choice([2, usual.turn_calls]),

@@ -168,11 +168,18 @@ class Explainer:
             methods = [env.gcs.ListWaiting, *(self._peers.stub_for(at).ListWaiting for at in addresses)]
         answers = self._answers([(method, common_pb2.Empty()) for method in methods])
         replies = [own, *(reply for reply, _ in answers if reply is not None)]
+        names = [THE_HEAD, *(f"process {at.worker_id.hex()[:8]}" for at in addresses)]
+        # A process that cannot be reached has ended a moment ago: nothing waits there.
+        silent = [
+            name
+            for name, (reply, error) in zip(names, answers, strict=True)
+            if reply is None and (error is None or name == THE_HEAD)
+        ]
         alike = sorted((each for reply in replies for each in reply.alike), key=lambda each: -each.count)
         groups = [Waiting(each.count, self._followed(each.example, until_s)) for each in alike[:GROUPS_MAX]]
         # What has begun meanwhile waits no more.
         waiting = [group for group in groups if group.example.code not in ("READY", "RUNNING")]
-        return WaitingOverview(tuple(waiting), max(0, len(alike) - GROUPS_MAX))
+        return WaitingOverview(tuple(waiting), max(0, len(alike) - GROUPS_MAX), tuple(silent))
 
     def _followed(self, subject: common_pb2.WaitSubject, until_s: float) -> Explanation:
         story = Walk(partial(self._ask, until_s)).begin(subject)
