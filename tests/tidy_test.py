@@ -50,7 +50,7 @@ FLOORS = {
         background backoff code_pickler descriptors ending explanation ids lifeline limited_log mapped_file
         missing_workers node_time output private_files process raw_error scheduling setting_rules
         source_lines start_board store_messages threads version world
-        | ray_error service
+        | ray_error service wait_messages
         | object_errors our_bug task_error
         | exceptions
         | short_tracebacks

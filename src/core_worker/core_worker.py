@@ -69,6 +69,7 @@ from ray_mono.core_worker.task_submission.retry_notices import RetryNotices
 from ray_mono.core_worker.task_submission.task_builder import MethodTemplate, TaskBuilder
 from ray_mono.core_worker.task_submission.task_canceller import TaskCanceller
 from ray_mono.core_worker.task_submission.task_manager import TaskManager
+from ray_mono.core_worker.task_submission.wait_reasons import WaitReasons
 from ray_mono.core_worker.task_submission.worker_runs import WorkerRuns
 from ray_mono.core_worker.values import serialization
 from ray_mono.rpc.reactor_channel import ReactorChannel
@@ -107,7 +108,7 @@ class CoreWorker:
         self._kept: dict[bytes, ObjectRef[Any]] = {}
         self._streams: GeneratorStreams
         self._reconstruction: Reconstruction
-        self.explainer: Explainer
+        self.reasons: WaitReasons
         self._execution: Execution | None = None  # A worker's; a driver runs nothing.
 
         table: Table = {}
@@ -153,7 +154,7 @@ class CoreWorker:
             self._unpickled,
             self._blocked,
             long_waits,
-            lambda object_ids, most: self.explainer.stories_of(object_ids, most),
+            lambda object_ids, most: self.reasons.stories_of(object_ids, most),
             self,
         )
         self._waits = ObjectWait(
@@ -224,17 +225,17 @@ class CoreWorker:
         self.canceller = TaskCanceller(
             env, references, self._dropped, self.peers, tasks, self._normal_tasks, self._actor_tasks, self
         )
-        self.explainer = Explainer(
+        self.reasons = WaitReasons(
             env, references, store, borrowing, self.peers, tasks, normal, self._actor_tasks
         )
+        self._explainer = Explainer(env, self.peers, self.reasons)
         # As above.
         self.export = self._functions.export
         self.task_template = builder.task_template
         self.submit_task = builder.submit_task
         self.submit_actor_task = builder.submit_actor_task
-        self.submit_tasks = maps.submit_tasks
+        self.submit_tasks, self.submit_actor_tasks = maps.submit_tasks, maps.submit_actor_tasks
         context.when_capturing(self._hand_down_groups)
-        self.submit_actor_tasks = maps.submit_actor_tasks
         self.create_actor = creator.create
         self.get_named_actor, self.kill_actor = creator.named, creator.kill
         self.cancel = self.canceller.cancel
@@ -365,7 +366,7 @@ class CoreWorker:
                 self.canceller,
                 self._events,
                 self._futures,
-                self.explainer.reasons,
+                self.reasons,
             )
         )
         return self._execution
@@ -375,10 +376,10 @@ class CoreWorker:
         self._context.enter_job(job, main)
 
     def explain(self, kind_name: str, id_: bytes) -> Explanation:
-        return self.explainer.explain(kind_name, id_)
+        return self._explainer.explain(kind_name, id_)
 
     def explain_all(self) -> WaitingOverview:
-        return self.explainer.explain_all()
+        return self._explainer.explain_all()
 
     def exit_actor(self) -> None:
         if self._context.actor_id() and not self._context.is_main:

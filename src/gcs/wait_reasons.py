@@ -10,6 +10,7 @@ from ray_mono.common.explanation import WaitCode
 from ray_mono.common.ids import ActorID, PlacementGroupID
 from ray_mono.common.scheduling.bundle_resources import plain
 from ray_mono.common.scheduling.resources import ResourceSet
+from ray_mono.common.wait_messages import NODES_TOLD_MAX, node_subject, reason_of
 from ray_mono.gcs.actor.actor_manager import ActorManager
 from ray_mono.gcs.actor.actor_scheduler import ActorScheduler
 from ray_mono.gcs.actor.actor_state import Actor, ActorLife
@@ -21,8 +22,6 @@ from ray_mono.gcs.placement_group.group_state import GroupState
 from ray_mono.protobuf import common_pb2
 
 Subject = common_pb2.WaitSubject
-
-NODES_TOLD_MAX = 8
 
 
 class WaitReasons:
@@ -76,12 +75,12 @@ class WaitReasons:
     def _of_actor(self, actor_id: ActorID) -> common_pb2.WaitReason:
         actor = self._actors.get(actor_id)
         if actor is None:
-            return _reason(WaitCode.UNKNOWN, f"actor {actor_id.hex()} is not known to the head")
+            return reason_of(WaitCode.UNKNOWN, f"actor {actor_id.hex()} is not known to the head")
         name = f"actor {actor.registration.class_name} ({actor_id.hex()[:8]})"
         if actor.death is not None:
-            return _reason(WaitCode.ACTOR_DEAD, f"{name} is dead: {actor.death.message}")
+            return reason_of(WaitCode.ACTOR_DEAD, f"{name} is dead: {actor.death.message}")
         if actor.state is ActorLife.ALIVE:
-            return _reason(WaitCode.READY, f"{name} is alive")
+            return reason_of(WaitCode.READY, f"{name} is alive")
         if actor.worker_id is not None:
             worker = Subject(
                 kind=Subject.WORKER,
@@ -89,7 +88,7 @@ class WaitReasons:
                 name=actor.registration.class_name,
                 at=self._table.grant(actor_id).worker,
             )
-            return _reason(WaitCode.ACTOR, f"{name} is being constructed", [worker])
+            return reason_of(WaitCode.ACTOR, f"{name} is being constructed", [worker])
         return self._of_waiting(actor, name)
 
     def _of_waiting(self, actor: Actor, name: str) -> common_pb2.WaitReason:
@@ -100,17 +99,16 @@ class WaitReasons:
             at = common_pb2.Address(node_id=node.node_id, host=node.host, port=node.node_manager_port)
             lease = Subject(kind=Subject.LEASE, id=lease_id, name=name, at=at)
             text = f"{name} waits for a worker on node {node.node_id.hex()[:8]}"
-            return _reason(WaitCode.LEASE, text, [lease])
+            return reason_of(WaitCode.LEASE, text, [lease])
         if actor.lost_on is not None and actor.pending_reason:
-            return _reason(WaitCode.ACTOR_RESTARTING, f"{name} restarts: {actor.pending_reason}")
+            return reason_of(WaitCode.ACTOR_RESTARTING, f"{name} restarts: {actor.pending_reason}")
         if actor.registration.group_id is not None and self._groups_waits(actor.registration.group_id):
             group = Subject(kind=Subject.PLACEMENT_GROUP, id=actor.registration.group_id.binary())
-            return _reason(WaitCode.PLACEMENT_GROUP, f"{name} waits for its placement group", [group])
+            return reason_of(WaitCode.PLACEMENT_GROUP, f"{name} waits for its placement group", [group])
         if actor.pending_reason:
-            needs = self._scheduler.why_no_node(actor.actor_id)
             unblock = "start a node that has it, or ask for less"
-            return _reason(WaitCode.INFEASIBLE, needs.rstrip("."), unblock=unblock)
-        return _reason(WaitCode.STARTING, f"{name} is about to be placed")
+            return reason_of(WaitCode.INFEASIBLE, actor.pending_reason.rstrip("."), unblock=unblock)
+        return reason_of(WaitCode.STARTING, f"{name} is about to be placed")
 
     # ---- placement groups
 
@@ -122,25 +120,26 @@ class WaitReasons:
         group = self._groups.get(group_id)
         name = f"placement group {group_id.hex()[:8]}"
         if group is None:
-            return _reason(WaitCode.UNKNOWN, f"{name} is not known to the head")
+            return reason_of(WaitCode.UNKNOWN, f"{name} is not known to the head")
         if group.state is GroupState.REMOVED:
             text = f"{name} was removed: {group.removed_because}"
-            return _reason(WaitCode.PLACEMENT_GROUP_REMOVED, text)
+            return reason_of(WaitCode.PLACEMENT_GROUP_REMOVED, text)
         if group.state is GroupState.CREATED:
-            return _reason(WaitCode.READY, f"{name} is created")
+            return reason_of(WaitCode.READY, f"{name} is created")
         if not group.is_waiting:
-            return _reason(WaitCode.STARTING, f"{name} has its place, and is about to be opened")
+            return reason_of(WaitCode.STARTING, f"{name} has its place, and is about to be opened")
         if not group.pending_reason:
-            return _reason(WaitCode.STARTING, f"{name} is about to be placed")
+            return reason_of(WaitCode.STARTING, f"{name} is about to be placed")
         text = f"{name} waits: {group.pending_reason}"
         if group.is_infeasible:
             unblock = "start nodes that have it, make its bundles smaller, or remove it"
-            return _reason(WaitCode.INFEASIBLE, text, unblock=unblock)
+            return reason_of(WaitCode.INFEASIBLE, text, unblock=unblock)
         needs = ResourceSet.sum_of(group.registration.bundles[index].resources for index in group.unplaced)
-        return _reason(
+        return reason_of(
             WaitCode.RESOURCES,
             text,
             self._nodes_with(needs),
+            is_any=True,
             unblock=f"wait until {needs} is free as it needs it, end what holds it, or add nodes",
         )
 
@@ -149,15 +148,4 @@ class WaitReasons:
         names = {name for name, _ in plain(needs).items()}
         for node in self._leases.view()[:NODES_TOLD_MAX]:
             if node.takes_work and any(name in names for name, _ in node.total.items()):
-                at = common_pb2.Address(node_id=node.node_id, host=node.host, port=node.port)
-                yield Subject(kind=Subject.NODE, id=node.node_id, at=at, needs=needs.to_proto())
-
-
-def _reason(
-    code: WaitCode,
-    text: str,
-    waits_for: Iterable[common_pb2.WaitSubject] = (),
-    unblock: str = "",
-) -> common_pb2.WaitReason:
-    """One of waits_for is enough: that somebody gives back what is needed."""
-    return common_pb2.WaitReason(code=code, text=text, waits_for=waits_for, any=True, unblock=unblock)
+                yield node_subject(node, needs)

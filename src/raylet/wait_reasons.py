@@ -10,6 +10,7 @@ from ray_mono.common.explanation import WaitCode
 from ray_mono.common.scheduling.bundle_resources import named
 from ray_mono.common.scheduling.node_snapshot import NodeSnapshot
 from ray_mono.common.scheduling.resources import CPU, ResourceSet
+from ray_mono.common.wait_messages import NODES_TOLD_MAX, node_subject, reason_of
 from ray_mono.protobuf import common_pb2
 from ray_mono.raylet.clients import Clients
 from ray_mono.raylet.scheduling import explanations
@@ -20,7 +21,6 @@ from ray_mono.raylet.scheduling.scheduling_policy import Infeasible, NoSuchNode,
 
 Subject = common_pb2.WaitSubject
 
-NODES_TOLD_MAX = 8
 HOLDERS_TOLD_MAX = 32
 
 
@@ -47,15 +47,15 @@ class WaitReasons:
         lease = self._leases.get(lease_id)
         if lease is None:
             # It was answered a moment ago, or has not come yet.
-            return _reason(WaitCode.STARTING, f"{name} is about to get a worker, or to ask another node")
+            return reason_of(WaitCode.STARTING, f"{name} is about to get a worker, or to ask another node")
         if lease.has_worker:
             text = f"{name} has a worker"
-            return _reason(WaitCode.WORKER, text, [self._worker_of(lease)])
+            return reason_of(WaitCode.WORKER, text, [self._worker_of(lease)])
         if lease.state is WorkerLeaseState.RESERVED:
             trouble = self._stories.start_trouble
             code = WaitCode.WORKERS_FAIL if trouble else WaitCode.STARTING
             unblock = "see why workers do not start" if trouble else ""
-            return _reason(code, f"{name} {self._stories.why(lease)}", unblock=unblock)
+            return reason_of(code, f"{name} {self._stories.why(lease)}", unblock=unblock)
         return self._queued(lease, name)
 
     def _queued(self, lease: WorkerLease, name: str) -> common_pb2.WaitReason:
@@ -64,24 +64,25 @@ class WaitReasons:
         decision = self._stories.decision_of(lease)
         text = explanations.without_hint(self._stories.why(lease))
         if isinstance(decision, NoSuchNode):
-            return _reason(WaitCode.NO_SUCH_NODE, text, unblock="start that node, or ask for another one")
+            return reason_of(WaitCode.NO_SUCH_NODE, text, unblock="start that node, or ask for another one")
         if isinstance(decision, Infeasible):
             if strategy.group_id and not explanations.is_placed(strategy, [here, *others]):
                 group = Subject(kind=Subject.PLACEMENT_GROUP, id=strategy.group_id)
-                return _reason(WaitCode.PLACEMENT_GROUP, text, [group])
+                return reason_of(WaitCode.PLACEMENT_GROUP, text, [group])
             unblock = f"start a node with {required}, or ask for less"
-            return _reason(
+            return reason_of(
                 WaitCode.INFEASIBLE, text, unblock=unblock, shortages=_shortages(required, [here, *others])
             )
         if not isinstance(decision, Wait):
-            return _reason(WaitCode.STARTING, f"{name} is about to get a worker")
+            return reason_of(WaitCode.STARTING, f"{name} is about to get a worker")
         able = [node for node in (here, *others) if node.node_id in decision.feasible_node_ids]
         waits_for = self._holders(required) if here in able else []
         waits_for += [node_subject(node, required) for node in able if node is not here][:NODES_TOLD_MAX]
-        return _reason(
+        return reason_of(
             WaitCode.RESOURCES,
             text if strategy.group_id else f"{name} {text}",
             waits_for,
+            is_any=True,
             unblock=f"wait for one of its holders to end, end one, or add a node with {required}",
             shortages=_shortages(required, able),
         )
@@ -90,11 +91,12 @@ class WaitReasons:
 
     def _held_here(self, needs: ResourceSet) -> common_pb2.WaitReason:
         here, _ = self._stories.nodes()
-        return _reason(
+        return reason_of(
             WaitCode.RESOURCES,
             f"node {here.node_id.hex()[:8]} has {here.available.beside(needs)} free of"
             f" {here.total.beside(needs)}",
             self._holders(needs),
+            is_any=True,
             shortages=_shortages(needs, [here]),
         )
 
@@ -127,12 +129,6 @@ def _name_of(lease: WorkerLease) -> str:
     return name.removesuffix(".__init__") if lease.request.for_actor else f"{name}()"
 
 
-def node_subject(node: NodeSnapshot, needs: ResourceSet) -> common_pb2.WaitSubject:
-    """Who holds such resources there?"""
-    at = common_pb2.Address(node_id=node.node_id, host=node.host, port=node.port)
-    return Subject(kind=Subject.NODE, id=node.node_id, at=at, needs=needs.to_proto())
-
-
 def _shortages(required: ResourceSet, nodes: Iterable[NodeSnapshot]) -> list[common_pb2.Shortage]:
     names = [name for name, _ in required.items()]
     return [
@@ -144,16 +140,3 @@ def _shortages(required: ResourceSet, nodes: Iterable[NodeSnapshot]) -> list[com
         )
         for node in nodes
     ][:NODES_TOLD_MAX]
-
-
-def _reason(
-    code: WaitCode,
-    text: str,
-    waits_for: Iterable[common_pb2.WaitSubject] = (),
-    unblock: str = "",
-    shortages: Iterable[common_pb2.Shortage] = (),
-) -> common_pb2.WaitReason:
-    """One of waits_for is enough: that somebody gives back what is needed."""
-    return common_pb2.WaitReason(
-        code=code, text=text, waits_for=waits_for, any=True, unblock=unblock, shortages=shortages
-    )

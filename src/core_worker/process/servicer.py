@@ -133,10 +133,10 @@ class CoreWorkerServicer(CoreWorkerServiceServicer):
         execution.receiver.exit_after_queue()
 
     def Explain(self, request: Any, call: ServerCall) -> None:  # type: ignore[override]
-        call.reply(self.core.explainer.reasons.of(request.subject))
+        call.reply(self.core.reasons.of(request.subject))
 
     def ListWaiting(self, request: Any, call: ServerCall) -> None:  # type: ignore[override]
-        call.reply(self.core.explainer.reasons.waiting())
+        call.reply(self.core.reasons.waiting())
 
     def DumpState(self, request: Any, call: ServerCall) -> None:  # type: ignore[override]
         call.reply(common_pb2.DumpStateReply(json=json.dumps(self.core.describe())))

@@ -5,9 +5,10 @@ tells of. It only looks. Lock held.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
 from ray_mono.common.explanation import WaitCode
+from ray_mono.common.wait_messages import SUBJECTS_TOLD_MAX, reason_of
 from ray_mono.core_worker.context import TaskContext
 from ray_mono.core_worker.environment import Environment
 from ray_mono.core_worker.objects.blocked_notice import BlockedNotice
@@ -16,9 +17,6 @@ from ray_mono.core_worker.task_execution.running import Running
 from ray_mono.protobuf import common_pb2
 
 Subject = common_pb2.WaitSubject
-
-TOLD_MAX = 16
-"""Of subjects that one waits for."""
 
 
 class RunReasons:
@@ -56,18 +54,20 @@ class RunReasons:
         """A call that has not begun."""
         begun = list(self._running.begun())
         if not begun:
-            return _reason(WaitCode.STARTING, f"{name} is about to begin on {self._here}, or has ended")
+            return reason_of(WaitCode.STARTING, f"{name} is about to begin on {self._here}, or has ended")
         text = f"{name} is behind {_named(begun[0])} on {self._here}"
-        return _reason(WaitCode.BEHIND_OTHERS, text, map(self._subject, begun[:TOLD_MAX]), is_any=True)
+        return reason_of(
+            WaitCode.BEHIND_OTHERS, text, map(self._subject, begun[:SUBJECTS_TOLD_MAX]), is_any=True
+        )
 
     def _of_worker(self, subject: common_pb2.WaitSubject) -> common_pb2.WaitReason:
         if self._running.actor is not None:
             text = f"actor {subject.name} holds what it has on {self._here} until it ends"
             unblock = "end that actor, give it less, or add a node"
-            return _reason(WaitCode.HELD_BY_ACTOR, text, unblock=unblock)
+            return reason_of(WaitCode.HELD_BY_ACTOR, text, unblock=unblock)
         task = self._running.task
         if task is None:
-            return _reason(WaitCode.STARTING, f"{self._here} is idle, and about to take or give back")
+            return reason_of(WaitCode.STARTING, f"{self._here} is idle, and about to take or give back")
         return self._of_running(task)
 
     def _of_running(self, task: TaskContext) -> common_pb2.WaitReason:
@@ -78,9 +78,9 @@ class RunReasons:
         if awaited:
             what = f"{len(awaited)} object{'' if len(awaited) == 1 else 's'}"
             text = f"{_named(task)} on {self._here} waits in its code for {what}"
-            return _reason(WaitCode.GET, text, map(self._subject_of, awaited[:TOLD_MAX]))
+            return reason_of(WaitCode.GET, text, map(self._subject_of, awaited[:SUBJECTS_TOLD_MAX]))
         for_s = time.perf_counter() - began_s
-        return _reason(WaitCode.RUNNING, f"{_named(task)} runs on {self._here}, for {for_s:.0f} s so far")
+        return reason_of(WaitCode.RUNNING, f"{_named(task)} runs on {self._here}, for {for_s:.0f} s so far")
 
     def _subject(self, task: TaskContext) -> common_pb2.WaitSubject:
         return Subject(kind=Subject.TASK, id=task.task_id, name=_named(task), at=self._env.address)
@@ -94,13 +94,3 @@ class RunReasons:
 def _named(task: TaskContext) -> str:
     actor_id = task.kind.actor_id
     return f"{task.kind.shown_name}()" + (f" of actor {actor_id.hex()[:8]}" if actor_id else "")
-
-
-def _reason(
-    code: WaitCode,
-    text: str,
-    waits_for: Iterable[common_pb2.WaitSubject] = (),
-    is_any: bool = False,
-    unblock: str = "",
-) -> common_pb2.WaitReason:
-    return common_pb2.WaitReason(code=code, text=text, waits_for=waits_for, any=is_any, unblock=unblock)

@@ -23,16 +23,10 @@ from ray_mono.common.explanation import (
     WaitLink,
 )
 from ray_mono.common.scheduling.resources import ResourceSet
+from ray_mono.common.wait_messages import reason_of
 from ray_mono.core_worker.environment import Environment
 from ray_mono.core_worker.peers import PeerPool
-from ray_mono.core_worker.reference_counting.borrowing import Borrowing
-from ray_mono.core_worker.reference_counting.reference_counter import ReferenceCounter
-from ray_mono.core_worker.store_provider.memory_store import MemoryStore
-from ray_mono.core_worker.task_submission.actor_task_submitter import ActorTaskSubmitter
-from ray_mono.core_worker.task_submission.normal_task_submitter import NormalTaskSubmitter
-from ray_mono.core_worker.task_submission.task_manager import TaskManager
-from ray_mono.core_worker.task_submission.task_stories import TaskStories
-from ray_mono.core_worker.task_submission.wait_reasons import LOOK_AT_IT, WaitReasons, reason_of
+from ray_mono.core_worker.task_submission.wait_reasons import LOOK_AT_IT, WaitReasons
 from ray_mono.protobuf import common_pb2
 from ray_mono.rpc.reactor import Waiter
 from ray_mono.rpc.surface import RpcError
@@ -90,7 +84,7 @@ class Walk:
         reason = self._ask(subject)
         link = Link(subject, reason)
         if not reason.waits_for:
-            return self._ended(key, link, reason.code in MOVING)
+            return self._through(key, link, Story((), reason.code in MOVING))
         stuck: Story | None = None
         story: Story | None = None
         for each in reason.waits_for:
@@ -105,11 +99,6 @@ class Walk:
                 stuck = found
         return self._through(key, link, stuck or story or Story((), moves=True))
 
-    def _ended(self, key: Key, link: Link, moves: bool) -> Story:
-        if moves:
-            self._moving.add(key)
-        return Story((link,), moves)
-
     def _through(self, key: Key, link: Link, found: Story) -> Story:
         if found.moves:
             self._moving.add(key)
@@ -119,44 +108,27 @@ class Walk:
 class Explainer:
     """Of one process."""
 
-    def __init__(
-        self,
-        env: Environment,
-        references: ReferenceCounter,
-        memory_store: MemoryStore,
-        borrowing: Borrowing,
-        peers: PeerPool,
-        tasks: TaskManager,
-        normal_tasks: NormalTaskSubmitter,
-        actor_tasks: ActorTaskSubmitter,
-    ) -> None:
+    def __init__(self, env: Environment, peers: PeerPool, reasons: WaitReasons) -> None:
+        """reasons: this process's own."""
         self._env = env
         self._peers = peers
-        self.reasons = WaitReasons(
-            env, references, memory_store, borrowing, peers, tasks, normal_tasks, actor_tasks
-        )
-        """This process's own."""
-        self.stories_of = TaskStories(tasks, normal_tasks, actor_tasks).of
+        self._reasons = reasons
 
     def explain(self, kind_name: str, id_: bytes) -> Explanation:
         """See CoreInterface. Who knows an object that this process has no reference to is looked for. The
         lock must not be held."""
-        kind = Subject.Kind.Value(kind_name.upper())
-        subject = Subject(kind=kind_name.upper(), id=id_, at=self._env.address)
-        if kind == Subject.OBJECT:
+        subject = Subject(kind=kind_name.upper(), id=id_)
+        if subject.kind == Subject.OBJECT:
             with self._env.lock:
-                subject = self.reasons.subject_of(id_)
-                is_known = self.reasons.of(subject).code != WaitCode.UNKNOWN
+                subject = self._reasons.subject_of(id_)
+                is_known = self._reasons.of(subject).code != WaitCode.UNKNOWN
             if not is_known:
                 found = self._looked_for(subject)
                 if found is None:
                     text = f"no process of the cluster knows object {id_.hex()}: it is freed, or never was"
                     return Explanation((_plain(Link(subject, reason_of(WaitCode.UNKNOWN, text))),), True)
                 subject = found
-        elif kind in (Subject.ACTOR, Subject.PLACEMENT_GROUP):
-            subject.ClearField("at")
-        until_s = self._env.clock.time_s() + WALK_S
-        return self._followed(subject, until_s)
+        return self._followed(subject, self._env.clock.time_s() + WALK_S)
 
     def explain_all(self) -> WaitingOverview:
         """See CoreInterface. The lock must not be held."""
@@ -164,7 +136,7 @@ class Explainer:
         until_s = env.clock.time_s() + WALK_S
         addresses = [at for at in self._processes() if at.worker_id != env.worker_id]
         with env.lock:
-            own = self.reasons.waiting()
+            own = self._reasons.waiting()
             methods = [env.gcs.ListWaiting, *(self._peers.stub_for(at).ListWaiting for at in addresses)]
         answers = self._answers([(method, common_pb2.Empty()) for method in methods])
         replies = [own, *(reply for reply, _ in answers if reply is not None)]
@@ -178,7 +150,7 @@ class Explainer:
         alike = sorted((each for reply in replies for each in reply.alike), key=lambda each: -each.count)
         groups = [Waiting(each.count, self._followed(each.example, until_s)) for each in alike[:GROUPS_MAX]]
         # What has begun meanwhile waits no more.
-        waiting = [group for group in groups if group.example.code not in ("READY", "RUNNING")]
+        waiting = [group for group in groups if group.example.code not in (WaitCode.READY, WaitCode.RUNNING)]
         return WaitingOverview(tuple(waiting), max(0, len(alike) - GROUPS_MAX), tuple(silent))
 
     def _followed(self, subject: common_pb2.WaitSubject, until_s: float) -> Explanation:
@@ -199,7 +171,7 @@ class Explainer:
             return reason_of(WaitCode.UNKNOWN, f"who knows about {_told(subject)} was not asked any more")
         if subject.at.worker_id == env.worker_id:
             with env.lock:
-                return self.reasons.of(subject)
+                return self._reasons.of(subject)
         with env.lock:
             who, service = self._service_of(subject)
         ((reply, error),) = self._answers([(service.Explain, common_pb2.ExplainRequest(subject=subject))])
@@ -237,11 +209,11 @@ class Explainer:
             if at.worker_id != self._env.worker_id
         ]
         with self._env.lock:
-            methods = [self._peers.stub_for(each.at).Explain for each in elsewhere]
-        requests = [common_pb2.ExplainRequest(subject=each) for each in elsewhere]
-        for found, (told, _) in zip(
-            elsewhere, self._answers(list(zip(methods, requests, strict=True))), strict=True
-        ):
+            calls = [
+                (self._peers.stub_for(each.at).Explain, common_pb2.ExplainRequest(subject=each))
+                for each in elsewhere
+            ]
+        for found, (told, _) in zip(elsewhere, self._answers(calls), strict=True):
             if told is not None and told.code != WaitCode.UNKNOWN:
                 return found
         return None

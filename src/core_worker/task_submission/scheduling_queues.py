@@ -52,11 +52,10 @@ class SchedulingQueues:
 
     def take(self, task: PendingTask) -> SchedulingQueue | None:
         """Takes a task out of the queue that it waits in. Returns that queue."""
-        for queue in self.by_key.values():
-            if task in queue.tasks:
-                queue.tasks.remove(task)
-                return queue
-        return None
+        queue = self.queue_of(task)
+        if queue is not None:
+            queue.tasks.remove(task)
+        return queue
 
     def queue_of(self, task: PendingTask) -> SchedulingQueue | None:
         """Where it waits for a worker."""

@@ -4,12 +4,13 @@ links of the chains that docs/internals/explain.md tells of. It only looks. Lock
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
 from ray_mono.common import ids
 from ray_mono.common.explanation import WaitCode
 from ray_mono.common.scheduling import bundle_resources
 from ray_mono.common.scheduling.resources import ResourceSet
+from ray_mono.common.wait_messages import SUBJECTS_TOLD_MAX, reason_of
 from ray_mono.core_worker.call_template import CallTemplate
 from ray_mono.core_worker.environment import Environment
 from ray_mono.core_worker.peers import PeerPool
@@ -22,6 +23,7 @@ from ray_mono.core_worker.task_submission.lease import Lease, SchedulingQueue
 from ray_mono.core_worker.task_submission.normal_task_submitter import NormalTaskSubmitter
 from ray_mono.core_worker.task_submission.pending_task import PUSHED, PendingTask, TaskState
 from ray_mono.core_worker.task_submission.task_manager import TaskManager
+from ray_mono.core_worker.task_submission.task_stories import TaskStories
 from ray_mono.protobuf import common_pb2
 from ray_mono.protobuf.raylet_rpc import RayletServiceStub
 
@@ -29,8 +31,6 @@ Subject = common_pb2.WaitSubject
 Runs = Callable[[common_pb2.WaitSubject], common_pb2.WaitReason | None]
 
 LOOK_AT_IT = "look at that process and its machine, or kill it"
-TOLD_MAX = 16
-"""Of subjects that one waits for."""
 
 
 class WaitReasons:
@@ -56,6 +56,7 @@ class WaitReasons:
         self._normal_tasks = normal_tasks
         self._actor_tasks = actor_tasks
         self._runs: Runs = lambda subject: None
+        self.stories_of = TaskStories(tasks, normal_tasks, actor_tasks).of
 
     def runs_by(self, runs: Runs) -> None:
         """A worker's: runs(subject) says what it does about a call, or in general; None where it does not
@@ -147,7 +148,7 @@ class WaitReasons:
         args = [arg.reference.object_id for arg in task.request.args if arg.WhichOneof("arg") == "reference"]
         missing = [object_id for object_id in args if self._memory_store.is_pending(object_id)]
         text = f"{named(task)} waits for {_count(len(missing), 'argument')}"
-        return reason_of(WaitCode.DEPENDENCIES, text, map(self.subject_of, missing[:TOLD_MAX]))
+        return reason_of(WaitCode.DEPENDENCIES, text, map(self.subject_of, missing[:SUBJECTS_TOLD_MAX]))
 
     def _of_pushed(self, task: PendingTask, lease: Lease) -> common_pb2.WaitReason:
         first = lease.tasks[0]
@@ -180,7 +181,7 @@ class WaitReasons:
             text = (
                 f"{named(task)} waits for one of {_count(len(runs), 'worker')} that this process has{needs}"
             )
-            return reason_of(WaitCode.BEHIND_OTHERS, text, runs[:TOLD_MAX], any_of_these=True)
+            return reason_of(WaitCode.BEHIND_OTHERS, text, runs[:SUBJECTS_TOLD_MAX], is_any=True)
         return reason_of(WaitCode.STARTING, f"{named(task)} is about to ask for a worker")
 
     def _raylet_at(self, raylet: RayletServiceStub) -> common_pb2.Address:
@@ -224,13 +225,3 @@ def named(task: PendingTask) -> str:
 
 def _count(number: int, what: str) -> str:
     return f"{number} {what}{'' if number == 1 else 's'}"
-
-
-def reason_of(
-    code: WaitCode,
-    text: str,
-    waits_for: Iterable[common_pb2.WaitSubject] = (),
-    any_of_these: bool = False,
-    unblock: str = "",
-) -> common_pb2.WaitReason:
-    return common_pb2.WaitReason(code=code, text=text, waits_for=waits_for, any=any_of_these, unblock=unblock)

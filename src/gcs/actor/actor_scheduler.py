@@ -141,12 +141,6 @@ class ActorScheduler:
         wanted = self._asking.get(actor_id)
         return b"" if wanted is None else wanted.lease_id
 
-    def why_no_node(self, actor_id: ActorID) -> str:
-        """Why it waits, as far as the head can see: one sentence. For one that waits for a place."""
-        actor = self._actors.get(actor_id)
-        class_name = "" if actor is None else actor.registration.class_name
-        return explain(class_name, demand_of(self._table.spec(actor_id)), self._leases.view()).message
-
     def is_placing(self, actor_id: ActorID) -> bool:
         return actor_id in self._placing
 

@@ -1,0 +1,36 @@
+"""The messages of what waits, as owner, worker, raylet and head answer them (docs/internals/explain.md)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from ray_mono.common.explanation import WaitCode
+from ray_mono.common.scheduling.node_snapshot import NodeSnapshot
+from ray_mono.common.scheduling.resources import ResourceSet
+from ray_mono.protobuf import common_pb2
+
+Subject = common_pb2.WaitSubject
+
+SUBJECTS_TOLD_MAX = 16
+"""That one waits for."""
+NODES_TOLD_MAX = 8
+
+
+def reason_of(
+    code: WaitCode,
+    text: str,
+    waits_for: Iterable[common_pb2.WaitSubject] = (),
+    is_any: bool = False,
+    unblock: str = "",
+    shortages: Iterable[common_pb2.Shortage] = (),
+) -> common_pb2.WaitReason:
+    """is_any: one of waits_for is enough."""
+    return common_pb2.WaitReason(
+        code=code, text=text, waits_for=waits_for, any=is_any, unblock=unblock, shortages=shortages
+    )
+
+
+def node_subject(node: NodeSnapshot, needs: ResourceSet) -> common_pb2.WaitSubject:
+    """Who holds such resources there?"""
+    at = common_pb2.Address(node_id=node.node_id, host=node.host, port=node.port)
+    return Subject(kind=Subject.NODE, id=node.node_id, at=at, needs=needs.to_proto())
