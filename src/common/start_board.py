@@ -56,7 +56,7 @@ _KEPT_START = _PAGE_BYTES + 16
 _KEPT_HEAD = Struct("<QQ")
 # Of a call of an actor: the size of its answer, and its task's id. _KEPT_FIRST is 0 then.
 _CALL_HEAD = Struct("<Q24s")
-_CALL_HEAD_BYTES, _pack_call_head = _CALL_HEAD.size, _CALL_HEAD.pack
+_CALL_HEAD_BYTES = _CALL_HEAD.size
 _KEPT_MAX = 1 << 16
 """More than any worker is sent ahead."""
 _NO_LEASE = _NO_END = (1 << 64) - 1
@@ -88,6 +88,8 @@ class StartBoard:
         self._num_last_cell = 0
         # Where the answer of a call stands that was kept last.
         self._last_start = 0
+        self._call_size = 0
+        self._pack_call = Struct("<Q24s0s").pack_into
         self._num_lost_callers = 0
 
     def may_begin(self, number: int, name: str) -> bool:
@@ -143,16 +145,19 @@ class StartBoard:
     def keep_call(self, task_id: bytes, answer: bytes) -> bool:
         """The answer of an actor's call, which has not left: its PushTaskReply. False where it is not kept:
         there is no room, or others are kept."""
-        # Each of an actor's short calls comes here: nothing is looked up twice.
+        # Each of an actor's short calls comes here: nothing is looked up twice, and the struct of answers of
+        # this size, as most have, is at hand.
         size, start = len(answer), self._kept_end
-        answer_start = start + _CALL_HEAD_BYTES
-        end = answer_start + (size + 7 & ~7)
+        if size != self._call_size:
+            self._call_size = size
+            self._pack_call = Struct(f"<Q24s{size}s").pack_into
+        end = start + _CALL_HEAD_BYTES + (size + 7 & ~7)
         if end > _BYTES or self._kept_next != _CALLS_KEPT:
             if end > _BYTES or self._kept_next != _NONE_KEPT:
                 return False
             self._kept_next = _CALLS_KEPT
             self._cells[_KEPT_FIRST] = 0
-        self._memory[start : answer_start + size] = _pack_call_head(size, task_id) + answer
+        self._pack_call(self._memory, start, size, task_id, answer)
         self._kept_end = end
         self._cells[_KEPT_BYTES] = end - _KEPT_START
         self._last_start = start

@@ -74,15 +74,21 @@ class KeptAnswers:
         if not lock.acquire(False):
             return False
         try:
-            if not self._keep_call(call.task_id, answer):
+            if not self.keep_alone(call, answer):
                 return False
-            connection = call.answer_to.connection
-            if connection is not self._latest:
-                self._note(connection)
             if not is_written:
                 self.collected.append((call, answer))
         finally:
             lock.release()
+        return True
+
+    def keep_alone(self, call: Call, answer: bytes) -> bool:
+        """As keep, written, of an actor that runs one call at a time: nobody else writes here meanwhile."""
+        if not self._keep_call(call.task_id, answer):
+            return False
+        connection = call.answer_to.connection
+        if connection is not self._latest:
+            self._note(connection)
         return True
 
     def keep_of_frame(self, connection: Any, frame_id: bytes, index: int, plain: bytes) -> bool:

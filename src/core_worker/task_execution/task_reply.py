@@ -157,7 +157,8 @@ class TaskReplies:
         try:
             if any(self._dropped.queues):
                 self._dropped.drain()
-            if not (is_normal or is_concurrent) and self._shares_send(call, task) and kept.keep(call, answer):
+            is_alone = not (is_normal or is_concurrent)
+            if is_alone and self._shares_send(call, task) and kept.keep_alone(call, answer):
                 call.answer_to.reply_bytes(answer, rings=False)
                 self._env.reactor.flush_soon()
                 return

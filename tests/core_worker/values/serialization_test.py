@@ -4,6 +4,7 @@ work."""
 from __future__ import annotations
 
 import math
+import pickle
 import threading
 
 import numpy as np
@@ -52,6 +53,16 @@ def test_arrays_come_back_equal_aligned_and_read_only(shapes: list[tuple[int, st
             assert not after.flags.writeable
             assert after.ctypes.data % ALIGNMENT == 0
             assert np.shares_memory(after, aligned)
+
+
+@pytest.mark.parametrize(
+    "value", [None, True, False, b"", b".", b"\x80\x05N.", b"x" * 255, b"x" * 256, b"x" * 1023, b"x" * 1024]
+)
+def test_what_most_short_calls_return_comes_back_as_it_was(value: object) -> None:
+    back = round_trip(value)
+    assert type(back) is type(value) and back == value
+    pickled = serialization.plain_pickle(value)
+    assert pickled is None or pickle.loads(pickled) == value  # as whoever reads pickles elsewhere has it
 
 
 def test_functions_and_classes_of_main_travel_by_value() -> None:
