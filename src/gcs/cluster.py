@@ -33,6 +33,7 @@ from ray_mono.gcs.node_manager import NodeManager, raylet_address
 from ray_mono.gcs.old_rows import OldRows
 from ray_mono.gcs.placement_group.placement_groups import PlacementGroups
 from ray_mono.gcs.pubsub.collections import Collections
+from ray_mono.gcs.pubsub.resource_news import ResourceNews
 from ray_mono.gcs.pubsub.subscriptions import Subscriptions
 from ray_mono.gcs.storage.table_storage import Table
 from ray_mono.gcs.task_event_log import TaskEventLog
@@ -60,6 +61,7 @@ class Cluster:
         self.kv = KeyValueStore(environment.writes, config.kv_bytes_max)
         self.answers = Answers(environment.writes, config.answering_callers_max, config.kept_answers_max)
         self.subscriptions = Subscriptions(config.subscriber_queue_max)
+        self._resource_news = ResourceNews(environment.tasks, self.subscriptions)
         self.actor_table = ActorTable(environment.writes, self._publish_actor)
         self.fences = NodeFences(config.fence_margin_s)
         self.health = NodeHealth(
@@ -151,9 +153,7 @@ class Cluster:
         """Raises UnknownNode, NodeIsDead."""
         totals = dict(self.nodes.resources_of(NodeID(resources.node_id)).total.amounts)
         if self.nodes.report(resources):
-            self.subscriptions.publish(
-                gcs_pb2.NODE_RESOURCES, resources.node_id, resources.SerializeToString()
-            )
+            self._resource_news.add(resources)
             self.leases.reported(NodeID(resources.node_id))
             if dict(resources.total.amounts) != totals:
                 self.scheduler.nodes_changed()

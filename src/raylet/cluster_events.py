@@ -112,10 +112,12 @@ class ClusterEvents:
         self._cluster.node_joined(node.node_id, node.host, node.node_manager_port, total, is_draining, labels)
         self._effects.run(self._leases.cluster_changed(now_s))
 
-    def resources_changed(self, resources: common_pb2.NodeResources) -> None:
-        total = ResourceSet.from_proto(resources.total)
-        available = ResourceSet.from_proto(resources.available)
-        if self._cluster.resources_reported(resources.node_id, resources.version, total, available):
+    def resources_changed(self, nodes: Sequence[common_pb2.NodeResources]) -> None:
+        is_news = False
+        for each in nodes:
+            total, available = ResourceSet.from_proto(each.total), ResourceSet.from_proto(each.available)
+            is_news |= self._cluster.resources_reported(each.node_id, each.version, total, available)
+        if is_news:
             self._effects.run(self._leases.cluster_changed(self._clock.time_s()))
 
     def job_changed(self, job: common_pb2.JobInfo) -> None:
@@ -124,11 +126,6 @@ class ClusterEvents:
             self._effects.run(self._leases.job_finished(job.job_id, self._clock.time_s()))
         if job.is_over:
             self._effects.run(self._leases.job_over(job.job_id, self._clock.time_s()))
-
-    def worker_died(self, worker: common_pb2.WorkerInfo) -> None:
-        """On another node: what it owned may have copies here. This node's own were told when they died."""
-        if worker.node_id != self._node_id:
-            self._store.free_owned_by(worker.worker_id)
 
     def garbage_is_wanted(self) -> None:
         self._store.collect_garbage()

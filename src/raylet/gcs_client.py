@@ -56,7 +56,6 @@ CHANNELS = (
     gcs_pb2.NODE,
     gcs_pb2.NODE_RESOURCES,
     gcs_pb2.JOB,
-    gcs_pb2.WORKER_DEATH,
     gcs_pb2.COLLECT_RESOURCES,
     gcs_pb2.COLLECT_GARBAGE,
 )
@@ -81,11 +80,9 @@ class GcsEvents(Protocol):
 
     def node_changed(self, node: common_pb2.NodeInfo) -> None: ...
 
-    def resources_changed(self, resources: common_pb2.NodeResources) -> None: ...
+    def resources_changed(self, nodes: Sequence[common_pb2.NodeResources]) -> None: ...
 
     def job_changed(self, job: common_pb2.JobInfo) -> None: ...
-
-    def worker_died(self, worker: common_pb2.WorkerInfo) -> None: ...
 
     def garbage_is_wanted(self) -> None: ...
 
@@ -322,15 +319,13 @@ class GcsClient:
                 case gcs_pb2.NODE:
                     self._events.node_changed(common_pb2.NodeInfo.FromString(message.payload))
                 case gcs_pb2.NODE_RESOURCES:
-                    self._events.resources_changed(common_pb2.NodeResources.FromString(message.payload))
+                    self._events.resources_changed(gcs_pb2.ResourceNews.FromString(message.payload).nodes)
                 case gcs_pb2.JOB:
                     self._events.job_changed(common_pb2.JobInfo.FromString(message.payload))
                 case gcs_pb2.COLLECT_RESOURCES:
                     self._asked.append(message.payload)
                     self._is_asked.set()
                     self._outbox.resources_changed()
-                case gcs_pb2.WORKER_DEATH:
-                    self._events.worker_died(common_pb2.WorkerInfo.FromString(message.payload))
                 case gcs_pb2.COLLECT_GARBAGE:
                     self._events.garbage_is_wanted()
                 case other:

@@ -151,7 +151,8 @@ class StoreClient:
             self._store.Release.notify(object_manager_pb2.ReleaseRequest(object_ids=object_ids))
 
     def free_owned_by(self, worker_id: bytes) -> None:
-        """A worker or driver ended: nobody can ask for what it owned."""
+        """A worker or driver of this node ended: nobody can ask for what it owned. Of others' the store hears
+        from the GCS."""
         if self._store is not None:
             request = object_manager_pb2.FreeOwnedByRequest(worker_id=worker_id)
             self._store.FreeOwnedBy.notify(request)

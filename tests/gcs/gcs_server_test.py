@@ -48,6 +48,10 @@ async def next_message(received: asyncio.Queue[gcs_pb2.PubMessage | RpcError]) -
     return message
 
 
+def news_of(message: gcs_pb2.PubMessage) -> list[common_pb2.NodeResources]:
+    return list(gcs_pb2.ResourceNews.FromString(message.payload).nodes)
+
+
 def driver_job(node_id: bytes, worker_id: bytes = OWNER.binary()) -> gcs_pb2.AddJobRequest:
     driver = common_pb2.Address(worker_id=worker_id, node_id=node_id)
     return gcs_pb2.AddJobRequest(job=common_pb2.JobInfo(driver=driver, entrypoint="python x.py"))
@@ -62,12 +66,13 @@ def test_a_node_that_joins_is_published_after_the_rows_that_are_there() -> None:
         first = await scene.add_node({"CPU": 4})
         async with subscription(gcs, gcs_pb2.NODE, gcs_pb2.NODE_RESOURCES) as received:
             row, resources = await next_message(received), await next_message(received)
-            assert (row.key, resources.key) == (first.node_id, first.node_id)
+            [known] = news_of(resources)
+            assert (row.key, known.node_id) == (first.node_id, first.node_id)
             second = await scene.add_node({"CPU": 2})
             joined = await next_message(received)
             assert common_pb2.NodeInfo.FromString(joined.payload).node_id == second.node_id
             await second.process.spawn(second.report(version=1, free={"CPU": 1}))
-            report = common_pb2.NodeResources.FromString((await next_message(received)).payload)
+            [report] = news_of(await next_message(received))
             assert report.available.amounts == {"CPU": 10_000}
 
     play(script)

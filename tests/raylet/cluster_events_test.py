@@ -21,13 +21,12 @@ class Node:
     def __init__(self) -> None:
         self.scene = scene = Scene(units(CPU=1))
         self.ends: list[str] = []
-        self.freed: list[bytes] = []
         self.collected = 0
         self.drain: common_pb2.NodeDrain | None = None
         self.dead_nodes = DeadNodes()
         clock: Any = SimpleNamespace(time_s=lambda: scene.now_s)
         effects: Any = SimpleNamespace(run=scene.take)
-        store: Any = SimpleNamespace(free_owned_by=self.freed.append, collect_garbage=self._collect)
+        store: Any = SimpleNamespace(collect_garbage=self._collect)
         self.clients = Clients()
         self.bundles = BundleRequests(clock, scene.manager, effects)
         self.events = ClusterEvents(
@@ -82,17 +81,16 @@ def test_what_waits_goes_to_a_node_that_reports_room_once_it_is_news() -> None:
     node = Node()
     node.events.node_changed(there())
     total, none = units(CPU=4).to_proto(), units().to_proto()
-    node.events.resources_changed(
-        common_pb2.NodeResources(node_id=THERE, version=2, total=total, available=none)
-    )
+
+    def reports(version: int, available: common_pb2.ResourceSet) -> None:
+        row = common_pb2.NodeResources(node_id=THERE, version=version, total=total, available=available)
+        node.events.resources_changed([row])
+
+    reports(2, none)
     node.scene.ask("big", resources=units(CPU=4))
-    node.events.resources_changed(
-        common_pb2.NodeResources(node_id=THERE, version=1, total=total, available=total)
-    )
+    reports(1, total)
     assert node.scene.spilled == {}
-    node.events.resources_changed(
-        common_pb2.NodeResources(node_id=THERE, version=3, total=total, available=total)
-    )
+    reports(3, total)
     assert node.scene.spilled == {"big": THERE}
 
 
@@ -107,11 +105,8 @@ def test_a_raylet_whose_own_node_is_held_for_dead_ends_and_no_other() -> None:
     assert node.ends == ["the cluster holds this node for dead: it did not answer"]
 
 
-def test_the_store_drops_what_processes_of_other_nodes_owned() -> None:
+def test_the_store_is_asked_to_collect_garbage_where_the_cluster_is() -> None:
     node = Node()
-    node.events.worker_died(common_pb2.WorkerInfo(worker_id=b"here", node_id=HERE))
-    node.events.worker_died(common_pb2.WorkerInfo(worker_id=b"there", node_id=THERE))
-    assert node.freed == [b"there"]
     node.events.garbage_is_wanted()
     assert node.collected == 1
 

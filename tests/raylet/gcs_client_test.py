@@ -139,13 +139,11 @@ class Heard:
         if node.node_id != NODE_ID:
             self.nodes.append(node.node_id)
 
-    def resources_changed(self, resources: common_pb2.NodeResources) -> None: ...
+    def resources_changed(self, nodes: Sequence[common_pb2.NodeResources]) -> None: ...
 
     def job_changed(self, job: common_pb2.JobInfo) -> None:
         if job.is_finished:
             self.finished.append(job.job_id)
-
-    def worker_died(self, worker: common_pb2.WorkerInfo) -> None: ...
 
     def garbage_is_wanted(self) -> None: ...
 

@@ -16,7 +16,7 @@ from ray_mono.protobuf import common_pb2, gcs_pb2
 
 _PAYLOAD_TYPES: dict[int, type[Message]] = {
     gcs_pb2.NODE: common_pb2.NodeInfo,
-    gcs_pb2.NODE_RESOURCES: common_pb2.NodeResources,
+    gcs_pb2.NODE_RESOURCES: gcs_pb2.ResourceNews,
     gcs_pb2.ACTOR: common_pb2.ActorInfo,
 }
 """By channel: the payloads that have maps."""

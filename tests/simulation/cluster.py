@@ -224,6 +224,11 @@ class SimCluster:
     def host_names(self) -> list[str]:
         return self.world.network.host_names()
 
+    def stored_bytes(self) -> int:
+        """What the head's store holds."""
+        tables = self._disk.tables.values()
+        return sum(len(key) + len(row) for table in tables for key, row in table.items())
+
     def nodes_beside_head(self) -> list[SimNode]:
         """The nodes whose loss the cluster has to survive."""
         return [node for node in self.nodes if node.host_name != HEAD]

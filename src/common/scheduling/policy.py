@@ -74,13 +74,17 @@ def hybrid(
     """Packs, then spreads: the node that is used least, where all that are used less than PACK_BELOW count as
     idle, and the preferred one comes first of equals. Work that needs no GPU leaves nodes with GPUs alone as
     long as others are there (Ray's scheduler_avoid_gpu_nodes). There has to be a node."""
-    avoids_gpus = not required.get(GPU)
 
     def score(node: NodeSnapshot) -> tuple[bool, float, bool, bytes]:
-        is_spared = avoids_gpus and node.total.get(GPU) > 0
-        return is_spared, packed_use(node), node.node_id != preferred_node_id, node.node_id
+        is_other = node.node_id != preferred_node_id
+        return is_spared(required, node), packed_use(node), is_other, node.node_id
 
     return min(nodes, key=score)
+
+
+def is_spared(required: ResourceSet, node: NodeSnapshot) -> bool:
+    """Whether the node is left alone, as long as there are others."""
+    return not required.get(GPU) and node.total.get(GPU) > 0
 
 
 def stays(required: ResourceSet, strategy: Strategy, preferred: NodeSnapshot) -> bool:
@@ -91,7 +95,7 @@ def stays(required: ResourceSet, strategy: Strategy, preferred: NodeSnapshot) ->
         return True
     if strategy.kind is not StrategyKind.DEFAULT:
         return strategy.kind is StrategyKind.NODE_AFFINITY and strategy.node_id == preferred.node_id
-    return not packed_use(preferred) and (required.get(GPU) > 0 or not preferred.total.get(GPU))
+    return not packed_use(preferred) and not is_spared(required, preferred)
 
 
 def packed_use(node: NodeSnapshot) -> float:

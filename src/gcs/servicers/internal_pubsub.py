@@ -9,7 +9,7 @@ from ray_mono.gcs.node_manager import NodeManager
 from ray_mono.gcs.pubsub.publisher import Message
 from ray_mono.gcs.pubsub.subscriptions import Subscriptions
 from ray_mono.gcs.storage.write_through import WriteThrough
-from ray_mono.protobuf import common_pb2, gcs_pb2, gcs_rpc
+from ray_mono.protobuf import gcs_pb2, gcs_rpc
 from ray_mono.rpc.surface import CallContext, RpcError, StatusCode
 
 # What others may publish; the rows of the other channels are the GCS's own to tell.
@@ -45,16 +45,15 @@ class InternalPubSubServicer(gcs_rpc.GcsServiceServicer):
         """The present rows of the channels that have any."""
         messages = []
         for wanted in request.channels:
-            rows: list[common_pb2.NodeInfo] | list[common_pb2.NodeResources] = []
             if wanted.channel == gcs_pb2.NODE:
-                rows = self._nodes.rows()
+                messages += [
+                    Message(wanted.channel, row.node_id, row.SerializeToString())
+                    for row in self._nodes.rows()
+                    if not wanted.keys or row.node_id in wanted.keys
+                ]
             elif wanted.channel == gcs_pb2.NODE_RESOURCES:
-                rows = self._nodes.resources()
-            messages += [
-                Message(wanted.channel, row.node_id, row.SerializeToString())
-                for row in rows
-                if not wanted.keys or row.node_id in wanted.keys
-            ]
+                news = gcs_pb2.ResourceNews(nodes=self._nodes.resources())
+                messages.append(Message(wanted.channel, b"", news.SerializeToString()))
         return messages
 
     async def Publish(self, request: gcs_pb2.PublishRequest, context: CallContext) -> gcs_pb2.PublishReply:

@@ -79,7 +79,11 @@ class ClusterView:
         self._nodes: dict[bytes, _Node] = {}
         # Those that are dead, in the order of their deaths.
         self._dead: dict[bytes, None] = {}
-        self._snapshots: list[NodeSnapshot] | None = None
+        # What `nodes` tells, and where each node stands in it; None where others are known by now. Of those
+        # that changed since, the snapshots are made when somebody asks.
+        self._snapshots: list[NodeSnapshot] = []
+        self._places: dict[bytes, int] | None = None
+        self._changed_ids: dict[bytes, None] = {}
         self.revision = 0
 
     def node_joined(
@@ -103,7 +107,8 @@ class ClusterView:
             node_id, host, port, total, available, is_draining=is_draining, labels=labels or {}
         )
         self._nodes[node_id] = _Node(snapshot, version)
-        self._changed()
+        self._places = None
+        self._changed(node_id)
 
     def node_died(self, node_id: bytes) -> bool:
         """Returns whether that is news. The dead stay known for long, so that affinity to them fails with a
@@ -116,7 +121,8 @@ class ClusterView:
         if len(self._dead) > DEAD_MAX:
             forgotten = next(iter(self._dead))
             del self._dead[forgotten], self._nodes[forgotten]
-        self._changed()
+            self._places = None
+        self._changed(node_id)
         return True
 
     def resources_reported(
@@ -128,7 +134,7 @@ class ClusterView:
         if node is None or version <= node.version:
             return False
         node.report(version, total, available)
-        self._changed()
+        self._changed(node_id)
         return True
 
     def hold(self, node_id: bytes, amount: ResourceSet, now_s: float) -> None:
@@ -136,7 +142,7 @@ class ClusterView:
         node = self._nodes.get(node_id)
         if node is not None:
             node.hold(now_s + self._hold_s, amount)
-            self._snapshots = None
+            self._changed_ids[node_id] = None
 
     def returned(self, node_id: bytes, amount: ResourceSet) -> None:
         """A lease of `amount` there has ended, as its holder says; the node's next report may come too late
@@ -144,18 +150,24 @@ class ClusterView:
         node = self._nodes.get(node_id)
         if node is not None:
             node.free(amount)
-            self._changed()
+            self._changed(node_id)
 
     def tick(self, now_s: float) -> None:
         """Lets holds end that no report has replaced."""
-        for node in self._nodes.values():
+        for node_id, node in self._nodes.items():
             if node.end_holds(now_s):
-                self._changed()
+                self._changed(node_id)
 
     def nodes(self) -> list[NodeSnapshot]:
-        """Every other node, dead ones included, in the order of their ids."""
-        if self._snapshots is None:
-            self._snapshots = [self._nodes[node_id].effective() for node_id in sorted(self._nodes)]
+        """Every other node, dead ones included, in the order of their ids. The list is this view's own: it
+        changes when somebody asks again."""
+        if self._places is None:
+            self._places = {node_id: place for place, node_id in enumerate(sorted(self._nodes))}
+            self._snapshots = [self._nodes[node_id].effective() for node_id in self._places]
+        else:
+            for node_id in self._changed_ids:
+                self._snapshots[self._places[node_id]] = self._nodes[node_id].effective()
+        self._changed_ids.clear()
         return self._snapshots
 
     def describe(self) -> list[dict[str, Any]]:
@@ -172,6 +184,6 @@ class ClusterView:
             for node in self.nodes()
         ]
 
-    def _changed(self) -> None:
-        self._snapshots = None
+    def _changed(self, node_id: bytes) -> None:
+        self._changed_ids[node_id] = None
         self.revision += 1

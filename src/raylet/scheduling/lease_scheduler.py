@@ -60,7 +60,8 @@ class LeaseScheduler:
         # The last "not now" per shape. It holds while the cluster's revision is the same and the shape does
         # not fit here.
         self._refusals: dict[Shape, tuple[int, Decision]] = {}
-        self._last_spread_node_id = b""
+        # Where the last lease with each strategy went, of those that look at the nodes in turn.
+        self._last_node_ids = {StrategyKind.SPREAD: b"", StrategyKind.DEFAULT: b""}
         # What is free is kept for this shape, as long as one waits.
         self._held_for: Shape | None = None
         # When a shape that waits got its resources last.
@@ -226,7 +227,8 @@ class LeaseScheduler:
             return refusal[1]
         others = self._cluster.nodes()
         here = self.snapshot()
-        decision = decide(shape.required, shape.strategy, here, fits_here, others, self._last_spread_node_id)
+        last_node_id = self._last_node_ids.get(shape.strategy.kind, b"")
+        decision = decide(shape.required, shape.strategy, here, fits_here, others, last_node_id)
         if not isinstance(decision, RunHere | SpillTo):
             self._refusals[shape] = (self._cluster.revision, decision)
         return decision
@@ -264,8 +266,9 @@ class LeaseScheduler:
                 return False
             case _:
                 assert_never(decision)
-        if shape.strategy.kind is StrategyKind.SPREAD:
-            self._last_spread_node_id = chosen.node_id
+        kind = shape.strategy.kind
+        if kind is StrategyKind.SPREAD or (kind is StrategyKind.DEFAULT and chosen is not self._node):
+            self._last_node_ids[kind] = chosen.node_id
         return True
 
 

@@ -7,19 +7,26 @@
   could never hold it; where it spills, also while the node has it not free. A hard one that fails then is
   refused.
 
+Of many nodes only NODES_LOOKED_AT in a row are looked at, beginning where the last one was found; if none of
+these has it free, the next ones. So a decision takes no longer in a large cluster while there is something
+free, and work still gathers on some nodes before it spreads. What says which nodes it wants asks all of them.
+
 What waits is decided again whenever anything changes. Where no node could ever hold it, the lease waits for
 one to join, and its driver is warned.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from bisect import bisect_right
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from ray_mono.common.scheduling.node_snapshot import NodeSnapshot
-from ray_mono.common.scheduling.policy import allowed, available, choose, feasible
+from ray_mono.common.scheduling.policy import allowed, available, choose, feasible, is_spared
 from ray_mono.common.scheduling.resources import ResourceSet
-from ray_mono.common.scheduling.strategy import Strategy
+from ray_mono.common.scheduling.strategy import Strategy, StrategyKind
+
+NODES_LOOKED_AT = 128
 
 
 @dataclass(frozen=True)
@@ -66,27 +73,49 @@ def decide(
     here: NodeSnapshot,
     fits_here_now: bool,
     others: Sequence[NodeSnapshot],
-    last_spread_node_id: bytes,
+    last_node_id: bytes,
 ) -> Decision:
     """Chooses for one lease.
 
     required: what must be free. fits_here_now: as the ledger says, which knows more than the snapshot.
-    others: every other node known, dead ones included, in any order. last_spread_node_id: where the last
-    SPREAD lease went.
+    others: every other node known, dead ones included, in the order of their ids. last_node_id: where the
+    last lease of this strategy went.
     """
     only = strategy.only_node_id
     if only is not None:
         named = [node for node in (here, *others) if node.node_id == only]
         if not named or not named[0].takes_work:
             return NoSuchNode(is_gone=bool(named))
-    able = allowed(strategy, feasible(required, [here, *others], strategy.selectors))
-    if not able:
+    feasible_node_ids: set[bytes] = set()
+    spared: NodeSnapshot | None = None
+    for some in _in_turn(strategy, others, last_node_id):
+        able = allowed(strategy, feasible(required, [here, *some], strategy.selectors))
+        free = [node for node in able if fits_here_now and node is here]
+        free += available(required, [node for node in able if node is not here])
+        if free:
+            chosen = choose(required, strategy, free, here.node_id, last_node_id)
+            if strategy.kind is StrategyKind.SPREAD or not is_spared(required, chosen):
+                return RunHere() if chosen is here else SpillTo(chosen)
+            spared = spared or chosen
+        feasible_node_ids.update(node.node_id for node in able)
+    if spared is not None:
+        return RunHere() if spared is here else SpillTo(spared)
+    if not feasible_node_ids:
         return Infeasible()
-    free = [node for node in able if fits_here_now and node is here]
-    free += available(required, [node for node in able if node is not here])
-    if not free and strategy.fails:
-        return NotFree()
-    if not free:
-        return Wait(tuple(sorted(node.node_id for node in able)))
-    chosen = choose(required, strategy, free, here.node_id, last_spread_node_id)
-    return RunHere() if chosen is here else SpillTo(chosen)
+    return NotFree() if strategy.fails else Wait(tuple(sorted(feasible_node_ids)))
+
+
+def _in_turn(
+    strategy: Strategy, others: Sequence[NodeSnapshot], last_node_id: bytes
+) -> Iterator[Sequence[NodeSnapshot]]:
+    """All others, those first that are looked at first."""
+    is_spread = strategy.kind is StrategyKind.SPREAD
+    names_none = not strategy.selectors and (is_spread or strategy.kind is StrategyKind.DEFAULT)
+    if len(others) <= NODES_LOOKED_AT or not names_none:
+        yield others
+        return
+    place = bisect_right(others, last_node_id, key=lambda node: node.node_id)
+    begin = place if is_spread else max(place - 1, 0) // NODES_LOOKED_AT * NODES_LOOKED_AT
+    in_turn = [*others[begin:], *others[:begin]]
+    for first in range(0, len(in_turn), NODES_LOOKED_AT):
+        yield in_turn[first : first + NODES_LOOKED_AT]

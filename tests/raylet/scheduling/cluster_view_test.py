@@ -98,3 +98,22 @@ def test_the_own_node_and_strangers_are_ignored() -> None:
     view.hold(A, cpus(1), 0)
     assert view.nodes() == []
     assert not view.node_died(A)
+
+
+def test_nodes_stay_in_the_order_of_their_ids_whatever_changes_of_them() -> None:
+    view = ClusterView(OWN, hold_s=1.0)
+    for name in (b"d", b"b", b"c", b"a"):
+        view.node_joined(name * 28, "host", 1, cpus(4))
+        view.resources_reported(name * 28, 1, cpus(4), cpus(2))
+        view.hold(b"b" * 28, cpus(0.5), now_s=0.0)
+        view.nodes()
+    view.node_died(b"c" * 28)
+    told = [(node.node_id[:1], node.available, node.is_alive) for node in view.nodes()]
+    assert told == [
+        (b"a", cpus(2), True),
+        (b"b", cpus(0.5), True),
+        (b"c", cpus(2), False),
+        (b"d", cpus(2), True),
+    ]
+    view.tick(2.0)
+    assert view.nodes()[1].available == cpus(2)

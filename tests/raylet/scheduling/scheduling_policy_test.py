@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
+import pytest
+
 from ray_mono.common.scheduling.node_snapshot import NodeSnapshot
 from ray_mono.common.scheduling.resources import ResourceSet
 from ray_mono.common.scheduling.strategy import Strategy, StrategyKind
 from ray_mono.raylet.scheduling.scheduling_policy import (
+    NODES_LOOKED_AT,
     Decision,
     Infeasible,
     NoSuchNode,
@@ -114,3 +119,83 @@ def test_soft_affinity_falls_back_when_its_node_is_dead_or_too_small() -> None:
     assert choose(4, [node("a", 4, is_alive=False)], affinity("a", is_soft=True)) == RunHere()
     assert choose(4, [node("a", 0, total=0.5)], affinity("a", is_soft=True)) == RunHere()
     assert choose(4, [node("a", 0)], affinity("a", is_soft=True)) == Wait((b"a" * 28,))
+
+
+# ---- many nodes
+
+
+def many(
+    free: Mapping[int, float], num_nodes: int = 3 * NODES_LOOKED_AT, **more: float
+) -> list[NodeSnapshot]:
+    """Nodes in the order of their ids, which have nothing free but where `free` says it."""
+    return [
+        NodeSnapshot(b"n%05d" % number, "", 1, units(CPU=4, **more), units(CPU=free.get(number, 0), **more))
+        for number in range(num_nodes)
+    ]
+
+
+def chosen_number(decision: Decision) -> int:
+    assert isinstance(decision, SpillTo)
+    return int(decision.node.node_id[1:])
+
+
+@pytest.mark.parametrize("number", [0, NODES_LOOKED_AT - 1, NODES_LOOKED_AT, 3 * NODES_LOOKED_AT - 1])
+@pytest.mark.parametrize("strategy", [Strategy(), Strategy(StrategyKind.SPREAD)])
+def test_the_only_free_one_of_many_nodes_is_found_wherever_the_last_was(
+    number: int, strategy: Strategy
+) -> None:
+    others = many({number: 1})
+    for last in (b"", others[0].node_id, others[200].node_id, others[-1].node_id):
+        assert chosen_number(choose(0, others, strategy, last)) == number
+
+
+def test_what_fits_on_none_of_many_nodes_waits_for_all_that_could_hold_it() -> None:
+    others = many({})
+    waits = choose(0, others)
+    assert waits == Wait((HERE, *(each.node_id for each in others)))
+    assert choose(0, others, X=1) == Infeasible()
+
+
+def test_work_gathers_among_the_nodes_where_the_last_went_until_they_are_full() -> None:
+    free = {number: 1.0 for number in range(3 * NODES_LOOKED_AT)}
+    last, went_to = b"", []
+    while free:
+        number = chosen_number(choose(0, many(free), last=last))
+        del free[number]
+        last = many({})[number].node_id
+        went_to.append(number // NODES_LOOKED_AT)
+    assert went_to == sorted(went_to)
+
+
+def test_spread_goes_through_all_of_many_nodes() -> None:
+    others, last = many({number: 4.0 for number in range(3 * NODES_LOOKED_AT)}), b""
+    went_to = []
+    for _ in range(2 * len(others)):
+        last = others[chosen_number(choose(0, others, Strategy(StrategyKind.SPREAD), last))].node_id
+        went_to.append(int(last[1:]))
+    assert went_to == 2 * list(range(len(others)))
+
+
+def test_nodes_with_gpus_are_left_alone_as_long_as_there_are_others_among_many() -> None:
+    with_gpus = many({number: 4.0 for number in range(2 * NODES_LOOKED_AT)}, 2 * NODES_LOOKED_AT, GPU=1)
+    without = many({2 * NODES_LOOKED_AT: 1.0})[2 * NODES_LOOKED_AT :]
+    assert chosen_number(choose(0, [*with_gpus, *without])) == 2 * NODES_LOOKED_AT
+    assert chosen_number(choose(0, with_gpus)) == 0
+
+
+@pytest.mark.parametrize("strategy", [Strategy(), Strategy(StrategyKind.SPREAD)])
+def test_a_decision_among_ten_thousand_nodes_looks_at_no_more_of_them_than_among_a_few_hundred(
+    strategy: Strategy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked_at: list[bytes] = []
+
+    def takes_work(node: NodeSnapshot) -> bool:
+        looked_at.append(node.node_id)
+        return True
+
+    monkeypatch.setattr(NodeSnapshot, "takes_work", property(takes_work))
+    others = many({number: 4.0 for number in range(10_000)}, 10_000)
+    for last in (b"", others[5_000].node_id):
+        looked_at.clear()
+        choose(0, others, strategy, last)
+        assert len(set(looked_at)) == NODES_LOOKED_AT + 1
