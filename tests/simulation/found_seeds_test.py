@@ -48,6 +48,7 @@ FOUND = {
     6111571: "a simulated head's disk was slower than a node's time to join: the cluster did not start",
     6201527: "a simulated driver's node took a second to end, and its program heard of that before",
     6204523: "a simulated driver lost a worker whose node was dead, and that began what was on its way to it",
+    6302629: "an actor was refused to a simulated driver whose node was dead, before its own end",
     3002105: "that a job was over was said while its driver lived, behind a cut, and was held to be dead",
 }
 

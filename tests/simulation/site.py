@@ -55,7 +55,7 @@ FAULTS = (
     WorkerCrashedError,
 )
 """Errors that something's going wrong is a reason for."""
-JOB_IS_OVER = (" is over", " has finished")
+JOB_IS_OVER = (" is over", " has finished", ", the owner, is dead")
 ACTORS_JOB_IS_OVER = "\tcause: the driver of its job "
 DIES_WITH_NODE_S = 10.0
 """Virtual seconds after its node's end in which a driver ends."""
