@@ -33,7 +33,7 @@ from ray_mono.gcs.node_manager import NodeManager, raylet_address
 from ray_mono.gcs.old_rows import OldRows
 from ray_mono.gcs.placement_group.placement_groups import PlacementGroups
 from ray_mono.gcs.pubsub.collections import Collections
-from ray_mono.gcs.pubsub.resource_news import ResourceNews
+from ray_mono.gcs.pubsub.paced_news import death_news, resource_news
 from ray_mono.gcs.pubsub.subscriptions import Subscriptions
 from ray_mono.gcs.storage.table_storage import Table
 from ray_mono.gcs.task_event_log import TaskEventLog
@@ -61,7 +61,8 @@ class Cluster:
         self.kv = KeyValueStore(environment.writes, config.kv_bytes_max)
         self.answers = Answers(environment.writes, config.answering_callers_max, config.kept_answers_max)
         self.subscriptions = Subscriptions(config.subscriber_queue_max)
-        self._resource_news = ResourceNews(environment.tasks, self.subscriptions)
+        self._resource_news = resource_news(environment.tasks, self.subscriptions)
+        self._death_news = death_news(environment.tasks, self.subscriptions)
         self.actor_table = ActorTable(environment.writes, self._publish_actor)
         self.fences = NodeFences(config.fence_margin_s)
         self.health = NodeHealth(
@@ -153,7 +154,7 @@ class Cluster:
         """Raises UnknownNode, NodeIsDead."""
         totals = dict(self.nodes.resources_of(NodeID(resources.node_id)).total.amounts)
         if self.nodes.report(resources):
-            self._resource_news.add(resources)
+            self._resource_news.add(resources.node_id, resources)
             self.leases.reported(NodeID(resources.node_id))
             if dict(resources.total.amounts) != totals:
                 self.scheduler.nodes_changed()
@@ -308,7 +309,7 @@ class Cluster:
         payload = row.SerializeToString()
         self._writes.put(Table.WORKER, row.worker_id, payload)
         self._old.forget_workers()
-        self._publish(gcs_pb2.WORKER_DEATH, row.worker_id, payload)
+        self._writes.after_commit(lambda: self._death_news.add(info.worker_id, info.worker_id))
         return True
 
     # ---- actors

@@ -129,7 +129,8 @@ class NodeDirectory:
                     if self._learn_node(common_pb2.NodeInfo.FromString(message.payload)):
                         self._may_be_dead.set()
                 elif message.channel == gcs_pb2.WORKER_DEATH:
-                    self._on_owner_dead(WorkerKey(message.key))
+                    for worker_id in gcs_pb2.WorkerDeaths.FromString(message.payload).worker_ids:
+                        self._on_owner_dead(WorkerKey(worker_id))
         finally:
             asking.cancel()
 

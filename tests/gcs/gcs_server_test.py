@@ -182,10 +182,14 @@ def test_a_driver_that_dies_ends_its_job_and_its_actors() -> None:
         async with subscription(gcs, gcs_pb2.JOB, gcs_pb2.WORKER_DEATH) as received:
             crash = common_pb2.DeathCause(kind=common_pb2.DeathCause.WORKER_DIED, message="SIGKILL", signal=9)
             await node.process.spawn(node.report_death(OWNER.binary(), crash))
-            death, finished = await next_message(received), await next_message(received)
-            assert common_pb2.WorkerInfo.FromString(death.payload).death_cause == crash
-            job = common_pb2.JobInfo.FromString(finished.payload)
+            told = [await next_message(received) for _ in range(2)]
+            by_channel = {message.channel: message.payload for message in told}
+            deaths = gcs_pb2.WorkerDeaths.FromString(by_channel[gcs_pb2.WORKER_DEATH])
+            assert deaths.worker_ids == [OWNER.binary()]
+            job = common_pb2.JobInfo.FromString(by_channel[gcs_pb2.JOB])
             assert (job.job_id, job.is_finished) == (JOB.binary(), True)
+        asked = gcs_pb2.GetWorkerDeathRequest(worker_id=OWNER.binary())
+        assert (await gcs.GetWorkerDeath(asked)).cause == crash
         dead = await until_state(gcs, common_pb2.DEAD, 1)
         assert dead.death_cause.kind == common_pb2.DeathCause.JOB_FINISHED and not dead.serialized_handle
         await asyncio.sleep(1)
@@ -251,8 +255,8 @@ def test_a_node_takes_its_workers_drivers_and_jobs_with_it() -> None:
         await gcs.RegisterActor(registration(needs={"A": 1}, owner_node_id=node.node_id))
         async with subscription(gcs, gcs_pb2.WORKER_DEATH) as received:
             await gcs.UnregisterNode(gcs_pb2.UnregisterNodeRequest(node_id=node.node_id))
-            death = common_pb2.WorkerInfo.FromString((await next_message(received)).payload)
-            assert (death.pid, death.death_cause.kind) == (7, common_pb2.DeathCause.NODE_DIED)
+            deaths = gcs_pb2.WorkerDeaths.FromString((await next_message(received)).payload)
+            assert deaths.worker_ids == [worker.worker_id]
         [row] = (await gcs.GetAllWorkers(EMPTY)).workers
         assert not row.is_alive
         death = (await gcs.GetWorkerDeath(asked)).cause

@@ -249,7 +249,8 @@ class SmallGcs(GcsServiceServicer):
 
     def tell_worker_death(self, name: str) -> None:
         self.workers[worker_id(name)] = common_pb2.WorkerInfo(worker_id=worker_id(name), is_alive=False)
-        self._tell(gcs_pb2.PubMessage(channel=gcs_pb2.WORKER_DEATH, key=worker_id(name)))
+        deaths = gcs_pb2.WorkerDeaths(worker_ids=[worker_id(name)])
+        self._tell(gcs_pb2.PubMessage(channel=gcs_pb2.WORKER_DEATH, payload=deaths.SerializeToString()))
 
     async def Subscribe(  # type: ignore[override]
         self, request: gcs_pb2.SubscribeRequest, context: CallContext

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from ray_mono.gcs.pubsub.resource_news import PERIOD_S
+from ray_mono.gcs.pubsub.paced_news import PERIOD_S
 from tests.simulation import scale
 
 NODES = 32

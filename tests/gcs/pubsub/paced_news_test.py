@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 import pytest
 
 from ray_mono.common.background import BackgroundTasks
-from ray_mono.gcs.pubsub.resource_news import NODES_MAX, PERIOD_S, ResourceNews
+from ray_mono.gcs.pubsub.paced_news import NODES_MAX, PERIOD_S, resource_news
 from ray_mono.gcs.pubsub.subscriptions import Subscriptions
 from ray_mono.protobuf import common_pb2, gcs_pb2
 from tests.simulation.loop import new_loop
@@ -19,7 +19,7 @@ class Scene:
 
     def __init__(self, num_listeners: int) -> None:
         self.subscriptions = Subscriptions(10_000)
-        self.news = ResourceNews(BackgroundTasks(self._failed), self.subscriptions)
+        self.news = resource_news(BackgroundTasks(self._failed), self.subscriptions)
         self.heard: list[list[tuple[float, list[tuple[bytes, int]]]]] = [[] for _ in range(num_listeners)]
         """Of each: when it heard something, and of which nodes which versions."""
 
@@ -34,7 +34,8 @@ class Scene:
             self.heard[number].append((round(asyncio.get_running_loop().time(), 6), told))
 
     def report(self, number: int, version: int) -> None:
-        self.news.add(common_pb2.NodeResources(node_id=b"%04d" % number, version=version))
+        node_id = b"%04d" % number
+        self.news.add(node_id, common_pb2.NodeResources(node_id=node_id, version=version))
 
 
 def play(num_listeners: int, script: Callable[[Scene], Awaitable[None]]) -> Scene:
