@@ -53,15 +53,26 @@ class WaitCode(enum.StrEnum):
     PLACEMENT_GROUP_REMOVED = "PLACEMENT_GROUP_REMOVED"
     RETRY_PAUSE = "RETRY_PAUSE"
     """It runs again after a pause."""
+    HEAD = "HEAD"
+    """It waits for an answer of the head."""
     HEAD_AWAY = "HEAD_AWAY"
     """The head does not answer."""
     NODE_DRAINED = "NODE_DRAINED"
+    """Only a node that is drained has what it needs."""
     UNKNOWN = "UNKNOWN"
     """Nobody knows it, or knows why."""
 
 
-MOVING = frozenset({WaitCode.READY, WaitCode.RUNNING, WaitCode.STARTING, WaitCode.RETRY_PAUSE})
-"""The reasons of what is not stuck: it is there, it runs, or it is about to."""
+MOVING = frozenset(
+    {
+        WaitCode.READY,
+        WaitCode.RUNNING,
+        WaitCode.STARTING,
+        WaitCode.RETRY_PAUSE,
+        WaitCode.ACTOR_RESTARTING,
+    }
+)
+"""The reasons of what is not stuck: it is there, it runs, or it is about to, when a time is over."""
 PASSING = frozenset(
     {
         WaitCode.TASK,
@@ -73,6 +84,7 @@ PASSING = frozenset(
         WaitCode.LEASE,
         WaitCode.ACTOR,
         WaitCode.PLACEMENT_GROUP,
+        WaitCode.HEAD,
     }
 )
 """Those of what waits for something else, whose reason says more."""
@@ -97,7 +109,7 @@ class WaitLink:
     """One step of the way: what waits, and why."""
 
     kind: str
-    """object, task, actor, placement_group, lease, worker or node."""
+    """object, task, actor, placement_group, lease, worker, node, head or store."""
     id: str
     """Hexadecimal."""
     name: str

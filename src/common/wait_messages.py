@@ -16,6 +16,10 @@ SUBJECTS_TOLD_MAX = 16
 NODES_TOLD_MAX = 8
 
 
+THE_HEAD = Subject(kind=Subject.HEAD, name="the head")
+"""Nobody may change it."""
+
+
 def reason_of(
     code: WaitCode,
     text: str,

@@ -226,7 +226,7 @@ class CoreWorker:
             env, references, self._dropped, self.peers, tasks, self._normal_tasks, self._actor_tasks, self
         )
         self.reasons = WaitReasons(
-            env, references, store, borrowing, self.peers, tasks, normal, self._actor_tasks
+            env, references, store, borrowing, self.peers, tasks, normal, self._actor_tasks, groups
         )
         self._explainer = Explainer(env, self.peers, self.reasons)
         # As above.

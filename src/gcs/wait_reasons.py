@@ -12,11 +12,14 @@ from ray_mono.common.scheduling.bundle_resources import plain
 from ray_mono.common.scheduling.resources import ResourceSet
 from ray_mono.common.wait_messages import NODES_TOLD_MAX, node_subject, reason_of
 from ray_mono.gcs.actor.actor_manager import ActorManager
+from ray_mono.gcs.actor.actor_placement import explain
+from ray_mono.gcs.actor.actor_rows import demand_of
 from ray_mono.gcs.actor.actor_scheduler import ActorScheduler
 from ray_mono.gcs.actor.actor_state import Actor, ActorLife
 from ray_mono.gcs.actor.actor_table import ActorTable
 from ray_mono.gcs.lease_client import LeaseClient
 from ray_mono.gcs.node_manager import NodeManager
+from ray_mono.gcs.placement_group.bundle_placement import drained_for
 from ray_mono.gcs.placement_group.group_manager import GroupManager
 from ray_mono.gcs.placement_group.group_state import GroupState
 from ray_mono.protobuf import common_pb2
@@ -49,8 +52,10 @@ class WaitReasons:
             return self._of_actor(ActorID(subject.id))
         if subject.kind == Subject.PLACEMENT_GROUP:
             return self._of_group(PlacementGroupID(subject.id))
+        if subject.kind == Subject.HEAD:
+            return reason_of(WaitCode.STARTING, "the head answers")
         kind = Subject.Kind.Name(subject.kind)
-        raise ValueError(f"the head can tell of ACTOR and PLACEMENT_GROUP, and was asked of {kind}")
+        raise ValueError(f"the head can tell of ACTOR, PLACEMENT_GROUP and HEAD, and was asked of {kind}")
 
     def waiting(self) -> common_pb2.WaitingReply:
         """Actors that wait for a place or are constructed, by class, and placement groups that wait."""
@@ -78,7 +83,7 @@ class WaitReasons:
             return reason_of(WaitCode.UNKNOWN, f"actor {actor_id.hex()} is not known to the head")
         name = f"actor {actor.registration.class_name} ({actor_id.hex()[:8]})"
         if actor.death is not None:
-            return reason_of(WaitCode.ACTOR_DEAD, f"{name} is dead: {actor.death.message}")
+            return reason_of(WaitCode.ACTOR_DEAD, f"{name} is dead: {actor.death.message.rstrip('.')}")
         if actor.state is ActorLife.ALIVE:
             return reason_of(WaitCode.READY, f"{name} is alive")
         if actor.worker_id is not None:
@@ -101,13 +106,25 @@ class WaitReasons:
             text = f"{name} waits for a worker on node {node.node_id.hex()[:8]}"
             return reason_of(WaitCode.LEASE, text, [lease])
         if actor.lost_on is not None and actor.pending_reason:
-            return reason_of(WaitCode.ACTOR_RESTARTING, f"{name} restarts: {actor.pending_reason}")
+            text = f"{name} restarts: {actor.pending_reason.rstrip('.')}"
+            unblock = "wait, or end what is left of that node: then it starts elsewhere"
+            return reason_of(WaitCode.ACTOR_RESTARTING, text, unblock=unblock)
         if actor.registration.group_id is not None and self._groups_waits(actor.registration.group_id):
             group = Subject(kind=Subject.PLACEMENT_GROUP, id=actor.registration.group_id.binary())
             return reason_of(WaitCode.PLACEMENT_GROUP, f"{name} waits for its placement group", [group])
-        if actor.pending_reason:
-            unblock = "start a node that has it, or ask for less"
-            return reason_of(WaitCode.INFEASIBLE, actor.pending_reason.rstrip("."), unblock=unblock)
+        return self._without_lease(actor, name)
+
+    def _without_lease(self, actor: Actor, name: str) -> common_pb2.WaitReason:
+        """As the nodes are now. What stands in its row may be older."""
+        demand = demand_of(self._table.spec(actor.actor_id))
+        shortage = explain(actor.registration.class_name, demand, self._nodes.placement_nodes())
+        text = shortage.message.rstrip(".")
+        if shortage.code in (WaitCode.INFEASIBLE, WaitCode.NODE_DRAINED):
+            return reason_of(shortage.code, text, unblock="start a node that has it, or ask for less")
+        if shortage.code is WaitCode.RESOURCES:
+            holders = self._nodes_with(demand.resources)
+            unblock = "wait for one of its holders to end, end one, or add a node"
+            return reason_of(shortage.code, text, holders, is_any=True, unblock=unblock)
         return reason_of(WaitCode.STARTING, f"{name} is about to be placed")
 
     # ---- placement groups
@@ -133,7 +150,10 @@ class WaitReasons:
         text = f"{name} waits: {group.pending_reason}"
         if group.is_infeasible:
             unblock = "start nodes that have it, make its bundles smaller, or remove it"
-            return reason_of(WaitCode.INFEASIBLE, text, unblock=unblock)
+            bundles = [group.registration.bundles[index] for index in group.unplaced]
+            is_drained = drained_for(bundles, self._nodes.placement_nodes())
+            code = WaitCode.NODE_DRAINED if is_drained else WaitCode.INFEASIBLE
+            return reason_of(code, text, unblock=unblock)
         needs = ResourceSet.sum_of(group.registration.bundles[index].resources for index in group.unplaced)
         return reason_of(
             WaitCode.RESOURCES,

@@ -8,7 +8,9 @@ from collections.abc import Iterable
 
 from ray_mono.common.explanation import WaitCode
 from ray_mono.common.scheduling.bundle_resources import named
+from ray_mono.common.scheduling.labels import told
 from ray_mono.common.scheduling.node_snapshot import NodeSnapshot
+from ray_mono.common.scheduling.policy import drained
 from ray_mono.common.scheduling.resources import CPU, ResourceSet
 from ray_mono.common.wait_messages import NODES_TOLD_MAX, node_subject, reason_of
 from ray_mono.protobuf import common_pb2
@@ -63,16 +65,18 @@ class WaitReasons:
         required, strategy = lease.shape.required, lease.shape.strategy
         decision = self._stories.decision_of(lease)
         text = explanations.without_hint(self._stories.why(lease))
+        what = f"{required} and {told(strategy.selectors)}" if strategy.selectors else f"{required}"
         if isinstance(decision, NoSuchNode):
             return reason_of(WaitCode.NO_SUCH_NODE, text, unblock="start that node, or ask for another one")
         if isinstance(decision, Infeasible):
             if strategy.group_id and not explanations.is_placed(strategy, [here, *others]):
                 group = Subject(kind=Subject.PLACEMENT_GROUP, id=strategy.group_id)
                 return reason_of(WaitCode.PLACEMENT_GROUP, text, [group])
-            unblock = f"start a node with {required}, or ask for less"
-            return reason_of(
-                WaitCode.INFEASIBLE, text, unblock=unblock, shortages=_shortages(required, [here, *others])
-            )
+            is_drained = drained(required, [here, *others], strategy.selectors)
+            code = WaitCode.NODE_DRAINED if is_drained else WaitCode.INFEASIBLE
+            unblock = f"start a node with {what}, or ask for less"
+            shortages = _shortages(required, [here, *others])
+            return reason_of(code, text, unblock=unblock, shortages=shortages)
         if not isinstance(decision, Wait):
             return reason_of(WaitCode.STARTING, f"{name} is about to get a worker")
         able = [node for node in (here, *others) if node.node_id in decision.feasible_node_ids]
@@ -83,7 +87,7 @@ class WaitReasons:
             text if strategy.group_id else f"{name} {text}",
             waits_for,
             is_any=True,
-            unblock=f"wait for one of its holders to end, end one, or add a node with {required}",
+            unblock=f"wait for one of its holders to end, end one, or add a node with {what}",
             shortages=_shortages(required, able),
         )
 

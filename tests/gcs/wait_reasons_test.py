@@ -145,7 +145,7 @@ def test_what_the_head_does_not_know_is_said() -> None:
     async def script(scene: GcsScene) -> None:
         gcs = await begin(scene)
         assert (await of_actor(gcs)).code == (await of_group(gcs)).code == "UNKNOWN"
-        with pytest.raises(RpcError, match="the head can tell of ACTOR and PLACEMENT_GROUP, .* TASK"):
+        with pytest.raises(RpcError, match="the head can tell of ACTOR, PLACEMENT_GROUP and HEAD, .* TASK"):
             await asked(gcs, Subject(kind=Subject.TASK, id=b"t"))
         with pytest.raises(RpcError, match="INVALID_ARGUMENT"):
             await asked(gcs, Subject(kind=Subject.ACTOR, id=b"short"))

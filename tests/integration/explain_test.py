@@ -22,6 +22,7 @@ from ray_mono.util.scheduling_strategies import (
     PlacementGroupSchedulingStrategy,
 )
 from tests.integration.bounded import get
+from tests.integration.explained import expect_explained
 from tests.waiting import wait_until
 
 NUM_CPUS = 4
@@ -223,7 +224,7 @@ STUCK: dict[str, tuple[Program, str, bool, tuple[str, ...]]] = {
         lambda: (with_a(), with_a())[1],
         "RESOURCES",
         False,
-        ("never() needs {A: 1}; this node has {A: 0, ", "never() runs on"),
+        ("never() needs {A: 1}; node ", " has {A: 0, ", "never() runs on"),
     ),
     "a resource that an actor has": (
         held_by_an_actor,
@@ -321,7 +322,7 @@ STUCK: dict[str, tuple[Program, str, bool, tuple[str, ...]]] = {
         False,
         ("is being constructed", "Restarts.__init__()"),
     ),
-    "an actor that is dead": (a_dead_actor, "ACTOR_DEAD", True, ("is dead: killed by kill()")),
+    "an actor that is dead": (a_dead_actor, "ACTOR_DEAD", True, ("is dead: killed by kill()",)),
     "an actor that lives": (lambda: Thing.remote(), "READY", False, ("is alive",)),
     "a get of several": (lambda: ask.remote([never.remote(), of_gpus()]), "INFEASIBLE", True, ("2 objects",)),
     "a wait": (lambda: ask_for_one.remote([of_gpus()]), "INFEASIBLE", True, ("waits in its code",)),
@@ -373,26 +374,10 @@ STUCK: dict[str, tuple[Program, str, bool, tuple[str, ...]]] = {
 
 @pytest.mark.parametrize("name", STUCK)
 def test_what_waits_is_explained(name: str) -> None:
-    program, code, is_stuck, words = STUCK[name]
+    program, *expected = STUCK[name]
     waits = program()
     KEPT.append(waits)
-    told = []
-
-    def is_told() -> bool:
-        told.append(ray.explain(waits))
-        is_as_expected = (told[-1].code, told[-1].is_stuck) == (code, is_stuck)
-        return is_as_expected and all(word in str(told[-1]) for word in words)
-
-    try:
-        wait_until(is_told, f"{code} with {words}")
-    except AssertionError as error:
-        raise AssertionError(f"{error}: {told[-1]}") from None
-    explanation = told[-1]
-    text = str(explanation)
-    assert text.endswith(".") and ".." not in text and "\n" not in text
-    assert bool(explanation.cycle) == (code == "DEADLOCK")
-    assert explanation.to_dict()["code"] == code
-    assert explanation.unblock or not is_stuck or code in ("ACTOR_DEAD", "PLACEMENT_GROUP_REMOVED")
+    expect_explained(waits, *expected)
     KEPT.clear()
 
 

@@ -32,7 +32,7 @@ def test_a_lease_waits_for_whoever_has_what_it_needs() -> None:
     scene.ask("waits", resources=units(CPU=1, A=1))
     told = reason(scene, "waits")
     assert (told.code, told.any, names(told)) == ("RESOURCES", True, ["holder()"])
-    assert told.text.startswith("f() needs {A: 1, CPU: 1}; this node has {A: 0, CPU: 3} free of")
+    assert told.text.startswith("f() needs {A: 1, CPU: 1}; node 62626262 has {A: 0, CPU: 3} free of")
     (shortage,) = told.shortages
     assert shortage.node_id == HERE and dict(shortage.missing.amounts) == {"A": 10000}
 

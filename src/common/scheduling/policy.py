@@ -36,6 +36,14 @@ def available(required: ResourceSet, nodes: Iterable[NodeSnapshot]) -> list[Node
     return [node for node in nodes if node.takes_work and required.fits_in(node.available)]
 
 
+def drained(
+    required: ResourceSet, nodes: Iterable[NodeSnapshot], selectors: Sequence[LabelSelector] = ()
+) -> list[NodeSnapshot]:
+    """The nodes that could hold it as well, were they not to end."""
+    able = [node for node in nodes if node.is_alive and node.is_draining and required.fits_in(node.total)]
+    return [node for node in able if any_selects(selectors, node.labels)] if selectors else able
+
+
 def allowed(strategy: Strategy, nodes: Sequence[NodeSnapshot]) -> Sequence[NodeSnapshot]:
     """Those of the feasible nodes that the strategy allows. A soft affinity allows all where its own node is
     not among them, or may be busy."""

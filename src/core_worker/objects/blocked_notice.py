@@ -10,15 +10,29 @@ moment to say so before the raylet is told. A driver tells nobody.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+import contextlib
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass
 
+from ray_mono.common.explanation import WaitCode
 from ray_mono.common.our_bug import InternalError
+from ray_mono.common.wait_messages import THE_HEAD
 from ray_mono.core_worker.context import WorkerContext
 from ray_mono.core_worker.environment import Environment
 from ray_mono.core_worker.reference_counting.reference_counter import ReferenceCounter
 from ray_mono.core_worker.store_provider.memory_store import MemoryStore
-from ray_mono.protobuf import raylet_pb2
+from ray_mono.protobuf import common_pb2, raylet_pb2
 from ray_mono.rpc.reactor import Waiter
+
+
+@dataclass(frozen=True)
+class OtherWait:
+    """A wait of a task that is for no value."""
+
+    task_id: bytes
+    code: WaitCode
+    what: str
+    subject: common_pb2.WaitSubject
 
 
 class BlockedNotice:
@@ -46,6 +60,7 @@ class BlockedNotice:
         self._before: Callable[[], None] | None = None
         # A worker's: which task waits, and for which objects.
         self._waits: dict[object, tuple[bytes, Collection[bytes]]] = {}
+        self._other_waits: dict[object, OtherWait] = {}
 
     @property
     def lease_id(self) -> bytes:
@@ -127,6 +142,25 @@ class BlockedNotice:
         held."""
         waits = [object_ids for waiting, object_ids in list(self._waits.values()) if waiting == task_id]
         return [each for object_ids in waits for each in object_ids if self._memory_store.is_pending(each)]
+
+    @contextlib.contextmanager
+    def noted(self, code: WaitCode, what: str, subject: common_pb2.WaitSubject) -> Iterator[None]:
+        """Around a wait of a task that is for no value: so `explain` knows of it."""
+        this = object()
+        self._other_waits[this] = OtherWait(self._context.get().task_id, code, what, subject)
+        try:
+            yield
+        finally:
+            del self._other_waits[this]
+
+    def asks_head(self, wanted: str) -> contextlib.AbstractContextManager[None]:
+        """Around a call of the head for which a task waits. wanted: for people."""
+        return self.noted(WaitCode.HEAD, f"the head, which it asked for {wanted}", THE_HEAD)
+
+    def other_wait_of(self, task_id: bytes) -> OtherWait | None:
+        """For what else than values a task of this process waits."""
+        waits = (wait for wait in list(self._other_waits.values()) if wait.task_id == task_id)
+        return next(waits, None)
 
     def _wait_for(self, object_ids: Collection[bytes], waiter: Waiter, timeout_s: float | None) -> bool:
         if self._asks_owners_only(object_ids):

@@ -79,6 +79,9 @@ class RunReasons:
             what = f"{len(awaited)} object{'' if len(awaited) == 1 else 's'}"
             text = f"{_named(task)} on {self._here} waits in its code for {what}"
             return reason_of(WaitCode.GET, text, map(self._subject_of, awaited[:SUBJECTS_TOLD_MAX]))
+        if (wait := self._blocked.other_wait_of(task.task_id)) is not None:
+            text = f"{_named(task)} on {self._here} waits in its code for {wait.what}"
+            return reason_of(wait.code, text, [wait.subject])
         for_s = time.perf_counter() - began_s
         return reason_of(WaitCode.RUNNING, f"{_named(task)} runs on {self._here}, for {for_s:.0f} s so far")
 

@@ -201,7 +201,8 @@ class ActorCreator:
         self._blocked.wait(asked, None)
         if answered.done and not answer:
             return self._existing(actor, options)
-        env.reactor.wait(answered, env.config.gcs_timeout_s)
+        with self._blocked.asks_head(f"an actor with the name {options.name!r}"):
+            env.reactor.wait(answered, env.config.gcs_timeout_s)
         reply: Any
         reply, error = answer or (
             None,
@@ -237,7 +238,8 @@ class ActorCreator:
         with self._env.lock:
             self._dropped.drain()  # the GCS has to hear first of handles that went before
         try:
-            return self._env.gcs.GetNamedActor(request, timeout_s=self._env.config.gcs_timeout_s)
+            with self._blocked.asks_head(f"the actor {name!r}"):
+                return self._env.gcs.GetNamedActor(request, timeout_s=self._env.config.gcs_timeout_s)
         except RpcError as error:
             if error.code is not StatusCode.NOT_FOUND:
                 raise

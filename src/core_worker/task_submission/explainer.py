@@ -128,7 +128,7 @@ class Explainer:
                     text = f"no process of the cluster knows object {id_.hex()}: it is freed, or never was"
                     return Explanation((_plain(Link(subject, reason_of(WaitCode.UNKNOWN, text))),), True)
                 subject = found
-        return self._followed(subject, self._env.clock.time_s() + WALK_S)
+        return self._followed(subject, self._env.clock.time_s() + WALK_S, set())
 
     def explain_all(self) -> WaitingOverview:
         """See CoreInterface. The lock must not be held."""
@@ -148,13 +148,17 @@ class Explainer:
             if reply is None and (error is None or name == THE_HEAD)
         ]
         alike = sorted((each for reply in replies for each in reply.alike), key=lambda each: -each.count)
-        groups = [Waiting(each.count, self._followed(each.example, until_s)) for each in alike[:GROUPS_MAX]]
+        met: set[str] = set()
+        groups = [
+            Waiting(each.count, self._followed(each.example, until_s, met)) for each in alike[:GROUPS_MAX]
+        ]
         # What has begun meanwhile waits no more.
         waiting = [group for group in groups if group.example.code not in (WaitCode.READY, WaitCode.RUNNING)]
         return WaitingOverview(tuple(waiting), max(0, len(alike) - GROUPS_MAX), tuple(silent))
 
-    def _followed(self, subject: common_pb2.WaitSubject, until_s: float) -> Explanation:
-        story = Walk(partial(self._ask, until_s)).begin(subject)
+    def _followed(self, subject: common_pb2.WaitSubject, until_s: float, silent: set[str]) -> Explanation:
+        """silent: who did not answer already. They are not waited for again."""
+        story = Walk(partial(self._ask, until_s, silent)).begin(subject)
         links = tuple(map(_plain, story.links))
         cycle = () if story.cycle_begins is None or story.moves else links[story.cycle_begins :]
         return Explanation(links, not story.moves, cycle)
@@ -165,7 +169,9 @@ class Explainer:
         workers = [] if reply is None else [each.address for each in reply.workers if each.is_alive]
         return [at for at in workers if at.worker_id]
 
-    def _ask(self, until_s: float, subject: common_pb2.WaitSubject) -> common_pb2.WaitReason:
+    def _ask(
+        self, until_s: float, silent: set[str], subject: common_pb2.WaitSubject
+    ) -> common_pb2.WaitReason:
         env = self._env
         if env.clock.time_s() > until_s:
             return reason_of(WaitCode.UNKNOWN, f"who knows about {_told(subject)} was not asked any more")
@@ -174,11 +180,16 @@ class Explainer:
                 return self._reasons.of(subject)
         with env.lock:
             who, service = self._service_of(subject)
-        ((reply, error),) = self._answers([(service.Explain, common_pb2.ExplainRequest(subject=subject))])
-        if reply is not None and error is None:
-            return reply
+        error: RpcError | None = None
+        if who not in silent:
+            ((reply, error),) = self._answers([(service.Explain, common_pb2.ExplainRequest(subject=subject))])
+            if reply is not None and error is None:
+                return reply
+            if error is None:
+                silent.add(who)
         why = f"it did not answer within {ANSWER_S:g} s" if error is None else error.message
-        text = f"{who}, which knows about {_told(subject)}, cannot be asked: {why}"
+        knows = "" if subject.kind == Subject.HEAD else f", which knows about {_told(subject)},"
+        text = f"{who}{knows} cannot be asked: {why}"
         if who == THE_HEAD:
             return reason_of(WaitCode.HEAD_AWAY, text, unblock="look at the head, or start it again")
         return reason_of(WaitCode.UNREACHABLE, text, unblock=LOOK_AT_IT)

@@ -25,8 +25,10 @@ from functools import partial
 from typing import Any
 
 from ray_mono.common.exceptions import PlacementGroupNameTaken, RaySystemError, TaskPlacementGroupRemoved
+from ray_mono.common.explanation import WaitCode
 from ray_mono.common.ids import PlacementGroupID
 from ray_mono.common.scheduling.resources import ResourceSet
+from ray_mono.common.wait_messages import reason_of
 from ray_mono.core_worker.context import WorkerContext
 from ray_mono.core_worker.environment import Environment
 from ray_mono.core_worker.object_ref import ObjectRef, ReferenceHome, disconnected
@@ -40,6 +42,7 @@ from ray_mono.rpc.reactor import Waiter
 from ray_mono.rpc.surface import RpcError, StatusCode
 
 Info = common_pb2.PlacementGroupInfo
+Subject = common_pb2.WaitSubject
 
 REMOVED_MAX = 10_000
 """So many groups that were removed here are known for that without a question."""
@@ -102,6 +105,8 @@ class GcsPlacementGroups:
         self._home = home
         self._timeout_s = env.config.gcs_timeout_s
         self._groups: dict[bytes, _WaitedFor] = {}
+        # By object of `ready` that is not there: its group.
+        self._ready: dict[bytes, bytes] = {}
         # The latest ones, in their order.
         self._removed: dict[bytes, None] = {}
         self._bundles: dict[bytes, tuple[ResourceSet, ...]] = {}
@@ -132,7 +137,8 @@ class GcsPlacementGroups:
     def _register_named(self, request: Info) -> None:
         try:
             registration = gcs_pb2.RegisterPlacementGroupRequest(group=request)
-            self._env.gcs.RegisterPlacementGroup(registration, timeout_s=self._timeout_s)
+            with self._blocked.asks_head(f"a placement group with the name {request.name!r}"):
+                self._env.gcs.RegisterPlacementGroup(registration, timeout_s=self._timeout_s)
         except RpcError as error:
             if error.code is not StatusCode.ALREADY_EXISTS:
                 raise RaySystemError(f"the placement group could not be registered: {error}") from None
@@ -176,7 +182,9 @@ class GcsPlacementGroups:
             group = self._waited_for(group_id)
             self._when_known(group, told)
         try:
-            self._blocked.wait(waiter, timeout_s)
+            subject = Subject(kind=Subject.PLACEMENT_GROUP, id=group_id)
+            with self._blocked.noted(WaitCode.PLACEMENT_GROUP, _named(group_id), subject):
+                self._blocked.wait(waiter, timeout_s)
         finally:
             with self._env.lock:
                 if not outcomes:
@@ -203,6 +211,7 @@ class GcsPlacementGroups:
             group = self._waited_for(group_id)
 
             def known(outcome: Outcome) -> None:
+                self._ready.pop(object_id, None)
                 if object_id not in self._references:
                     return
                 told = value
@@ -212,8 +221,17 @@ class GcsPlacementGroups:
                     told = serialization.serialize_error(RaySystemError(group.failure))
                 self._memory_store.put_inline(object_id, told.metadata, told.to_bytes())
 
+            self._ready[object_id] = group_id
             self._when_known(group, known)
         return ref
+
+    def awaited_by(self, object_id: bytes) -> common_pb2.WaitReason | None:
+        """Why an object of `ready` is not there; None for another object. Lock held."""
+        group_id = self._ready.get(object_id)
+        if group_id is None:
+            return None
+        text = f"object {object_id.hex()[:8]}… waits for {_named(group_id)}"
+        return reason_of(WaitCode.PLACEMENT_GROUP, text, [Subject(kind=Subject.PLACEMENT_GROUP, id=group_id)])
 
     def _waited_for(self, group_id: bytes) -> _WaitedFor:
         group = self._groups.get(group_id)
@@ -300,7 +318,8 @@ class GcsPlacementGroups:
 
     def _get(self, request: gcs_pb2.GetPlacementGroupRequest) -> Info | None:
         try:
-            return self._env.gcs.GetPlacementGroup(request, timeout_s=self._timeout_s)
+            with self._blocked.asks_head("a placement group"):
+                return self._env.gcs.GetPlacementGroup(request, timeout_s=self._timeout_s)
         except RpcError as error:
             if error.code is not StatusCode.NOT_FOUND:
                 raise
@@ -327,3 +346,7 @@ class GcsPlacementGroups:
             "placement_groups_known": len(self._groups),
             "placement_group_watches": sum(group.is_watched for group in self._groups.values()),
         }
+
+
+def _named(group_id: bytes) -> str:
+    return f"placement group {group_id.hex()[:8]}"

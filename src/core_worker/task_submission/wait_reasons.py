@@ -10,7 +10,7 @@ from ray_mono.common import ids
 from ray_mono.common.explanation import WaitCode
 from ray_mono.common.scheduling import bundle_resources
 from ray_mono.common.scheduling.resources import ResourceSet
-from ray_mono.common.wait_messages import SUBJECTS_TOLD_MAX, reason_of
+from ray_mono.common.wait_messages import SUBJECTS_TOLD_MAX, THE_HEAD, reason_of
 from ray_mono.core_worker.call_template import CallTemplate
 from ray_mono.core_worker.environment import Environment
 from ray_mono.core_worker.peers import PeerPool
@@ -22,8 +22,10 @@ from ray_mono.core_worker.task_submission.called_actor import CalledActor, Calle
 from ray_mono.core_worker.task_submission.lease import Lease, SchedulingQueue
 from ray_mono.core_worker.task_submission.normal_task_submitter import NormalTaskSubmitter
 from ray_mono.core_worker.task_submission.pending_task import PUSHED, PendingTask, TaskState
+from ray_mono.core_worker.task_submission.placement_groups import GcsPlacementGroups
 from ray_mono.core_worker.task_submission.task_manager import TaskManager
 from ray_mono.core_worker.task_submission.task_stories import TaskStories
+from ray_mono.core_worker.values import serialization
 from ray_mono.protobuf import common_pb2
 from ray_mono.protobuf.raylet_rpc import RayletServiceStub
 
@@ -46,6 +48,7 @@ class WaitReasons:
         tasks: TaskManager,
         normal_tasks: NormalTaskSubmitter,
         actor_tasks: ActorTaskSubmitter,
+        groups: GcsPlacementGroups,
     ) -> None:
         self._env = env
         self._references = references
@@ -55,6 +58,7 @@ class WaitReasons:
         self._tasks = tasks
         self._normal_tasks = normal_tasks
         self._actor_tasks = actor_tasks
+        self._groups = groups
         self._runs: Runs = lambda subject: None
         self.stories_of = TaskStories(tasks, normal_tasks, actor_tasks).of
 
@@ -115,11 +119,14 @@ class WaitReasons:
             entry = self._memory_store.get(object_id)
             nodes = [] if entry is None or entry.data is not None else entry.locations or []
             where = f" on node {nodes[0].hex()[:8]}" if nodes else ""
-            return reason_of(WaitCode.READY, f"{name} is there{where}")
+            is_error = entry is not None and entry.metadata == serialization.ERROR
+            what = ", and is an error" if is_error else ""
+            return reason_of(WaitCode.READY, f"{name} is there{where}{what}")
         if row is not None and row.owner is not None:
             return reason_of(WaitCode.OWNER, f"{name} is of another process", [self.subject_of(object_id)])
         if task is None:
-            return reason_of(WaitCode.STARTING, f"{name} is about to be there")
+            of_group = self._groups.awaited_by(object_id)
+            return of_group or reason_of(WaitCode.STARTING, f"{name} is about to be there")
         return reason_of(WaitCode.TASK, f"{name} is made by {named(task)}", [self._subject(task)])
 
     # ---- calls
@@ -138,7 +145,8 @@ class WaitReasons:
         if task.template.spec.type == common_pb2.ACTOR_TASK:
             return self._of_call(task, self._actor_tasks.actor(task.template.spec.actor_task.actor_id))
         if task.template.spec.type == common_pb2.ACTOR_CREATION_TASK:
-            return reason_of(WaitCode.STARTING, f"{named(task)} is about to be registered")
+            text = f"{named(task)} waits for the head to register the actor"
+            return reason_of(WaitCode.HEAD, text, [THE_HEAD])
         lease = self._normal_tasks.lease_of(task)
         if lease is not None:
             return self._of_pushed(task, lease)

@@ -9,11 +9,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
+from ray_mono.common.explanation import WaitCode
 from ray_mono.common.ids import NodeID
 from ray_mono.common.scheduling.bundle_resources import ANY_BUNDLE, plain
 from ray_mono.common.scheduling.labels import told
 from ray_mono.common.scheduling.node_snapshot import NodeSnapshot
-from ray_mono.common.scheduling.policy import allowed, available, choose, feasible
+from ray_mono.common.scheduling.policy import allowed, available, choose, drained, feasible
 from ray_mono.common.scheduling.resources import ResourceSet
 from ray_mono.common.scheduling.strategy import Strategy, StrategyKind
 from ray_mono.protobuf import common_pb2
@@ -49,8 +50,12 @@ class Shortage:
     """Why there is no place."""
 
     message: str
-    is_for_the_driver: bool
-    """False where it is only a matter of a worker starting."""
+    code: WaitCode
+
+    @property
+    def is_for_the_driver(self) -> bool:
+        """False where it is only a matter of a worker starting."""
+        return self.code is not WaitCode.STARTING
 
 
 def choose_node(demand: Demand, nodes: Sequence[NodeSnapshot], last_in_turn: bytes = b"") -> NodeID | None:
@@ -84,7 +89,7 @@ def explain(class_name: str, demand: Demand, nodes: Sequence[NodeSnapshot]) -> S
         return _explain_in_group(class_name, demand, nodes)
     needs = f"Actor {class_name} needs {demand.resources}"
     if not nodes:
-        return Shortage(f"{needs}, and no node has joined the cluster.", is_for_the_driver=True)
+        return Shortage(f"{needs}, and no node has joined the cluster.", WaitCode.INFEASIBLE)
     able = _able(demand, nodes)
     if not able:
         only = demand.strategy.only_node_id
@@ -92,16 +97,17 @@ def explain(class_name: str, demand: Demand, nodes: Sequence[NodeSnapshot]) -> S
             needs += f" on node {only.hex()}"
         if selectors := demand.strategy.selectors:
             needs += f" on a node with {told(selectors)}"
+        ends = drained(demand.resources, nodes, demand.strategy.selectors)
+        which = f"which only node {ends[0].node_id.hex()[:8]} has, and that is drained" if ends else ""
+        alive = [node for node in nodes if node.takes_work]
         return Shortage(
-            f"{needs}, which no node has; the cluster has {_told(nodes, demand, False)}.",
-            is_for_the_driver=True,
+            f"{needs}, {which or 'which no node has'}; the cluster has {_told(alive, demand, False)}.",
+            WaitCode.NODE_DRAINED if ends else WaitCode.INFEASIBLE,
         )
     if available(demand.resources, able):
-        return Shortage(
-            f"{needs}, which is there: a worker is being started for it.", is_for_the_driver=False
-        )
+        return Shortage(f"{needs}, which is there: a worker is being started for it.", WaitCode.STARTING)
     return Shortage(
-        f"{needs}, which is in use; the cluster has {_told(nodes, demand, True)}.", is_for_the_driver=True
+        f"{needs}, which is in use; the cluster has {_told(able, demand, True)}.", WaitCode.RESOURCES
     )
 
 
@@ -111,12 +117,10 @@ def _explain_in_group(class_name: str, demand: Demand, nodes: Sequence[NodeSnaps
     needs = f"Actor {class_name} needs {plain(demand.resources)} in {bundle}placement group {group}"
     able = _able(demand, nodes)
     if not able:
-        return Shortage(f"{needs}, which is not placed yet, or has no such bundle.", is_for_the_driver=True)
+        return Shortage(f"{needs}, which is not placed yet, or has no such bundle.", WaitCode.INFEASIBLE)
     if available(demand.resources, able):
-        return Shortage(
-            f"{needs}, which is there: a worker is being started for it.", is_for_the_driver=False
-        )
-    return Shortage(f"{needs}, which is in use there.", is_for_the_driver=True)
+        return Shortage(f"{needs}, which is there: a worker is being started for it.", WaitCode.STARTING)
+    return Shortage(f"{needs}, which is in use there.", WaitCode.RESOURCES)
 
 
 def _able(demand: Demand, nodes: Sequence[NodeSnapshot]) -> Sequence[NodeSnapshot]:

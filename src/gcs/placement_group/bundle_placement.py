@@ -17,13 +17,13 @@ from __future__ import annotations
 
 import enum
 from collections import Counter, deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import assert_never
 
 from ray_mono.common.scheduling.labels import LabelSelector, selects
 from ray_mono.common.scheduling.node_snapshot import NodeSnapshot
-from ray_mono.common.scheduling.policy import used_share
+from ray_mono.common.scheduling.policy import drained, used_share
 from ray_mono.common.scheduling.resources import CPU, GPU, MEMORY, ResourceSet
 
 
@@ -38,6 +38,14 @@ class BundleStrategy(enum.Enum):
 class Bundle:
     resources: ResourceSet
     selector: LabelSelector = ()
+
+
+def drained_for(bundles: Iterable[Bundle], nodes: Sequence[NodeSnapshot]) -> list[NodeSnapshot]:
+    """The nodes that could hold one of these as well, were they not to end."""
+    found = []
+    for bundle in bundles:
+        found += drained(bundle.resources, nodes, (bundle.selector,) if bundle.selector else ())
+    return found
 
 
 class _Room:

@@ -22,7 +22,7 @@ from ray_mono.gcs.environment import Environment
 from ray_mono.gcs.lease_client import LeaseClient
 from ray_mono.gcs.node_manager import NodeManager
 from ray_mono.gcs.placement_group.bundle_client import BundleClient
-from ray_mono.gcs.placement_group.bundle_placement import Bundle, place
+from ray_mono.gcs.placement_group.bundle_placement import Bundle, drained_for, place
 from ray_mono.gcs.placement_group.group_manager import GroupManager
 from ray_mono.gcs.placement_group.group_state import PlacementGroup
 from ray_mono.gcs.placement_group.group_table import GroupTable
@@ -271,6 +271,10 @@ def _why_not(
     more = f", and {len(bundles) - BUNDLES_TOLD_MAX} more" if len(bundles) > BUNDLES_TOLD_MAX else ""
     what = f"it needs {needs}{more} by {group.registration.strategy.value}"
     if _place(group, bundles, nodes, kept, ever=True) is None:
-        never = f"which the {len(nodes)} nodes of the cluster could not hold if nothing else ran there"
-        return f"{what}, {never}", True
+        alive = [node for node in nodes if node.takes_work]
+        nodes_text = "only node" if len(alive) == 1 else f"{len(alive)} nodes"
+        never = f"which the {nodes_text} of the cluster could not hold if nothing else ran there"
+        ends = drained_for(bundles, nodes)
+        more = f"; node {ends[0].node_id.hex()[:8]} could hold some of it, and is drained" if ends else ""
+        return f"{what}, {never}{more}", True
     return f"{what}, which is in use", False

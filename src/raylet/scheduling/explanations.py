@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from ray_mono.common.scheduling.bundle_resources import ANY_BUNDLE, BUNDLE, name_in, plain
 from ray_mono.common.scheduling.labels import LabelSelector, any_selects, told
 from ray_mono.common.scheduling.node_snapshot import NodeSnapshot
+from ray_mono.common.scheduling.policy import drained
 from ray_mono.common.scheduling.resources import ResourceSet
 from ray_mono.common.scheduling.strategy import Strategy, StrategyKind
 from ray_mono.raylet.scheduling.leases import Shape
@@ -17,6 +18,8 @@ HINT = ". It waits until "
 """Where a sentence says what would help."""
 VALUES_SHOWN_MAX = 5
 """Of one label."""
+NODES_SHOWN_MAX = 4
+"""Of those that could hold a lease: others are counted."""
 
 
 def queued(
@@ -35,10 +38,10 @@ def queued(
         return infeasible(name, shape.required, shape.strategy, [here, *others])
     if isinstance(decision, NoSuchNode):
         return no_such_node(name, shape.strategy.node_id, decision.is_gone)
-    elsewhere = 0
+    able = [here]
     if isinstance(decision, Wait):
-        elsewhere = sum(1 for node_id in decision.feasible_node_ids if node_id != here.node_id)
-    return waiting(shape.required, here.available, here.total, is_overdrawn, elsewhere)
+        able = [node for node in (here, *others) if node.node_id in decision.feasible_node_ids]
+    return waiting(shape.required, shape.strategy.selectors, able, is_overdrawn and here in able)
 
 
 def infeasible(
@@ -46,7 +49,6 @@ def infeasible(
 ) -> str:
     """No node that the strategy allows could ever hold it. `nodes`: all of them, this one included."""
     alive = [node for node in nodes if node.takes_work]
-    drained = [node for node in nodes if node.is_draining and required.fits_in(node.total)]
     if strategy.kind is StrategyKind.NODE_AFFINITY and not strategy.is_soft:
         named = [node for node in alive if node.node_id == strategy.node_id]
         total = named[0].total if named else ResourceSet()
@@ -57,9 +59,8 @@ def infeasible(
     which = ""
     if strategy.selectors:
         alive = [node for node in alive if any_selects(strategy.selectors, node.labels)]
-        drained = [node for node in drained if any_selects(strategy.selectors, node.labels)]
         if not alive:
-            return no_such_labels(task_name, strategy.selectors, nodes)
+            return no_such_labels(task_name, required, strategy.selectors, nodes)
         which = f" with {told(strategy.selectors)}"
     together = ResourceSet()
     for node in alive:
@@ -68,14 +69,21 @@ def infeasible(
     more = ""
     if best is not None and len(alive) > 1:
         more = f"; the nearest, node {best.node_id.hex()[:8]}, has {best.total.beside(required)}"
-    if drained:
-        more += f"; node {drained[0].node_id.hex()[:8]} has it, and is drained"
+    more += _but_drained(required, nodes, strategy.selectors)
     nodes_text = "its only node has" if len(alive) == 1 else f"its {len(alive)} nodes together have"
     return (
         f"{task_name} needs {required}, and no node of the cluster{which} has that much: {nodes_text} "
         f"{together.beside(required)}{more}{HINT}a node with {required} joins: start one, ask for less, or "
         "cancel it."
     )
+
+
+def _but_drained(
+    required: ResourceSet, nodes: Iterable[NodeSnapshot], selectors: Sequence[LabelSelector]
+) -> str:
+    for node in drained(required, nodes, selectors):
+        return f"; node {node.node_id.hex()[:8]} has it, and is drained"
+    return ""
 
 
 def without_hint(text: str) -> str:
@@ -132,7 +140,12 @@ def not_here(shape: Shape, node_id: bytes, available: ResourceSet) -> str:
     return f"it needs {shape.required}, {node} has {available.beside(shape.required)} free"
 
 
-def no_such_labels(task_name: str, selectors: Sequence[LabelSelector], nodes: Sequence[NodeSnapshot]) -> str:
+def no_such_labels(
+    task_name: str,
+    required: ResourceSet,
+    selectors: Sequence[LabelSelector],
+    nodes: Sequence[NodeSnapshot],
+) -> str:
     """No node that takes work has the labels."""
     keys = sorted({requirement.key for selector in selectors for requirement in selector})
     have = []
@@ -143,8 +156,8 @@ def no_such_labels(task_name: str, selectors: Sequence[LabelSelector], nodes: Se
         have.append(f"{key} is {shown}" if shown else f"no node has {key}")
     return (
         f"{task_name} has to run on a node with {told(selectors)}, and no node of the cluster has such "
-        f"labels (there {'; '.join(have)}){HINT}one joins: start it with --labels, ask for others, or "
-        "cancel it."
+        f"labels (there {'; '.join(have)}){_but_drained(required, nodes, selectors)}{HINT}one joins: start "
+        "it with --labels, ask for others, or cancel it."
     )
 
 
@@ -160,16 +173,25 @@ def held_by_actors(
 
 
 def waiting(
-    required: ResourceSet, available: ResourceSet, total: ResourceSet, is_overdrawn: bool, others: int
+    required: ResourceSet,
+    selectors: Sequence[LabelSelector],
+    able: Sequence[NodeSnapshot],
+    is_overdrawn: bool,
 ) -> str:
-    """It fits some node, and none has it free now."""
+    """It fits some node, and none has it free now. able: those that it fits. is_overdrawn: the first one
+    is."""
     if is_overdrawn:
-        return (
-            f"tasks that resumed after a wait hold more than there is (free: {available}): nothing is granted"
-        )
-    elsewhere = f", and none of the {others} other nodes that could hold it has it free" if others else ""
-    free = f"{available.beside(required)} free of {total.beside(required)}"
-    return f"needs {required}; this node has {free}{elsewhere}"
+        free = able[0].available
+        return f"tasks that resumed after a wait hold more than there is (free: {free}): nothing is granted"
+    nodes = [
+        f"node {node.node_id.hex()[:8]} has {node.available.beside(required)} free of "
+        f"{node.total.beside(required)}"
+        for node in able[:NODES_SHOWN_MAX]
+    ]
+    more = len(able) - NODES_SHOWN_MAX
+    others = f", and {more} more nodes have it not free" if more > 0 else ""
+    where = f" on a node with {told(selectors)}" if selectors else ""
+    return f"needs {required}{where}; {', '.join(nodes)}{others}"
 
 
 def no_such_node(task_name: str, node_id: bytes, is_gone: bool) -> str:

@@ -261,7 +261,7 @@ def test_why_it_waits_for_a_group_is_told_in_plain_names() -> None:
     ask(scene, "i", units(CPU=2), 0)
     assert scene.why("i") == f"i needs {{CPU: 2}} in bundle 0 of {where}, which is in use there"
     scene.ask("outside", resources=units(CPU=3))
-    assert scene.why("outside") == "needs {CPU: 3}; this node has {CPU: 2} free of {CPU: 4}"
+    assert scene.why("outside") == "needs {CPU: 3}; node 62626262 has {CPU: 2} free of {CPU: 4}"
     ask(scene, "j", units(CPU=3), grant_or_reject=True)
     assert scene.messages["j"] == f"it needs {{CPU: 3}} in {where}, and node 62626262 has not that free there"
 

@@ -1,0 +1,34 @@
+"""What `explain` says of something that waits, as the tables of stuck programs expect it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import ray_mono as ray
+from ray_mono.common.explanation import Explanation
+from tests.waiting import wait_until
+
+ENDED = ("ACTOR_DEAD", "PLACEMENT_GROUP_REMOVED")
+"""Nothing unblocks these."""
+
+
+def expect_explained(waits: Any, code: str, is_stuck: bool, words: tuple[str, ...]) -> Explanation:
+    """Waits until it is explained so, with these words; and looks at what each explanation has to be."""
+    told = []
+
+    def is_told() -> bool:
+        told.append(ray.explain(waits))
+        is_as_expected = (told[-1].code, told[-1].is_stuck) == (code, is_stuck)
+        return is_as_expected and all(word in str(told[-1]) for word in words)
+
+    try:
+        wait_until(is_told, f"{code} with {words}")
+    except AssertionError as error:
+        raise AssertionError(f"{error}: {told[-1]}") from None
+    explanation = told[-1]
+    text = str(explanation)
+    assert text.endswith(".") and ".." not in text and "\n" not in text
+    assert bool(explanation.cycle) == (code == "DEADLOCK")
+    assert explanation.to_dict()["code"] == code
+    assert explanation.unblock or not is_stuck or code in ENDED
+    return explanation
