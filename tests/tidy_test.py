@@ -96,7 +96,7 @@ FLOORS = {
         | external_place
         | external_storage
         | allocator bulk_receive ranges spill_files stored_object
-        | idle_objects memory_story seams senders
+        | client_holds idle_objects memory_story seams senders
         | store
         | admission backing create_queue local_object_manager node_directory spill_disk transfer_client
         | get_queue pull_manager
@@ -104,7 +104,7 @@ FLOORS = {
         | large_creates pressure_notices pulls
         | get_requests holder_streams
         | node_store
-        | outgoing puller
+        | outgoing puller wait_reasons
         | transfer_server
         | free_forwarder
         | servicer

@@ -53,6 +53,14 @@ class WaitCode(enum.StrEnum):
     PLACEMENT_GROUP_REMOVED = "PLACEMENT_GROUP_REMOVED"
     RETRY_PAUSE = "RETRY_PAUSE"
     """It runs again after a pause."""
+    FETCH = "FETCH"
+    """It is on another node, and wanted on this one."""
+    TRANSFER = "TRANSFER"
+    """It is being copied from another node."""
+    STORE_FULL = "STORE_FULL"
+    """A node's object store has no room for it."""
+    HELD_BY_DRIVER = "HELD_BY_DRIVER"
+    """A driver holds references until it drops them."""
     HEAD = "HEAD"
     """It waits for an answer of the head."""
     HEAD_AWAY = "HEAD_AWAY"
@@ -70,6 +78,7 @@ MOVING = frozenset(
         WaitCode.STARTING,
         WaitCode.RETRY_PAUSE,
         WaitCode.ACTOR_RESTARTING,
+        WaitCode.TRANSFER,
     }
 )
 """The reasons of what is not stuck: it is there, it runs, or it is about to, when a time is over."""
@@ -85,6 +94,7 @@ PASSING = frozenset(
         WaitCode.ACTOR,
         WaitCode.PLACEMENT_GROUP,
         WaitCode.HEAD,
+        WaitCode.FETCH,
     }
 )
 """Those of what waits for something else, whose reason says more."""

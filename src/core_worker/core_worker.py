@@ -143,7 +143,7 @@ class CoreWorker:
         self._warnings = JobWarnings(env, self._context)
         self._events = TaskEvents(env, self._context)
         self._global_state = GcsGlobalState(env)
-        self._blocked = BlockedNotice(env, self._context, references, store)
+        self._blocked = BlockedNotice(env, self._context, references, store, plasma)
         long_waits = LongWaits(env, store, self._warnings, self.explain)
         self._getter = Getter(
             env,
@@ -226,7 +226,7 @@ class CoreWorker:
             env, references, self._dropped, self.peers, tasks, self._normal_tasks, self._actor_tasks, self
         )
         self.reasons = WaitReasons(
-            env, references, store, borrowing, self.peers, tasks, normal, self._actor_tasks, groups
+            env, references, store, plasma, borrowing, self.peers, tasks, normal, self._actor_tasks, groups
         )
         self._explainer = Explainer(env, self.peers, self.reasons)
         # As above.

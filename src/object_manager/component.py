@@ -18,6 +18,7 @@ from ray_mono.object_manager.node_store import NodeStore
 from ray_mono.object_manager.puller import Puller
 from ray_mono.object_manager.seams import SharedMemory, SpillDisk, TransferStreams
 from ray_mono.object_manager.servicer import StoreServicer
+from ray_mono.object_manager.wait_reasons import WaitReasons
 from ray_mono.protobuf import object_manager_pb2
 from ray_mono.protobuf.object_manager_rpc import object_store_service_handlers
 from ray_mono.rpc.surface import Handler, Transport
@@ -72,6 +73,7 @@ class ObjectManager:
             self._forwarder,
             self.stats,
             self.dump_state,
+            WaitReasons(node.node_id, node.store, node.creates, node.gets, node.pulls),
             self._on_raylet_gone,
             self._follow_head,
         )

@@ -59,6 +59,15 @@ class BackMemory:
 CreateEffect = CreateDone | BackMemory
 
 
+@dataclass(frozen=True, slots=True)
+class CreateWaiting:
+    """A create without room, for people."""
+
+    size_bytes: int
+    num_before: int
+    client: ClientKey
+
+
 @dataclass(slots=True)
 class _Waiting:
     number: int
@@ -116,6 +125,13 @@ class CreateQueue:
         self._may_go_to_disk = may_go_to_disk
         if self._stuck_since_s is None:
             self._stuck_since_s = now_s
+
+    def waiting(self, object_id: ObjectKey) -> CreateWaiting | None:
+        """For people: what waits to create this object."""
+        for place, waiting in enumerate(self._waiting):
+            if waiting.wanted.object_id == object_id:
+                return CreateWaiting(waiting.wanted.size_bytes, place, waiting.wanted.client)
+        return None
 
     @property
     def head_bytes(self) -> int:

@@ -16,6 +16,7 @@ from ray_mono.object_manager.create_queue import (
     CreateDone,
     CreateEffect,
     CreateQueue,
+    CreateWaiting,
     RoomWanted,
 )
 from ray_mono.object_manager.keys import ClientKey, ObjectKey
@@ -54,6 +55,15 @@ class CreateRequests:
                 self._store.abort(wanted.object_id, wanted.client)
             self._settle()
             raise
+
+    def waiting(self, object_id: ObjectKey) -> CreateWaiting | None:
+        """See CreateQueue."""
+        return self._queue.waiting(object_id)
+
+    @property
+    def are_stuck(self) -> bool:
+        """Whether no memory comes free by itself."""
+        return self._queue.stuck_s is not None
 
     def give_up(self, object_id: ObjectKey, client: ClientKey) -> bool:
         """The client wants no room for the object any more. False where it does not wait for any."""

@@ -321,6 +321,14 @@ class GetQueue:
         """Whether a Get waits for it."""
         return object_id in self._waiting_for
 
+    def askers(self, object_id: ObjectKey) -> dict[int, Wanted]:
+        """The Gets that wait for it, and what they know of it."""
+        found = {}
+        for number in self._waiting_for.get(object_id, ()):
+            wanted = self._gets[number].wanted
+            found[number] = next(item for item in wanted if item.object_id == object_id)
+        return found
+
     def locations_of(self, number: int, object_id: ObjectKey) -> tuple[NodeKey, ...]:
         """As its owner named them to a Get that waits."""
         return self._gets[number].missing[object_id]

@@ -102,6 +102,16 @@ class GetRequests:
 
     # ---- room
 
+    def wanted(self, object_id: ObjectKey) -> Wanted | None:
+        """What a Get that waits for it knows of it; None where none does."""
+        return next(iter(self._queue.askers(object_id).values()), None)
+
+    def waits_for_room(self, object_id: ObjectKey) -> bool:
+        """Whether a Get has no room for a copy of it."""
+        return any(
+            self._admission.short_since_s(number) is not None for number in self._queue.askers(object_id)
+        )
+
     def admit(self, obtainable_bytes: Callable[[], int], memory_state: Callable[[], int]) -> None:
         """Memory came free, or somebody asked for it: who may have it?"""
         now_s = self._clock.time_s()

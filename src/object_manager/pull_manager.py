@@ -238,6 +238,10 @@ class PullManager:
             pull.state = PullState.NO_MEMORY
         return effects
 
+    def of(self, object_id: ObjectKey) -> Pull | None:
+        """One pull, for people."""
+        return self._pulls.get(object_id)
+
     def pulls(self) -> list[Pull]:
         """Every pull, for people."""
         return list(self._pulls.values())

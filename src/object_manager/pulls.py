@@ -86,6 +86,10 @@ class Pulls:
     def num_active(self) -> int:
         return self._manager.num_active
 
+    def of(self, object_id: ObjectKey) -> Pull | None:
+        """For people: the pull of an object."""
+        return self._manager.of(object_id)
+
     def all(self) -> list[Pull]:
         """For people."""
         return self._manager.pulls()

@@ -20,6 +20,7 @@ from ray_mono.object_manager.keys import ClientKey, NodeKey, ObjectKey, WorkerKe
 from ray_mono.object_manager.node_store import NodeStore
 from ray_mono.object_manager.pressure_notices import PressureNotices
 from ray_mono.object_manager.seams import SharedMemory
+from ray_mono.object_manager.wait_reasons import WaitReasons
 from ray_mono.protobuf import common_pb2, object_manager_pb2
 from ray_mono.protobuf.object_manager_rpc import ObjectStoreServiceServicer
 from ray_mono.rpc.surface import CallContext, RpcError, StatusCode
@@ -49,6 +50,7 @@ class StoreServicer(ObjectStoreServiceServicer):
         forwarder: FreeForwarder | None,
         stats: Callable[[], object_manager_pb2.StoreStats],
         dump: Callable[[], dict[str, Any]],
+        reasons: WaitReasons,
         on_raylet_gone: Callable[[str], None],
         follow_head: Callable[[str], None],
     ) -> None:
@@ -60,13 +62,17 @@ class StoreServicer(ObjectStoreServiceServicer):
         self._forwarder = forwarder
         self._stats = stats
         self._dump = dump
+        self._reasons = reasons
         self._on_raylet_gone = on_raylet_gone
         self._follow_head = follow_head
 
     async def ConnectClient(
         self, request: object_manager_pb2.ConnectClientRequest, context: CallContext
     ) -> object_manager_pb2.ConnectClientReply:
-        self._client(context)
+        client = self._client(context)
+        if request.worker_id:
+            self._reasons.joined(client, WorkerKey(request.worker_id))
+            context.connection.on_close(lambda _: self._reasons.left(client))
         if request.is_raylet:
             context.connection.on_close(
                 lambda reason: self._on_raylet_gone(f"the raylet (pid {request.pid}) is gone: {reason}")
@@ -218,6 +224,11 @@ class StoreServicer(ObjectStoreServiceServicer):
         self, request: common_pb2.Empty, context: CallContext
     ) -> object_manager_pb2.StoreStats:
         return self._stats()
+
+    async def Explain(
+        self, request: common_pb2.ExplainRequest, context: CallContext
+    ) -> common_pb2.WaitReason:
+        return self._reasons.of(_object_id(request.subject.id))
 
     async def DumpState(self, request: common_pb2.Empty, context: CallContext) -> common_pb2.DumpStateReply:
         return common_pb2.DumpStateReply(json=json.dumps(self._dump()))

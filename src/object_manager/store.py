@@ -14,10 +14,10 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
 
 from ray_mono.common.our_bug import check
 from ray_mono.object_manager.allocator import Allocator, aligned
+from ray_mono.object_manager.client_holds import ClientHolds, read_bytes
 from ray_mono.object_manager.errors import ObjectExists, ObjectUnknown, StoreFull
 from ray_mono.object_manager.idle_objects import IdleObjects
 from ray_mono.object_manager.keys import TRANSFERS, ClientKey, ObjectKey, WorkerKey
@@ -34,14 +34,6 @@ from ray_mono.object_manager.stored_object import (
     ObjectState,
     StoredObject,
 )
-
-
-@dataclass(slots=True)
-class _Client:
-    """What ends with a connection. Dicts as ordered sets."""
-
-    unsealed: dict[ObjectKey, None] = field(default_factory=dict)
-    pins: dict[ObjectKey, int] = field(default_factory=dict)
 
 
 class Store:
@@ -62,7 +54,7 @@ class Store:
         self._files = files
         self._dead_owners_max = dead_owners_max
         self._objects: dict[ObjectKey, StoredObject] = {}
-        self._clients: dict[ClientKey, _Client] = {}
+        self._clients: dict[ClientKey, ClientHolds] = {}
         self._owned_by: dict[WorkerKey, dict[ObjectKey, None]] = {}
         # Exactly the objects that are SEALED and not pinned, the least recently used first: those that are
         # not primary or on disk as well, and the others, which can be had only by writing them to disk first.
@@ -87,7 +79,7 @@ class Store:
 
     def connect(self, client: ClientKey) -> None:
         """A connection that may own things."""
-        self._clients.setdefault(client, _Client())
+        self._clients.setdefault(client, ClientHolds())
 
     def is_connected(self, client: ClientKey) -> bool:
         return client in self._clients
@@ -424,6 +416,10 @@ class Store:
             "" if self.can_grow else self._directory,
             self._why_not_spilled if tells_of_disk else "",
         )
+
+    def read_bytes(self) -> dict[ClientKey, int]:
+        """See client_holds.py."""
+        return read_bytes(self._clients, self._objects)
 
     def objects(self) -> list[StoredObject]:
         """Every row, for people."""

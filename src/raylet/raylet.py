@@ -60,7 +60,7 @@ from ray_mono.raylet.scheduling.ledger import ResourceLedger
 from ray_mono.raylet.servicer import RayletServicer
 from ray_mono.raylet.store_client import StoreClient
 from ray_mono.raylet.taken_objects import TakenObjects
-from ray_mono.raylet.wait_reasons import WaitReasons
+from ray_mono.raylet.wait_reasons import StoreReasons, WaitReasons
 from ray_mono.raylet.withdrawals import Withdrawals
 from ray_mono.raylet.worker.crowd_warnings import CrowdWarnings
 from ray_mono.raylet.worker.death_reports import DeathReports
@@ -212,6 +212,7 @@ class Raylet:
         """Serves, and returns the node's row at the GCS."""
         config = self._config
         node = wire.node_info(config, self._clock.wall_s())
+        reasons = WaitReasons(self.leases, self.leases.stories, self._clients)
         servicer = RayletServicer(
             self._clock,
             node,
@@ -227,7 +228,8 @@ class Raylet:
             TakenObjects(config.node_id, self._transport, config.connect_timeout_s, self._store),
             self._gcs,
             config,
-            WaitReasons(self.leases, self.leases.stories, self._clients),
+            reasons,
+            StoreReasons(config.node_id, self._store, reasons),
             self.describe,
         )
         handlers = raylet_service_handlers(servicer)

@@ -23,7 +23,7 @@ from ray_mono.raylet.local_processes import LocalProcesses
 from ray_mono.raylet.reclaim_streams import ReclaimStreams
 from ray_mono.raylet.scheduling.ledger import ResourceLedger
 from ray_mono.raylet.taken_objects import TakenObjects
-from ray_mono.raylet.wait_reasons import WaitReasons
+from ray_mono.raylet.wait_reasons import StoreReasons, WaitReasons
 from ray_mono.raylet.wire import lease_request_from, shown_available
 from ray_mono.raylet.withdrawals import Withdrawals
 from ray_mono.rpc.surface import CallContext, RpcError, StatusCode
@@ -51,6 +51,7 @@ class RayletServicer(raylet_rpc.RayletServiceServicer):
         gcs: GcsClient,
         config: RayletConfig,
         reasons: WaitReasons,
+        store_reasons: StoreReasons,
         describe: Callable[[], dict[str, Any]],
     ) -> None:
         """node: this node's row at the GCS. describe(): its state for people."""
@@ -69,6 +70,7 @@ class RayletServicer(raylet_rpc.RayletServiceServicer):
         self._gcs = gcs
         self._config = config
         self._reasons = reasons
+        self._store_reasons = store_reasons
         self._describe = describe
 
     # ---- its own workers and drivers
@@ -261,6 +263,8 @@ class RayletServicer(raylet_rpc.RayletServiceServicer):
     async def Explain(
         self, request: common_pb2.ExplainRequest, context: CallContext
     ) -> common_pb2.WaitReason:
+        if request.subject.kind == common_pb2.WaitSubject.STORE:
+            return await self._store_reasons.of(request.subject)
         with _invalid_where_it_says_so():
             return self._reasons.of(request.subject)
 

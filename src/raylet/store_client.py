@@ -20,6 +20,8 @@ RETRY_PERIOD_S = 0.05
 TELL_AFTER_S = 1.0
 STATS_TIMEOUT_S = 5.0
 COPY_TIMEOUT_MS = 60_000
+EXPLAIN_TIMEOUT_S = 1.0
+"""Less than whoever asks this raylet waits for its answer."""
 
 
 class StoreClient:
@@ -82,6 +84,14 @@ class StoreClient:
                     apply([WarnJob(b"", pressure.type, f"{host}: {pressure.message}")])
                 elif pressure.everywhere:
                     apply([CollectGarbage()])
+
+    async def explain(self, subject: common_pb2.WaitSubject) -> common_pb2.WaitReason:
+        """See ObjectStoreService. Raises RpcError."""
+        if self._store is None:
+            raise RpcError(StatusCode.UNAVAILABLE, "this node has no object store")
+        return await self._store.Explain(
+            common_pb2.ExplainRequest(subject=subject), timeout_s=EXPLAIN_TIMEOUT_S
+        )
 
     def collect_garbage(self) -> None:
         """Has every process of this node collect its own."""

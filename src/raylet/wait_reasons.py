@@ -20,6 +20,8 @@ from ray_mono.raylet.scheduling.lease_manager import LeaseManager
 from ray_mono.raylet.scheduling.lease_stories import LeaseStories
 from ray_mono.raylet.scheduling.leases import WorkerLease, WorkerLeaseState
 from ray_mono.raylet.scheduling.scheduling_policy import Infeasible, NoSuchNode, Wait
+from ray_mono.raylet.store_client import StoreClient
+from ray_mono.rpc.surface import RpcError
 
 Subject = common_pb2.WaitSubject
 
@@ -117,6 +119,22 @@ class WaitReasons:
                 holders.append(self._worker_of(lease))
         return holders[:HOLDERS_TOLD_MAX]
 
+    def placed(self, subject: common_pb2.WaitSubject) -> common_pb2.WaitSubject | None:
+        """A WORKER or a STORE of which only ids are known, with its address; None where nobody here knows
+        that."""
+        if subject.kind == Subject.WORKER:
+            process = self._clients.get(subject.id)
+            leases = [lease for lease in self._leases.leases() if lease.worker_id == subject.id]
+            if leases or process is None:
+                return self._worker_of(leases[0]) if leases else None
+            return Subject(kind=Subject.WORKER, id=subject.id, at=process.address)
+        here, others = self._stories.nodes()
+        for node in (here, *others):
+            if node.node_id == subject.at.node_id:
+                at = common_pb2.Address(node_id=node.node_id, host=node.host, port=node.port)
+                return Subject(kind=subject.kind, id=subject.id, name=subject.name, at=at)
+        return None
+
     def _worker_of(self, lease: WorkerLease) -> common_pb2.WaitSubject:
         process = self._clients.get(lease.worker_id or b"")
         return Subject(
@@ -125,6 +143,30 @@ class WaitReasons:
             name=_name_of(lease),
             at=None if process is None else process.address,
         )
+
+
+class StoreReasons:
+    """What this node's store says of objects. It knows processes and nodes by their ids, so this says where
+    they are."""
+
+    def __init__(self, node_id: bytes, store: StoreClient, reasons: WaitReasons) -> None:
+        self._node_id = node_id
+        self._store = store
+        self._reasons = reasons
+
+    async def of(self, subject: common_pb2.WaitSubject) -> common_pb2.WaitReason:
+        """Of a STORE."""
+        try:
+            reason = await self._store.explain(subject)
+        except RpcError as error:
+            node = f"node {self._node_id.hex()[:8]}"
+            text = f"the object store of {node} cannot be asked: {error.message}"
+            unblock = f"look at the object manager of {node} and its machine, or end that node"
+            return reason_of(WaitCode.UNREACHABLE, text, unblock=unblock)
+        placed = [self._reasons.placed(each) for each in reason.waits_for]
+        del reason.waits_for[:]
+        reason.waits_for.extend(each for each in placed if each is not None)
+        return reason
 
 
 def _name_of(lease: WorkerLease) -> str:

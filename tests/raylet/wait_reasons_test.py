@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 
 from ray_mono.common.scheduling.strategy import Strategy, StrategyKind
 from ray_mono.protobuf import common_pb2
 from ray_mono.raylet.clients import Clients
-from ray_mono.raylet.wait_reasons import WaitReasons
+from ray_mono.raylet.store_client import StoreClient
+from ray_mono.raylet.wait_reasons import StoreReasons, WaitReasons
+from ray_mono.rpc.surface import RpcError, StatusCode
 from tests.raylet.scheduling.lease_scene import HERE, THERE, Scene, units
 
 Subject = common_pb2.WaitSubject
@@ -98,3 +102,44 @@ def test_a_node_says_who_has_what_somebody_needs() -> None:
 def test_what_a_raylet_knows_nothing_of_is_refused() -> None:
     with pytest.raises(ValueError, match="was asked of ACTOR 61"):
         reasons(Scene(units(CPU=1))).of(Subject(kind=Subject.ACTOR, id=b"a"))
+
+
+class FakeStore(StoreClient):
+    """Answers with a reason, or with an error."""
+
+    def __init__(self, answer: common_pb2.WaitReason | RpcError) -> None:
+        self._answer = answer
+
+    async def explain(self, subject: common_pb2.WaitSubject) -> common_pb2.WaitReason:
+        if isinstance(self._answer, RpcError):
+            raise self._answer
+        return self._answer
+
+
+def in_store(scene: Scene, answer: common_pb2.WaitReason | RpcError) -> common_pb2.WaitReason:
+    told = StoreReasons(HERE, FakeStore(answer), reasons(scene))
+    return asyncio.run(told.of(Subject(kind=Subject.STORE, id=b"object")))
+
+
+def test_whom_a_store_knows_by_ids_gets_an_address() -> None:
+    scene = Scene(units(CPU=1))
+    scene.cluster.node_joined(THERE, "there", 2, units(CPU=1))
+    scene.ask("holder")
+    worker_id = scene.granted["holder"].worker_id
+    nodes = [common_pb2.Address(node_id=node_id) for node_id in (THERE, b"unknown")]
+    waits_for = [
+        Subject(kind=Subject.WORKER, id=worker_id),
+        Subject(kind=Subject.WORKER, id=b"of another node"),
+        *(Subject(kind=Subject.STORE, id=b"object", at=at) for at in nodes),
+    ]
+    told = in_store(scene, common_pb2.WaitReason(code="STORE_FULL", waits_for=waits_for))
+    worker, store = told.waits_for
+    assert (worker.kind, worker.id, worker.name) == (Subject.WORKER, worker_id, "holder()")
+    assert (store.kind, store.at.node_id, store.at.host, store.at.port) == (Subject.STORE, THERE, "there", 2)
+
+
+def test_a_store_that_does_not_answer_is_named() -> None:
+    told = in_store(Scene(units(CPU=1)), RpcError(StatusCode.DEADLINE_EXCEEDED, "no answer within 1 s"))
+    node = HERE.hex()[:8]
+    assert told.code == "UNREACHABLE" and told.unblock
+    assert told.text == f"the object store of node {node} cannot be asked: no answer within 1 s"

@@ -21,6 +21,7 @@ from ray_mono.core_worker.context import WorkerContext
 from ray_mono.core_worker.environment import Environment
 from ray_mono.core_worker.reference_counting.reference_counter import ReferenceCounter
 from ray_mono.core_worker.store_provider.memory_store import MemoryStore
+from ray_mono.core_worker.store_provider.plasma_store_provider import PlasmaStoreProvider
 from ray_mono.protobuf import common_pb2, raylet_pb2
 from ray_mono.rpc.reactor import Waiter
 
@@ -44,11 +45,13 @@ class BlockedNotice:
         context: WorkerContext,
         references: ReferenceCounter,
         memory_store: MemoryStore,
+        plasma: PlasmaStoreProvider,
     ) -> None:
         self._env = env
         self._context = context
         self._references = references
         self._memory_store = memory_store
+        self._plasma = plasma
         self._tells_raylet = not env.is_driver
         self.num_blocked = 0
         """Waits of the task that runs, and those that earlier ones left behind."""
@@ -137,11 +140,25 @@ class BlockedNotice:
         finally:
             del self._waits[this]
 
+    @contextlib.contextmanager
+    def fetches(self, object_ids: Collection[bytes], task_id: bytes | None = None) -> Iterator[None]:
+        """Around a wait for values that are in stores. task_id: of the task that needs them, if it has not
+        begun."""
+        this = object()
+        self._waits[this] = task_id or self._context.get().task_id, object_ids
+        try:
+            yield
+        finally:
+            del self._waits[this]
+
     def waited_for_by(self, task_id: bytes) -> list[bytes]:
-        """The objects that a task of this worker waits for in get or wait, and that are not there. Lock
-        held."""
+        """The objects that a task of this worker waits for in get or wait, or as arguments, and that are not
+        there, or not here. Lock held."""
         waits = [object_ids for waiting, object_ids in list(self._waits.values()) if waiting == task_id]
-        return [each for object_ids in waits for each in object_ids if self._memory_store.is_pending(each)]
+        return [each for object_ids in waits for each in object_ids if self._is_missing(each)]
+
+    def _is_missing(self, object_id: bytes) -> bool:
+        return self._memory_store.is_pending(object_id) or self._plasma.is_fetched(object_id)
 
     @contextlib.contextmanager
     def noted(self, code: WaitCode, what: str, subject: common_pb2.WaitSubject) -> Iterator[None]:

@@ -348,7 +348,8 @@ class Getter:
                 return found
         left_s = None if deadline_s is None else max(0.0, deadline_s - self._env.clock.time_s())
         timeout_ms = -1 if left_s is None else round(left_s * 1000)
-        return self._stores.fetch(wanted, timeout_ms, self._blocked.wait, may_go_elsewhere, priority)
+        with self._blocked.fetches([object_id for object_id, _, _ in wanted]):
+            return self._stores.fetch(wanted, timeout_ms, self._blocked.wait, may_go_elsewhere, priority)
 
     def _tell_lost(self, missing: dict[bytes, list[bytes]], tries: dict[tuple[bytes, ...], int]) -> None:
         for object_id, node_ids in missing.items():

@@ -20,12 +20,13 @@ import mmap
 import os
 import threading
 import weakref
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
 
+from ray_mono.common import ids
 from ray_mono.common.exceptions import RaySystemError
 from ray_mono.common.mapped_file import MappedFile, bytes_of
 from ray_mono.common.object_errors import no_room_error
@@ -78,6 +79,10 @@ class PlasmaStoreProvider:
         # Objects that this process has written, and that nobody can read yet; and how many calls will say
         # what becomes of each. These are several where a task runs again before its last answer has left.
         self._unsealed: dict[bytes, int] = {}
+        # Those for which this process waits until the store has room.
+        self._without_room: dict[bytes, None] = {}
+        # Those that this process has asked for, and how often; without those that it asked for at once.
+        self._fetched: Counter[bytes] = Counter()
         self._write_map: MappedFile | None = None
         self._read_map: memoryview | None = None
         # The ObjectFound of each view that ended. Finalizers append without the lock; `drain` goes through
@@ -123,7 +128,7 @@ class PlasmaStoreProvider:
             owner_worker_id=owner_worker_id,
         )
         try:
-            place = self._stub.Create(request)
+            place = self._create(request)
             if place.file:
                 self._write_file(place.file, value)
             else:
@@ -145,6 +150,17 @@ class PlasmaStoreProvider:
                 self._unsealed.pop(object_id, None)
             self._abort(object_id)
             raise
+
+    def _create(self, request: Any) -> Any:
+        self._without_room[request.object_id] = None
+        try:
+            return self._stub.Create(request)
+        finally:
+            self._without_room.pop(request.object_id, None)
+
+    def without_room_of(self, task_id: bytes) -> list[bytes]:
+        """The objects of a task that wait for room in the store. Lock held."""
+        return [each for each in list(self._without_room) if each[: -ids.INDEX_BYTES] == task_id]
 
     def _write_file(self, path: str, value: Serialized) -> None:
         """Of an object that is larger than the store: in a file of its own."""
@@ -248,9 +264,21 @@ class PlasmaStoreProvider:
                 for object_id, locations, size_bytes in wanted
             ],
         )
-        self._stub.Get.start(
-            request, lambda reply, error: on_done(list(reply.objects) if reply is not None else [], error)
-        )
+        object_ids = [object_id for object_id, _, _ in wanted] if timeout_ms else []
+        self._fetched.update(object_ids)
+
+        def done(reply: Any, error: RpcError | None) -> None:
+            for object_id in object_ids:
+                self._fetched[object_id] -= 1
+                if not self._fetched[object_id]:
+                    del self._fetched[object_id]
+            on_done(list(reply.objects) if reply is not None else [], error)
+
+        self._stub.Get.start(request, done)
+
+    def is_fetched(self, object_id: bytes) -> bool:
+        """Whether this process has asked for an object, and waits for it. Lock held."""
+        return object_id in self._fetched
 
     def view(self, found: Any) -> memoryview:
         """The bytes, read-only, of an object that was found. Its pin lasts as long as anything refers to

@@ -24,6 +24,7 @@ from typing import Any
 
 from ray_mono.core_worker.context import TaskContext
 from ray_mono.core_worker.environment import Environment
+from ray_mono.core_worker.objects.blocked_notice import BlockedNotice
 from ray_mono.core_worker.objects.getter import Getter
 from ray_mono.core_worker.reference_counting.borrowing import Borrowing
 from ray_mono.core_worker.reference_counting.reference_counter import ReferenceCounter
@@ -44,6 +45,7 @@ class ArgumentReader:
         memory_store: MemoryStore,
         borrowing: Borrowing,
         unpickled: UnpickledReferences,
+        blocked: BlockedNotice,
         getter: Getter,
     ) -> None:
         self._env = env
@@ -51,6 +53,7 @@ class ArgumentReader:
         self._memory_store = memory_store
         self._borrowing = borrowing
         self._unpickled = unpickled
+        self._blocked = blocked
         self._getter = getter
 
     def read(self, call: Call, task: TaskContext, may_go_elsewhere: bool) -> tuple[list[Any], dict[str, Any]]:
@@ -107,4 +110,5 @@ class ArgumentReader:
                 # What came with it until now: the connection may end while this waits.
                 self._runs_on(call, task)
         object_ids = [arg.reference.object_id for arg in references]
-        return self._getter.get_ids(object_ids, None, TASK_ARGUMENTS, may_go_elsewhere)
+        with self._blocked.fetches(object_ids, task.task_id):
+            return self._getter.get_ids(object_ids, None, TASK_ARGUMENTS, may_go_elsewhere)

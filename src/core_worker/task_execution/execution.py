@@ -105,13 +105,19 @@ class Execution:
             parts.events,
             parts.functions,
             ArgumentReader(
-                env, parts.references, parts.memory_store, parts.borrowing, parts.unpickled, parts.getter
+                env,
+                parts.references,
+                parts.memory_store,
+                parts.borrowing,
+                parts.unpickled,
+                parts.blocked,
+                parts.getter,
             ),
             parts.unpickled,
             parts.blocked,
         )
         parts.reasons.runs_by(
-            RunReasons(env, running, parts.blocked, parts.futures, parts.reasons.subject_of).of
+            RunReasons(env, running, parts.blocked, parts.futures, parts.plasma, parts.reasons).of
         )
         parts.blocked.before_each(before_blocking(env, running, self.receiver))
 

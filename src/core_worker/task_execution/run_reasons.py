@@ -5,7 +5,6 @@ tells of. It only looks. Lock held.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 
 from ray_mono.common.explanation import WaitCode
 from ray_mono.common.wait_messages import SUBJECTS_TOLD_MAX, reason_of
@@ -13,7 +12,9 @@ from ray_mono.core_worker.context import TaskContext
 from ray_mono.core_worker.environment import Environment
 from ray_mono.core_worker.objects.blocked_notice import BlockedNotice
 from ray_mono.core_worker.objects.futures import ObjectFutures
+from ray_mono.core_worker.store_provider.plasma_store_provider import PlasmaStoreProvider
 from ray_mono.core_worker.task_execution.running import Running
+from ray_mono.core_worker.task_submission.wait_reasons import WaitReasons
 from ray_mono.protobuf import common_pb2
 
 Subject = common_pb2.WaitSubject
@@ -28,14 +29,15 @@ class RunReasons:
         running: Running,
         blocked: BlockedNotice,
         futures: ObjectFutures,
-        subject_of: Callable[[bytes], common_pb2.WaitSubject],
+        plasma: PlasmaStoreProvider,
+        reasons: WaitReasons,
     ) -> None:
-        """subject_of(object id): with its owner."""
         self._env = env
         self._running = running
         self._blocked = blocked
         self._futures = futures
-        self._subject_of = subject_of
+        self._plasma = plasma
+        self._reasons = reasons
 
     def of(self, subject: common_pb2.WaitSubject) -> common_pb2.WaitReason | None:
         if subject.kind == Subject.TASK:
@@ -71,14 +73,19 @@ class RunReasons:
         return self._of_running(task)
 
     def _of_running(self, task: TaskContext) -> common_pb2.WaitReason:
-        began_s = self._running.begun().get(task)
-        if began_s is None:
-            return self._of_waiting(_named(task))
+        if without_room := self._plasma.without_room_of(task.task_id):
+            text = f"{_named(task)} on {self._here} waits for room in its node's object store"
+            return reason_of(WaitCode.GET, text, [self._reasons.in_store(without_room[0])])
         awaited = [*self._blocked.waited_for_by(task.task_id), *self._futures.awaited_by(task.task_id)]
+        began_s = self._running.begun().get(task)
         if awaited:
             what = f"{len(awaited)} object{'' if len(awaited) == 1 else 's'}"
-            text = f"{_named(task)} on {self._here} waits in its code for {what}"
-            return reason_of(WaitCode.GET, text, map(self._subject_of, awaited[:SUBJECTS_TOLD_MAX]))
+            where = "in its code" if began_s is not None else "before it begins"
+            text = f"{_named(task)} on {self._here} waits {where} for {what}"
+            waits_for = map(self._reasons.awaited, awaited[:SUBJECTS_TOLD_MAX])
+            return reason_of(WaitCode.GET, text, waits_for)
+        if began_s is None:
+            return self._of_waiting(_named(task))
         if (wait := self._blocked.other_wait_of(task.task_id)) is not None:
             text = f"{_named(task)} on {self._here} waits in its code for {wait.what}"
             return reason_of(wait.code, text, [wait.subject])

@@ -74,8 +74,8 @@ class Walk:
         return self._look(subject, [])
 
     def _look(self, subject: common_pb2.WaitSubject, path: list[Key]) -> Story:
-        # A call that was handed on is another subject where it runs.
-        key = subject.kind, subject.id + subject.at.worker_id
+        # A call that was handed on is another subject where it runs, and an object in another store.
+        key = subject.kind, subject.id + (subject.at.worker_id or subject.at.node_id)
         if key in path:
             return Story((), moves=False, cycle_begins=path.index(key))
         if key in self._moving or self._num_asked == SUBJECTS_MAX:
@@ -233,7 +233,7 @@ class Explainer:
         env, at = self._env, subject.at
         if at.worker_id:
             return f"process {at.worker_id.hex()[:8]}", self._peers.stub_for(at)
-        if subject.kind not in (Subject.LEASE, Subject.NODE):
+        if subject.kind not in (Subject.LEASE, Subject.NODE, Subject.STORE):
             return THE_HEAD, env.gcs
         if at.node_id == env.node_id:
             return "this node's raylet", env.raylet

@@ -17,6 +17,7 @@ from ray_mono.core_worker.peers import PeerPool
 from ray_mono.core_worker.reference_counting.borrowing import Borrowing
 from ray_mono.core_worker.reference_counting.reference_counter import ReferenceCounter
 from ray_mono.core_worker.store_provider.memory_store import MemoryStore
+from ray_mono.core_worker.store_provider.plasma_store_provider import PlasmaStoreProvider
 from ray_mono.core_worker.task_submission.actor_task_submitter import ActorTaskSubmitter
 from ray_mono.core_worker.task_submission.called_actor import CalledActor, CalledActorState
 from ray_mono.core_worker.task_submission.lease import Lease, SchedulingQueue
@@ -43,6 +44,7 @@ class WaitReasons:
         env: Environment,
         references: ReferenceCounter,
         memory_store: MemoryStore,
+        plasma: PlasmaStoreProvider,
         borrowing: Borrowing,
         peers: PeerPool,
         tasks: TaskManager,
@@ -53,6 +55,7 @@ class WaitReasons:
         self._env = env
         self._references = references
         self._memory_store = memory_store
+        self._plasma = plasma
         self._borrowing = borrowing
         self._peers = peers
         self._tasks = tasks
@@ -78,6 +81,9 @@ class WaitReasons:
         reason = self._runs(subject)
         if reason is not None:
             return reason
+        if subject.kind == Subject.WORKER and self._env.is_driver:
+            text = f"the driver (pid {self._env.pid}) holds its references until it drops them"
+            return reason_of(WaitCode.HELD_BY_DRIVER, text, unblock="drop references in the driver")
         name = subject.name or f"{Subject.Kind.Name(subject.kind).lower()} {subject.id.hex()}"
         return reason_of(WaitCode.UNKNOWN, f"{name} is not known to the process that should know it")
 
@@ -107,6 +113,17 @@ class WaitReasons:
             at.ParseFromString(self._borrowing.owner_of(object_id))
         return Subject(kind=Subject.OBJECT, id=object_id, at=at if at.worker_id else self._env.address)
 
+    def in_store(self, object_id: bytes) -> common_pb2.WaitSubject:
+        """The object, as this node's store knows it."""
+        at, name = self._raylet_at(self._env.raylet), f"object {object_id.hex()[:8]}…"
+        return Subject(kind=Subject.STORE, id=object_id, name=name, at=at)
+
+    def awaited(self, object_id: bytes) -> common_pb2.WaitSubject:
+        """Of an object that somebody here waits for: who knows what it waits for."""
+        if self._plasma.is_fetched(object_id):
+            return self.in_store(object_id)
+        return self.subject_of(object_id)
+
     # ---- objects
 
     def _of_object(self, object_id: bytes) -> common_pb2.WaitReason:
@@ -119,6 +136,9 @@ class WaitReasons:
             entry = self._memory_store.get(object_id)
             nodes = [] if entry is None or entry.data is not None else entry.locations or []
             where = f" on node {nodes[0].hex()[:8]}" if nodes else ""
+            if self._plasma.is_fetched(object_id):
+                text = f"{name} is there{where}, and is wanted on node {self._env.node_id.hex()[:8]}"
+                return reason_of(WaitCode.FETCH, text, [self.in_store(object_id)])
             is_error = entry is not None and entry.metadata == serialization.ERROR
             what = ", and is an error" if is_error else ""
             return reason_of(WaitCode.READY, f"{name} is there{where}{what}")
