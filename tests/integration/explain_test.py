@@ -62,6 +62,11 @@ def ask_for_one(refs: list[Any]) -> Any:
 
 
 @ray.remote(num_cpus=0)
+def wait_for(group: PlacementGroup) -> bool:
+    return group.wait(60)
+
+
+@ray.remote(num_cpus=0)
 def told(refs: list[Any]) -> str:
     return explain(refs[0]).code
 
@@ -350,6 +355,18 @@ STUCK: dict[str, tuple[Program, str, bool, tuple[str, ...]]] = {
         "PLACEMENT_GROUP_REMOVED",
         True,
         ("was removed: by remove_placement_group()",),
+    ),
+    "ready() of a placement group without a place": (
+        lambda: placement_group([{"CPU": 100}]).ready(),
+        "INFEASIBLE",
+        True,
+        ("waits for placement group ", "needs {CPU: 100} by PACK", "the only node of the cluster"),
+    ),
+    "a task that waits for a placement group": (
+        lambda: wait_for.remote(placement_group([{"CPU": 100}])),
+        "INFEASIBLE",
+        True,
+        ("wait_for() on worker ", "waits in its code for placement group ", "needs {CPU: 100} by PACK"),
     ),
     "a task whose placement group has no place": (
         lambda: in_group(placement_group([{"CPU": 100}])),

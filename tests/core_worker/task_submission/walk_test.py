@@ -87,6 +87,19 @@ def test_a_circle_that_another_holder_will_end_is_none() -> None:
     assert story.moves and names(story) == ["a", "c"] and story.cycle_begins is None
 
 
+def test_an_object_in_two_stores_does_not_wait_for_itself() -> None:
+    def in_store(node_id: bytes) -> common_pb2.WaitSubject:
+        return Subject(kind=Subject.STORE, id=b"object", at=common_pb2.Address(node_id=node_id))
+
+    def ask(subject: common_pb2.WaitSubject) -> common_pb2.WaitReason:
+        if subject.at.node_id == b"far":
+            return common_pb2.WaitReason(code=WaitCode.READY)
+        return common_pb2.WaitReason(code=WaitCode.TRANSFER, waits_for=[in_store(b"far")])
+
+    story = Walk(ask).begin(in_store(b"near"))
+    assert story.moves and [link.reason.code for link in story.links] == ["TRANSFER", "READY"]
+
+
 def test_the_walk_is_bounded() -> None:
     chain = [f"n{number}" for number in range(2 * SUBJECTS_MAX)]
     reasons = dict(zip(chain, chain[1:], strict=False)) | {chain[-1]: STUCK, "a": chain[0]}
