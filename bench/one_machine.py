@@ -26,12 +26,12 @@ from typing import Any
 
 import psutil
 
-PYTHON_PATH = str(Path(__file__).absolute().parent.parent / "python")
-sys.path.append(PYTHON_PATH)
+sys.path.append(str(Path(__file__).absolute().parent.parent / "python"))
 
 import ray_mono as ray
 from ray_mono.cluster_utils import Cluster
 
+PYTHON_PATH = sys.path[-1]
 DRIVERS_AT_ONCE = 10
 QUEUEING_DRIVERS = 4
 CPUS = 2
