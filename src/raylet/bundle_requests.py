@@ -1,18 +1,25 @@
 """What the GCS says about bundles of placement groups: brings it to the lease manager, and tells at each
 registration which bundles are held here.
 
+Bundles that may wait do so as a request for a lease (scheduling/bundle_demand.py). Whoever asks for bundles
+of a group, or gives some back, withdraws what waits of it. So does a head that the node registers at: what
+was asked for by another head nobody would give back.
+
 A head that lost its store learns of the groups from the nodes that hold their bundles. So the whole group is
 kept here as the GCS told it, while one of its bundles is held.
 """
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 
 from ray_mono.common.world import Clock
 from ray_mono.protobuf import common_pb2
 from ray_mono.raylet import wire
 from ray_mono.raylet.effect_runner import EffectRunner
+from ray_mono.raylet.lease_answers import LeaseAnswers
+from ray_mono.raylet.scheduling.bundle_demand import bundle_demand
 from ray_mono.raylet.scheduling.lease_manager import LeaseManager
 from ray_mono.rpc.surface import RpcError, StatusCode
 
@@ -20,11 +27,16 @@ from ray_mono.rpc.surface import RpcError, StatusCode
 class BundleRequests:
     """Of one raylet. ValueErrors say what is wrong with a message, of which nothing was done then."""
 
-    def __init__(self, clock: Clock, leases: LeaseManager, effects: EffectRunner) -> None:
+    def __init__(
+        self, node_id: bytes, clock: Clock, leases: LeaseManager, answers: LeaseAnswers, effects: EffectRunner
+    ) -> None:
+        """node_id: this node's."""
+        self._node_id = node_id
         self._clock = clock
         self._leases = leases
+        self._answers = answers
         self._effects = effects
-        # As the GCS told them last. Invariant: those whose bundles are held.
+        # As the GCS told them last. Invariant: those whose bundles are held, or wait.
         self._groups: dict[bytes, common_pb2.PlacementGroupInfo] = {}
 
     def prepare(self, groups: Sequence[common_pb2.GroupBundles]) -> list[str]:
@@ -33,13 +45,42 @@ class BundleRequests:
         refusals = []
         for each, bundles in zip(groups, wanted, strict=True):
             group_id = each.group.placement_group_id
+            self._withdraw(group_id)
             refusal, effects = self._leases.prepare_bundles(group_id, bundles, self._clock.time_s())
             self._effects.run(effects)
             if not refusal:
-                self._groups[group_id] = group = common_pb2.PlacementGroupInfo()
-                group.CopyFrom(each.group)
+                self._keep(each.group)
             refusals.append(refusal)
         return refusals
+
+    async def prepare_in_turn(self, groups: Sequence[common_pb2.GroupBundles], requester: int) -> list[str]:
+        """The same; what is not free waits for its turn, one group after the other. requester: whose end
+        withdraws it. Raises ValueError, and RpcError while stopping."""
+        refusals = []
+        for each, refusal in zip(groups, self.prepare(groups), strict=True):
+            refusals.append(await self._until_its_turn(each, requester) if refusal else "")
+        return refusals
+
+    async def _until_its_turn(self, wanted: common_pb2.GroupBundles, requester: int) -> str:
+        group_id, job_id = wanted.group.placement_group_id, wanted.group.job_id
+        bundles = {
+            index: resources
+            for index, resources in wire.bundles_from(wanted).items()
+            if not self._leases.holds_bundle((group_id, index))
+        }
+        request = bundle_demand(group_id, job_id, bundles, self._node_id, requester)
+        answer = self._answers.expect(group_id)
+        self._keep(wanted.group)
+        self._effects.run(self._leases.request(request, self._clock.time_s()))
+        try:
+            return (await answer).rejection.message
+        except asyncio.CancelledError:
+            # Nobody reads the answer.
+            if self._answers.forget(group_id, answer):
+                self._withdraw(group_id)
+            raise
+        finally:
+            self._forget_unless_held(group_id)
 
     def commit(self, groups: Sequence[common_pb2.BundleIndices]) -> None:
         """Raises ValueError, and RpcError (NOT_FOUND) where one is not held: none is committed then."""
@@ -57,10 +98,25 @@ class BundleRequests:
         for each in groups:
             group_id, of_group = wire.indices_from(each)
             indices.setdefault(group_id, []).extend(of_group)
+        for group_id in indices:
+            self._withdraw(group_id)
         self._effects.run(self._leases.return_bundles(indices, is_removed, self._clock.time_s()))
         for group_id in indices:
-            if not self._leases.holds_some_of(group_id):
-                self._groups.pop(group_id, None)
+            self._forget_unless_held(group_id)
+
+    def _withdraw(self, group_id: bytes) -> None:
+        """What waits of it."""
+        effects = self._leases.cancel(group_id, self._clock.time_s())
+        if effects:
+            self._effects.run(effects)
+
+    def _keep(self, group: common_pb2.PlacementGroupInfo) -> None:
+        kept = self._groups[group.placement_group_id] = common_pb2.PlacementGroupInfo()
+        kept.CopyFrom(group)
+
+    def _forget_unless_held(self, group_id: bytes) -> None:
+        if not self._leases.holds_some_of(group_id) and self._leases.get(group_id) is None:
+            self._groups.pop(group_id, None)
 
     # ---- registrations
 
@@ -70,3 +126,9 @@ class BundleRequests:
             common_pb2.GroupBundles(group=self._groups[group_id], indices=indices)
             for group_id, indices in self._leases.held_bundles().items()
         ]
+
+    def registered(self) -> None:
+        """At a head, which may be another one than before: nothing waits for that one any more."""
+        for lease in self._leases.leases():
+            if lease.request.bundles is not None:
+                self._withdraw(lease.lease_id)

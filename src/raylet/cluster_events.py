@@ -90,6 +90,7 @@ class ClusterEvents:
 
     def found(self, head: common_pb2.HeadPlace) -> None:
         self._store.follow_head(head)
+        self._bundles.registered()
         self._effects.run(self._leases.cluster_changed(self._clock.time_s()))
 
     def disowned(self, lease_ids: Sequence[bytes]) -> None:

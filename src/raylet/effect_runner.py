@@ -8,9 +8,11 @@ from typing import assert_never
 
 from ray_mono.common.our_bug import InternalError
 from ray_mono.common.world import Clock
+from ray_mono.protobuf import raylet_pb2
 from ray_mono.raylet import wire
 from ray_mono.raylet.clients import Clients
 from ray_mono.raylet.effects import (
+    BundlesHeld,
     CollectGarbage,
     Effect,
     EndWorker,
@@ -63,6 +65,8 @@ class EffectRunner:
                     self._grant(effect)
                 case SpilledBack() | Rejected():
                     self._answers.answer(effect.lease_id, wire.refusal_reply(effect))
+                case BundlesHeld():
+                    self._answers.answer(effect.lease_id, raylet_pb2.RequestWorkerLeaseReply())
                 case StartWorker():
                     self._launcher.start(WorkerOrder(effect.startup_token, effect.worker_id))
                 case EndWorker():

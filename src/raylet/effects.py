@@ -52,6 +52,13 @@ class Rejected:
 
 
 @dataclass(frozen=True)
+class BundlesHeld:
+    """The bundles that waited under this id are held."""
+
+    lease_id: bytes
+
+
+@dataclass(frozen=True)
 class StartWorker:
     """Start a process that will register with this token and id."""
 
@@ -110,6 +117,7 @@ Effect = (
     Granted
     | SpilledBack
     | Rejected
+    | BundlesHeld
     | StartWorker
     | EndWorker
     | WarnJob

@@ -136,7 +136,7 @@ class Raylet:
                 config, clock, memory, clients, self._pool, self.leases, self._processes, self._effects
             )
         self._lent_cpus = LentCpus(clock, clients, self.leases, self.ledger, launcher, self._effects)
-        self._bundles = BundleRequests(clock, self.leases, self._effects)
+        self._bundles = BundleRequests(config.node_id, clock, self.leases, answers, self._effects)
         events = self._make_events()
         self._gcs = GcsClient(config, transport, clock, self._lease, outbox, self._current_resources, events)
         self._group_watches = GroupWatches(clock, self.leases, self._effects, self._gcs, self._tasks)

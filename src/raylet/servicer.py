@@ -235,7 +235,11 @@ class RayletServicer(raylet_rpc.RayletServiceServicer):
         self, request: raylet_pb2.PrepareBundlesRequest, context: CallContext
     ) -> raylet_pb2.PrepareBundlesReply:
         with _invalid_where_it_says_so():
-            return raylet_pb2.PrepareBundlesReply(refusals=self._bundles.prepare(request.groups))
+            if not request.may_wait:
+                return raylet_pb2.PrepareBundlesReply(refusals=self._bundles.prepare(request.groups))
+            requester = self._requests.requester_of(context.connection)
+            refusals = await self._bundles.prepare_in_turn(request.groups, requester)
+            return raylet_pb2.PrepareBundlesReply(refusals=refusals)
 
     async def CommitBundles(
         self, request: raylet_pb2.CommitBundlesRequest, context: CallContext

@@ -12,8 +12,9 @@ from ray_mono.common.scheduling.resources import ResourceSet
 from ray_mono.common.scheduling.strategy import Strategy, StrategyKind
 from ray_mono.protobuf import common_pb2
 from ray_mono.raylet.bundle_requests import BundleRequests
+from ray_mono.raylet.lease_answers import LeaseAnswers
 from ray_mono.rpc.surface import RpcError, StatusCode
-from tests.raylet.scheduling.lease_scene import Scene, units
+from tests.raylet.scheduling.lease_scene import HERE, Scene, units
 
 G, H = b"g" * 18, b"h" * 18
 
@@ -25,7 +26,7 @@ class Node:
         self.scene = scene = Scene(units(CPU=4))
         clock: Any = SimpleNamespace(time_s=lambda: scene.now_s)
         effects: Any = SimpleNamespace(run=scene.take)
-        self.bundles = BundleRequests(clock, scene.manager, effects)
+        self.bundles = BundleRequests(HERE, clock, scene.manager, LeaseAnswers(), effects)
 
 
 def group(*cpus: float, group_id: bytes = G, version: int = 1) -> common_pb2.PlacementGroupInfo:

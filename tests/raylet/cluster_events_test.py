@@ -12,6 +12,7 @@ from ray_mono.raylet.bundle_requests import BundleRequests
 from ray_mono.raylet.clients import ClientProcess, Clients
 from ray_mono.raylet.cluster_events import ClusterEvents
 from ray_mono.raylet.dead_nodes import DeadNodes
+from ray_mono.raylet.lease_answers import LeaseAnswers
 from tests.raylet.scheduling.lease_scene import HERE, JOB_A, THERE, Scene, units
 
 
@@ -28,7 +29,7 @@ class Node:
         effects: Any = SimpleNamespace(run=scene.take)
         store: Any = SimpleNamespace(collect_garbage=self._collect)
         self.clients = Clients()
-        self.bundles = BundleRequests(clock, scene.manager, effects)
+        self.bundles = BundleRequests(HERE, clock, scene.manager, LeaseAnswers(), effects)
         self.events = ClusterEvents(
             HERE,
             clock,

@@ -11,6 +11,7 @@ from ray_mono.common.our_bug import InternalError
 from ray_mono.raylet.clients import Clients
 from ray_mono.raylet.effect_runner import EffectRunner
 from ray_mono.raylet.effects import (
+    BundlesHeld,
     CollectGarbage,
     EndMode,
     EndWorker,
@@ -56,6 +57,7 @@ def test_every_effect_reaches_whom_it_is_for_in_order_and_then_the_gcs_looks_at_
     node.runner.run(
         [
             StartWorker(1, b"w"),
+            BundlesHeld(b"g"),
             EndWorker(b"v", 2, EndMode.KILL, "its job is over"),
             Rejected(b"a", RejectionKind.CANCELLED, "cancelled"),
             SpilledBack(b"b", b"n", "h", 1),
@@ -67,6 +69,7 @@ def test_every_effect_reaches_whom_it_is_for_in_order_and_then_the_gcs_looks_at_
     )
     assert node.told == [
         ("start", b"w"),
+        ("requester", b"g"),
         ("end", b"v"),
         ("requester", b"a"),
         ("requester", b"b"),

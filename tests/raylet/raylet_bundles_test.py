@@ -15,7 +15,7 @@ from ray_mono.protobuf import common_pb2, gcs_pb2, gcs_rpc, raylet_pb2, raylet_r
 from ray_mono.raylet.config import RayletConfig
 from ray_mono.raylet.raylet import Raylet
 from ray_mono.raylet.worker.launcher import WorkerExit, WorkerOrder
-from ray_mono.rpc.surface import CallContext, RpcError, StatusCode
+from ray_mono.rpc.surface import AsyncChannel, CallContext, RpcError, StatusCode
 from tests.raylet.scheduling.lease_scene import HERE, units
 from tests.simulation.process import SimProcess
 from tests.simulation.world import World
@@ -178,17 +178,44 @@ class Node:
             lambda: Raylet(config, transport, Workers(world), world.clock, world.rng("raylet"))
         )
         await process.spawn(self.raylet.start())
-        tester = world.network.start_process("node", "test")
-        channel = await world.transport(tester).connect(self.raylet.addresses[0], 10)
-        self.stub = raylet_rpc.RayletServiceAsyncStub(channel)
+        _, self.stub = await self.connect()
 
-    async def prepare(self, *amounts: ResourceSet) -> list[str]:
+    async def connect(self) -> tuple[AsyncChannel, raylet_rpc.RayletServiceAsyncStub]:
+        """A process of its own."""
+        process = self._world.network.start_process("node", "test")
+        channel = await self._world.transport(process).connect(self.raylet.addresses[0], 10)
+        return channel, raylet_rpc.RayletServiceAsyncStub(channel)
+
+    async def prepare(
+        self,
+        *amounts: ResourceSet,
+        may_wait: bool = False,
+        stub: raylet_rpc.RayletServiceAsyncStub | None = None,
+    ) -> list[str]:
         group = common_pb2.PlacementGroupInfo(
             placement_group_id=G, bundles=[common_pb2.Bundle(resources=each.to_proto()) for each in amounts]
         )
         bundles = common_pb2.GroupBundles(group=group, indices=range(len(amounts)))
-        reply = await self.stub.PrepareBundles(raylet_pb2.PrepareBundlesRequest(groups=[bundles]))
-        return list(reply.refusals)
+        request = raylet_pb2.PrepareBundlesRequest(groups=[bundles], may_wait=may_wait)
+        return list((await (stub or self.stub).PrepareBundles(request)).refusals)
+
+    def prepare_in_turn(
+        self, *amounts: ResourceSet, stub: raylet_rpc.RayletServiceAsyncStub | None = None
+    ) -> asyncio.Future[list[str]]:
+        return asyncio.ensure_future(self.prepare(*amounts, may_wait=True, stub=stub))
+
+    async def is_busy(self) -> None:
+        """Tasks hold all CPUs."""
+        for name in (b"busy 1", b"busy 2"):
+            resources = units(CPU=1).to_proto()
+            request = raylet_pb2.RequestWorkerLeaseRequest(
+                lease_id=name, job_id=b"\1\0\0\0", resources=resources
+            )
+            assert (await self.stub.RequestWorkerLease(request)).HasField("grant")
+
+    async def is_idle(self) -> None:
+        for name in (b"busy 1", b"busy 2"):
+            await self.stub.ReturnWorker(raylet_pb2.ReturnWorkerRequest(lease_id=name))
 
     async def commit(self, *indices: int, group_id: bytes = G) -> None:
         request = raylet_pb2.CommitBundlesRequest(groups=named(*indices, group_id=group_id))
@@ -325,5 +352,56 @@ def test_what_is_malformed_is_refused() -> None:
             with pytest.raises(RpcError) as caught:
                 await call
             assert caught.value.code is StatusCode.INVALID_ARGUMENT
+
+    play(script)
+
+
+def test_bundles_that_may_wait_are_held_when_tasks_have_given_way() -> None:
+    async def script(node: Node, gcs: Gcs) -> None:
+        await node.is_busy()
+        assert "has {CPU: 0} free" in (await node.prepare(units(CPU=2)))[0]
+        waiting = node.prepare_in_turn(units(CPU=1), units(CPU=1))
+        await asyncio.sleep(1)
+        assert not waiting.done() and not node.raylet.leases.held_bundles()
+        await node.is_idle()
+        assert await waiting == [""]
+        await node.commit(0, 1)
+        assert (await node.ask(b"1")).HasField("grant")
+        # Again, as from a head that missed the answer.
+        assert await node.prepare(units(CPU=1), units(CPU=1), may_wait=True) == [""]
+        gcs = await node.start_gcs()
+        await until(lambda: gcs.registrations)
+        [told] = gcs.registrations[0].bundles
+        assert told.indices == [0, 1] and len(told.group.bundles) == 2
+
+    play(script)
+
+
+@pytest.mark.parametrize("how", ["returned", "call ends", "connection ends", "asked again", "another head"])
+def test_bundles_that_wait_for_nobody_are_withdrawn(how: str) -> None:
+    async def script(node: Node, gcs: Gcs) -> None:
+        channel, stub = await node.connect()
+        await node.is_busy()
+        waiting = node.prepare_in_turn(units(CPU=2), stub=stub)
+        await until(lambda: node.raylet.leases.num_queued)
+        if how == "returned":
+            await node.give_back(0)
+        elif how == "call ends":
+            waiting.cancel()
+        elif how == "connection ends":
+            channel.close()
+        elif how == "asked again":
+            assert "has {CPU: 0} free" in (await node.prepare(units(CPU=2)))[0]
+        else:
+            gcs = await node.start_gcs()
+            await until(lambda: gcs.registrations)
+        await until(lambda: not node.raylet.leases.num_queued)
+        if how in ("returned", "asked again", "another head"):
+            assert await waiting == ["cancelled by its requester"]
+        await node.is_idle()
+        await until(lambda: not node.raylet.leases.has_leases)
+        assert not node.raylet.leases.held_bundles() and not node.raylet.leases.leases()
+        assert node.raylet.ledger.available == units(CPU=2)
+        assert await node.prepare(units(CPU=2), may_wait=True) == [""]
 
     play(script)

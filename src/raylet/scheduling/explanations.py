@@ -200,6 +200,10 @@ def no_such_node(task_name: str, node_id: bytes, is_gone: bool) -> str:
     return f"{name} has to run on node {node_id.hex()}, which {state} (node affinity without soft=True)."
 
 
+def drained(node_id: bytes) -> str:
+    return f"node {node_id.hex()[:8]} is drained"
+
+
 def not_free(task_name: str, required: ResourceSet, node_id: bytes) -> str:
     return (
         f"{task_name or 'A task'} has to run on node {node_id.hex()}, which has not {required} free now (node"

@@ -24,7 +24,8 @@ if all of these leases together would not do, the request waits for something el
 ever by requests that need little. So what is free is kept for the one of these that has waited longest.
 Nothing is kept for what waits for an actor, a blocked worker or another node. Nothing is kept for what a
 single lease would do, since that needs no more than its turn. Once something is kept for a request it stays
-kept, also when one more lease would do: else the next in turn would take it just then.
+kept, also when one more lease would do: else the next in turn would take it just then. Bundles of placement
+groups take nothing of what is kept, unless it is kept for them (bundle_demand.py).
 
 **How long.** Let no task take longer than D. If D is below DRAIN_S, all of them end meanwhile, and the
 request has its turn within D + 4 LOOK_S. Nobody knows whether D is longer. So after DRAIN_S the free part

@@ -7,7 +7,8 @@ say who was granted what, or sent where. So between two events nothing waits tha
 event that frees nothing needs no pass.
 
 A lease ends when its requester returns or cancels it, when the requester's connection ends, when the worker
-dies, or with the bundle of a placement group that it is in (bundles.py). An actor's lease outlives the
+dies, or with the bundle of a placement group that it is in (bundles.py). Bundles that may wait for their turn
+are requests themselves, until they are held (bundle_demand.py). An actor's lease outlives the
 connection that it was asked for on, and ends with the worker: when that connection ends, and whenever the
 raylet registers, the GCS says which of these leases nobody wants (`disowned`). What a worker holds that is
 told to end stays held until its process is gone.
@@ -29,6 +30,7 @@ from ray_mono.common.our_bug import check
 from ray_mono.common.scheduling.node_snapshot import NodeSnapshot
 from ray_mono.common.scheduling.resources import ResourceSet
 from ray_mono.raylet.effects import (
+    BundlesHeld,
     Effect,
     EndMode,
     ReclaimLease,
@@ -86,9 +88,10 @@ class LeaseManager:
         self._limits = limits
         self._queue = LeaseQueue()
         self._reserved = Reservations()
-        self._scheduler = LeaseScheduler(node, ledger, cluster, pool, self._queue, self._reserved)
-        self.stories = LeaseStories(self._scheduler, ledger, cluster, pool)
         self._bundles = NodeBundles(node.node_id, ledger)
+        queue, reserved, bundles = self._queue, self._reserved, self._bundles
+        self._scheduler = LeaseScheduler(node, ledger, cluster, pool, queue, reserved, bundles)
+        self.stories = LeaseStories(self._scheduler, ledger, cluster, pool)
         self._warnings = PendingWarnings(limits.infeasible_warning_s, limits.pending_warning_s)
         self._leases: dict[bytes, WorkerLease] = {}
         self._by_requester: dict[int, dict[bytes, None]] = {}
@@ -194,7 +197,7 @@ class LeaseManager:
     ) -> tuple[str, list[Effect]]:
         """Holds these bundles of a group, by index, all or none. Returns why it does not ("" where it does),
         and what follows."""
-        refusal = self._bundles.prepare(group_id, wanted, self._is_draining)
+        refusal = self._bundles.prepare(group_id, wanted, self._is_draining, self._scheduler.kept)
         return refusal, self._schedule(now_s)
 
     def commit_bundles(self, keys: Iterable[BundleKey], now_s: float) -> list[Effect]:
@@ -466,9 +469,9 @@ class LeaseManager:
         return self._concluded(self._scheduler.run(now_s))
 
     def _concluded(self, effects: list[Effect]) -> list[Effect]:
-        """Forgets the leases that the scheduler sent away."""
+        """Forgets the leases that the scheduler sent away, or made bundles of."""
         for effect in effects:
-            if isinstance(effect, (SpilledBack, Rejected)):
+            if isinstance(effect, (SpilledBack, Rejected, BundlesHeld)):
                 self._forget(self._leases[effect.lease_id])
         return effects
 

@@ -5,26 +5,31 @@ can be placed. The answer is here (the ledger reserves its resources), another n
 and asks there), or not now. Then reserved leases get idle workers, jobs in turn again, and the pool starts
 what is missing.
 
+A lease that asks for bundles of a placement group (bundle_demand.py) is over when its turn comes: the bundles
+hold its resources from then on, and it needs no worker.
+
 A pass costs as much as there are shapes, not leases. What was answered "not now" is asked again only when the
 other nodes have changed, or when it fits here. `look` sees to what waits for others' leases (fair_share.py).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import assert_never
 
 from ray_mono.common.our_bug import check, known
 from ray_mono.common.scheduling.node_snapshot import NodeSnapshot
 from ray_mono.common.scheduling.policy import stays, utilization
+from ray_mono.common.scheduling.resources import ResourceSet
 from ray_mono.common.scheduling.strategy import StrategyKind
-from ray_mono.raylet.effects import Effect, Granted, Rejected, RejectionKind, SpilledBack
+from ray_mono.raylet.effects import BundlesHeld, Effect, Granted, Rejected, RejectionKind, SpilledBack
 from ray_mono.raylet.scheduling import explanations, fair_share
 from ray_mono.raylet.scheduling.cluster_view import ClusterView
 from ray_mono.raylet.scheduling.lease_queue import LeaseQueue
 from ray_mono.raylet.scheduling.leases import Shape, WorkerLease, WorkerLeaseState
 from ray_mono.raylet.scheduling.ledger import ResourceLedger
+from ray_mono.raylet.scheduling.node_bundles import NodeBundles
 from ray_mono.raylet.scheduling.reservations import Reservations
 from ray_mono.raylet.scheduling.scheduling_policy import (
     Decision,
@@ -50,6 +55,7 @@ class LeaseScheduler:
         pool: WorkerPool,
         queue: LeaseQueue,
         reserved: Reservations,
+        bundles: NodeBundles,
     ) -> None:
         self._node = node
         self._ledger = ledger
@@ -57,6 +63,7 @@ class LeaseScheduler:
         self._pool = pool
         self._queue = queue
         self._reserved = reserved
+        self._bundles = bundles
         # The last "not now" per shape. It holds while the cluster's revision is the same and the shape does
         # not fit here.
         self._refusals: dict[Shape, tuple[int, Decision]] = {}
@@ -148,7 +155,7 @@ class LeaseScheduler:
                 effects += self._send_to_wait(shape, decision, queued_by_s=now_s)
             for lease in [lease for lease in self._queue.leases_of(shape) if lease.request.for_actor]:
                 self._queue.remove(lease)
-                message = f"node {self._node.node_id.hex()[:8]} is drained"
+                message = explanations.drained(self._node.node_id)
                 effects.append(Rejected(lease.lease_id, RejectionKind.NOT_HERE, message))
         return effects
 
@@ -179,12 +186,16 @@ class LeaseScheduler:
         """Whether one may have the node's resources now."""
         if self._node.is_draining:
             return False
-        required, held_for = shape.required, self._held_for
-        if not self._ledger.can_grant(required):
+        if not self._ledger.can_grant(shape.required):
             return False
-        if held_for is None or held_for is shape or not self._queue.has(held_for):
-            return True
-        return required.fits_in(fair_share.spare(self._ledger.available, held_for.required))
+        kept = None if shape is self._held_for else self.kept
+        return kept is None or shape.required.fits_in(fair_share.spare(self._ledger.available, kept))
+
+    @property
+    def kept(self) -> ResourceSet | None:
+        """What is kept free for the shape that others gave way to; None: nothing."""
+        held_for = self._held_for
+        return held_for.required if held_for is not None and self._queue.has(held_for) else None
 
     def tick(self, now_s: float, unknown_node_s: float) -> list[Effect]:
         """Refuses what has waited `unknown_node_s` for a node that nobody has heard of. Until then it may be
@@ -250,7 +261,11 @@ class LeaseScheduler:
         chosen = self._node
         match decision:
             case RunHere():
-                self.reserve(self._queue.pop(job_id, shape))
+                lease = self._queue.pop(job_id, shape)
+                if lease.request.bundles is None:
+                    self.reserve(lease)
+                else:
+                    effects.append(self._hold(lease.lease_id, lease.request.bundles))
                 self._served_at_s[shape] = now_s
             case SpillTo(chosen):
                 lease = self._queue.pop(job_id, shape)
@@ -271,7 +286,16 @@ class LeaseScheduler:
             self._last_node_ids[kind] = chosen.node_id
         return True
 
+    def _hold(self, group_id: bytes, bundles: Mapping[int, ResourceSet]) -> Effect:
+        """It is the turn of these. Together they are free; parts of accelerators may not do for each."""
+        refusal = self._bundles.prepare(group_id, bundles)
+        return Rejected(group_id, RejectionKind.NOT_HERE, refusal) if refusal else BundlesHeld(group_id)
+
 
 def _no_such_node(lease: WorkerLease, is_gone: bool) -> Rejected:
-    text = explanations.no_such_node(lease.request.task_name, lease.shape.strategy.node_id, is_gone)
+    node_id = lease.shape.strategy.node_id
+    if lease.request.bundles is not None:
+        # They were asked for at their node, and nowhere else.
+        return Rejected(lease.lease_id, RejectionKind.NOT_HERE, explanations.drained(node_id))
+    text = explanations.no_such_node(lease.request.task_name, node_id, is_gone)
     return Rejected(lease.lease_id, RejectionKind.INFEASIBLE, text)

@@ -3,7 +3,7 @@
     QUEUED ──► RESERVED ──► GRANTED ──► CLOSED
        │           │            │          └ its worker died, or was given back
        │           │            └ returned, its worker died, or its requester is gone
-       └───────────┴──────────► ENDED: cancelled, sent elsewhere, rejected
+       └───────────┴──────────► ENDED: cancelled, sent elsewhere, rejected, or its bundles are held
 
 RESERVED: it has its resources, and waits for a worker to become idle or to start. Because resources are
 reserved first, any number of workers can start side by side, and no more is given out than the node has.
@@ -15,6 +15,7 @@ still run what it has begun.
 from __future__ import annotations
 
 import enum
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 from weakref import WeakValueDictionary
@@ -111,6 +112,8 @@ class LeaseRequest(NamedTuple):
     """What it is for may be run again if the worker is killed."""
     owner_id: bytes = b""
     """The worker or driver whose task or actor it is for."""
+    bundles: Mapping[int, ResourceSet] | None = None
+    """Set where it asks for these bundles of a placement group instead of a worker (bundle_demand.py)."""
 
     @property
     def line(self) -> tuple[int, int]:

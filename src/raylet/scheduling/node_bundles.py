@@ -13,6 +13,7 @@ from typing import Any
 
 from ray_mono.common.our_bug import check
 from ray_mono.common.scheduling.resources import ResourceSet
+from ray_mono.raylet.scheduling import fair_share
 from ray_mono.raylet.scheduling.bundles import Bundle, BundleState
 from ray_mono.raylet.scheduling.ledger import ResourceLedger
 
@@ -31,9 +32,15 @@ class NodeBundles:
         # ENDING.
         self._ending: list[Bundle] = []
 
-    def prepare(self, group_id: bytes, wanted: Mapping[int, ResourceSet], is_draining: bool) -> str:
+    def prepare(
+        self,
+        group_id: bytes,
+        wanted: Mapping[int, ResourceSet],
+        is_draining: bool = False,
+        kept: ResourceSet | None = None,
+    ) -> str:
         """Holds all of these bundles of a group, by index. Returns why it does not, in one sentence; empty
-        where it does. is_draining: the node is to end, and holds nothing more."""
+        where it does. is_draining: the node is to end, and holds nothing more. kept: for what waits."""
         new = [
             Bundle(group_id, index, resources)
             for index, resources in wanted.items()
@@ -42,20 +49,22 @@ class NodeBundles:
         if new and is_draining:
             return f"{self._name} is drained"
         free = self._ledger.available
+        if kept is not None and not _together(new).fits_in(fair_share.spare(free, kept)):
+            return f"{self._too_little(new, free)}, and keeps that for what has waited longer"
         for number, bundle in enumerate(new):
             if not self._ledger.can_grant(bundle.resources):
                 self._ledger.release_bundles(new[:number])
-                return self._too_little(new, free)
+                refusal = self._too_little(new, free)
+                is_in_parts = _together(new).fits_in(free) and not self._ledger.is_overdrawn
+                return f"{refusal}, in parts of accelerators" if is_in_parts else refusal
             self._ledger.hold_bundle(bundle)
         if new:
             self._held.setdefault(group_id, {}).update((bundle.index, bundle) for bundle in new)
         return ""
 
     def _too_little(self, new: Iterable[Bundle], free: ResourceSet) -> str:
-        needed = ResourceSet.sum_of(bundle.resources for bundle in new)
-        refusal = f"it needs {needed}, {self._name} has {free.beside(needed)} free"
-        is_in_parts = needed.fits_in(free) and not self._ledger.is_overdrawn
-        return f"{refusal}, in parts of accelerators" if is_in_parts else refusal
+        needed = _together(new)
+        return f"it needs {needed}, {self._name} has {free.beside(needed)} free"
 
     def holds(self, key: BundleKey) -> bool:
         group_id, index = key
@@ -132,3 +141,7 @@ class NodeBundles:
         check(all(awaited), "a bundle waits for leases that have ended")
         counted = set(self._ledger.bundles())
         check(counted == {*self._all_held(), *self._ending}, "bundles and bundles in the ledger differ")
+
+
+def _together(bundles: Iterable[Bundle]) -> ResourceSet:
+    return ResourceSet.sum_of(bundle.resources for bundle in bundles)

@@ -47,9 +47,9 @@ class Flood:
 
 
 def run_until_granted(scene: Scene, name: str, floods: list[Flood], within_s: float) -> float:
-    """How long it waited."""
+    """How long it waited: a lease, or the bundles of a group."""
     begin_s = scene.now_s
-    while name not in scene.granted:
+    while name not in scene.granted and name not in scene.held:
         assert scene.now_s - begin_s <= within_s, f"{name} was not granted within {within_s} s"
         scene.wait(LOOK_S)
         for flood in floods:
@@ -149,18 +149,22 @@ def test_an_actor_that_waits_has_a_lease_ended_for_it() -> None:
 
 @pytest.mark.parametrize("task_s", [0.01, 0.3, 0.4, 1.0, DRAIN_S - 4 * LOOK_S, 2.5, 5.0])
 @pytest.mark.parametrize("begins_s", [0.0, 0.15, 0.35])
+@pytest.mark.parametrize("name", ["large", "bundles of a group"])
 def test_a_large_request_has_its_turn_when_the_small_ones_that_run_have_ended(
-    task_s: float, begins_s: float
+    task_s: float, begins_s: float, name: str
 ) -> None:
     scene = Scene(units(CPU=4))
     flood = Flood(scene, "small", task_s)
     # The small ones do not all end at once.
     other = Flood(scene, "other", task_s * 0.7, job=JOB_B, requester=2)
     scene.wait(1 + begins_s)
-    scene.ask("large", resources=units(CPU=4), requester=3)
+    if name == "large":
+        scene.ask(name, resources=units(CPU=4), requester=3)
+    else:
+        scene.ask_for_bundles(name.encode(), units(CPU=2), units(CPU=2))
     is_short = task_s + 4 * LOOK_S <= DRAIN_S + 1e-9
     within_s = task_s + 4 * LOOK_S if is_short else 8 * (task_s + LOOK_S)
-    run_until_granted(scene, "large", [flood, other], within_s=within_s + 1e-9)
+    run_until_granted(scene, name, [flood, other], within_s=within_s + 1e-9)
 
 
 @pytest.mark.parametrize("task_s", [(0.01, 1.0), (1.0, 0.01), (0.4, 0.9), (1.0, 1.0)])

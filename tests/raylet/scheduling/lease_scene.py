@@ -11,6 +11,7 @@ from ray_mono.common.scheduling.node_snapshot import NodeSnapshot
 from ray_mono.common.scheduling.resources import ResourceSet
 from ray_mono.common.scheduling.strategy import Strategy
 from ray_mono.raylet.effects import (
+    BundlesHeld,
     CollectGarbage,
     Effect,
     EndWorker,
@@ -23,6 +24,7 @@ from ray_mono.raylet.effects import (
     Unclaimed,
     WarnJob,
 )
+from ray_mono.raylet.scheduling.bundle_demand import bundle_demand
 from ray_mono.raylet.scheduling.cluster_view import ClusterView
 from ray_mono.raylet.scheduling.fair_share import LOOK_S
 from ray_mono.raylet.scheduling.lease_manager import LeaseLimits, LeaseManager
@@ -65,6 +67,8 @@ class Scene:
         self.reclaimed: list[str] = []
         # Of those that were sent elsewhere: not to be granted or rejected at once.
         self.may_wait: list[str] = []
+        # Groups whose bundles had their turn.
+        self.held: list[str] = []
         self.starts: list[StartWorker] = []
         self.hold_starts = False
 
@@ -103,6 +107,13 @@ class Scene:
             owner_id=owner_id,
             is_retriable=is_retriable,
         )
+        self.take(self.manager.request(request, self.now_s))
+
+    def ask_for_bundles(
+        self, group: bytes, *bundles: ResourceSet, job: bytes = JOB_B, requester: int = 9
+    ) -> None:
+        """They wait for their turn."""
+        request = bundle_demand(group, job, dict(enumerate(bundles)), HERE, requester)
         self.take(self.manager.request(request, self.now_s))
 
     def give_back(self, name: str, dispose: bool = False, leaving: bool = False) -> None:
@@ -157,6 +168,8 @@ class Scene:
                 case Rejected():
                     self.rejected[effect.lease_id.decode()] = effect.kind
                     self.messages[effect.lease_id.decode()] = effect.message
+                case BundlesHeld():
+                    self.held.append(effect.lease_id.decode())
                 case StartWorker():
                     self.starts.append(effect)
                 case EndWorker():
