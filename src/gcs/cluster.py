@@ -63,7 +63,7 @@ class Cluster:
         self.subscriptions = Subscriptions(config.subscriber_queue_max)
         self._resource_news = resource_news(environment.tasks, self.subscriptions)
         self._death_news = death_news(environment.tasks, self.subscriptions)
-        self.actor_table = ActorTable(environment.writes, self._publish_actor)
+        self.actor_table = table = ActorTable(environment.writes, self._publish_actor)
         self.fences = NodeFences(config.fence_margin_s)
         self.health = NodeHealth(
             environment, self.nodes, self.fences, self._on_health_failed, self._on_node_ended
@@ -83,7 +83,7 @@ class Cluster:
             self.warn_drivers,
         )
         self.groups = PlacementGroups(
-            environment, self.nodes, self.jobs, self.actors, self.leases, self._on_group_removed
+            environment, self.nodes, self.jobs, self.actors, table, self.leases, self._on_group_removed
         )
         self._old = OldRows(environment, self.nodes, self.fences, self.jobs, self.workers)
         self._warnings = DriverWarnings(self.jobs.is_running)

@@ -309,3 +309,29 @@ def test_a_group_of_a_driver_ends_with_it_and_a_detached_one_does_not() -> None:
     ray.kill(maker)
     wait_until(lambda: placement_group_table(own)["state"] == "REMOVED", "the actor's group gone", WAIT_S)
     assert placement_group_table(detached)["state"] == "CREATED"
+
+
+def test_a_group_is_created_beside_tasks_that_never_end() -> None:
+    @ray.remote
+    def short() -> None:
+        time.sleep(0.01)
+
+    is_over = threading.Event()
+
+    def flood() -> None:
+        running = [short.remote() for _ in range(4 * NUM_CPUS)]
+        while not is_over.is_set():
+            _, running = ray.wait(running, num_returns=1)
+            running.append(short.remote())
+        get(running)
+
+    thread = threading.Thread(target=flood)
+    thread.start()
+    try:
+        wait_until(lambda: ray.available_resources().get("CPU", 0) == 0, "all CPUs in use", WAIT_S)
+        assert placement_group([{"CPU": 2}, {"CPU": 2}], strategy="STRICT_PACK").wait(WAIT_S)
+    finally:
+        for table in placement_group_table().values():
+            remove_placement_group(PlacementGroup(ray.PlacementGroupID.from_hex(table["placement_group_id"])))
+        is_over.set()
+        thread.join()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import pytest
@@ -11,8 +11,10 @@ import pytest
 from ray_mono.common.scheduling.resources import ResourceSet
 from ray_mono.core_worker.object_ref import ObjectRef
 from ray_mono.core_worker.options import TaskOptions
+from ray_mono.gcs.placement_group.group_turns import GIVE_WAY_AFTER_S
+from ray_mono.protobuf import common_pb2
 from tests.simulation.checkers import Journal
-from tests.simulation.cluster import SimCluster
+from tests.simulation.cluster import SimCluster, SimNode
 from tests.simulation.scripts import TaskScript
 from tests.simulation.site import Site
 from tests.simulation.task_programs import run_task
@@ -20,7 +22,49 @@ from tests.simulation.world import World
 
 TASK_S = 0.05
 LIMIT_S = 200.0
+MESSAGES_S = 0.05
+"""What messages take at most in all, from the creation of a group to the news of it."""
 ONE_CPU = ResourceSet.from_units({"CPU": 1})
+Info = common_pb2.PlacementGroupInfo
+
+
+def beside_a_flood(
+    nodes: Sequence[Mapping[str, float]],
+    calls: Callable[[World, SimCluster, Site], None],
+    flood_resources: ResourceSet = ONE_CPU,
+    has_own_driver: bool = True,
+    task_s: float = TASK_S,
+) -> None:
+    """`calls` in a driver, while the first node's driver has more tasks than there is time for."""
+    is_over: list[bool] = []
+    flood_options = TaskOptions(resources=flood_resources, max_retries=0)
+
+    def flood(here: Site) -> None:
+        running: list[ObjectRef[Any]] = []
+        while not is_over:
+            while len(running) < 50:
+                running.append(here.submit(run_task, TaskScript(task_s), options=flood_options))
+            _, running = here.core.wait(running, 1, None, False)
+        here.core.wait(running, len(running), None, False)
+
+    def play_calls(here: Site) -> None:
+        here.sleep(0.5)
+        calls(world, cluster, here)
+        is_over.append(True)
+
+    async def play() -> None:
+        await cluster.start(nodes)
+        hosts = cluster.host_names()
+        first = await cluster.start_driver(hosts[0])
+        second = await cluster.start_driver(hosts[-1]) if has_own_driver else first
+        await asyncio.gather(first.play(flood, "flood"), second.play(play_calls, "calls"))
+        for driver in dict.fromkeys((first, second)):
+            await driver.stop()
+        await cluster.until_nothing_is_left(10)
+
+    with World(0) as world:
+        cluster = SimCluster(world, Journal())
+        world.run(play(), LIMIT_S)
 
 
 def waits_beside_a_flood(
@@ -30,44 +74,19 @@ def waits_beside_a_flood(
     has_own_driver: bool = True,
     num_calls: int = 3,
 ) -> list[float]:
-    """How long each of some calls took, one after the other, while the first node's driver had more tasks
-    than there was time for."""
+    """How long each of some calls took, one after the other."""
     took_s: list[float] = []
-    is_over: list[bool] = []
     options = TaskOptions(resources=resources, max_retries=0)
-    flood_options = TaskOptions(resources=flood_resources, max_retries=0)
 
-    def flood(here: Site) -> None:
-        running: list[ObjectRef[Any]] = []
-        while not is_over:
-            while len(running) < 50:
-                running.append(here.submit(run_task, TaskScript(TASK_S), options=flood_options))
-            _, running = here.core.wait(running, 1, None, False)
-        here.core.wait(running, len(running), None, False)
-
-    def calls(here: Site) -> None:
-        here.sleep(0.5)
+    def calls(world: World, cluster: SimCluster, here: Site) -> None:
         for _ in range(num_calls):
             begin_s = world.loop.time()
             here.result(here.submit(run_task, TaskScript(TASK_S), options=options))
             took_s.append(world.loop.time() - begin_s)
             # Longer than a lease lingers.
             here.sleep(0.05)
-        is_over.append(True)
 
-    async def play() -> None:
-        await cluster.start(nodes)
-        hosts = cluster.host_names()
-        first = await cluster.start_driver(hosts[0])
-        second = await cluster.start_driver(hosts[-1]) if has_own_driver else first
-        await asyncio.gather(first.play(flood, "flood"), second.play(calls, "calls"))
-        for driver in dict.fromkeys((first, second)):
-            await driver.stop()
-        await cluster.until_nothing_is_left(10)
-
-    with World(0) as world:
-        cluster = SimCluster(world, Journal())
-        world.run(play(), LIMIT_S)
+    beside_a_flood(nodes, calls, flood_resources, has_own_driver)
     return took_s
 
 
@@ -86,3 +105,97 @@ def test_what_runs_on_another_node_only_has_its_turn_there() -> None:
     nodes = [{"CPU": 2}, {"CPU": 2, "A": 1}, {"CPU": 1}]
     there = ResourceSet.from_units({"CPU": 1, "A": 0.1})
     assert max(waits_beside_a_flood(nodes, there)) < 1.0
+
+
+# ---- placement groups
+
+
+def group_of(bundle: ResourceSet, number: int, strategy: common_pb2.PlacementGroupInfo.Strategy) -> Info:
+    return Info(bundles=[common_pb2.Bundle(resources=bundle.to_proto())] * number, strategy=strategy)
+
+
+def groups_beside_a_flood(
+    nodes: Sequence[Mapping[str, float]], wanted: Info, task_s: float, has_own_driver: bool, number: int = 3
+) -> list[float]:
+    """How long each of some groups took until it was created, one after the other."""
+    took_s: list[float] = []
+
+    def calls(world: World, cluster: SimCluster, here: Site) -> None:
+        groups = here.core.placement_groups
+        for _ in range(number):
+            begin_s = world.loop.time()
+            group_id = groups.create(wanted)
+            assert groups.wait(group_id, LIMIT_S)
+            took_s.append(world.loop.time() - begin_s)
+            groups.remove(group_id)
+            here.sleep(0.5)
+
+    beside_a_flood(nodes, calls, has_own_driver=has_own_driver, task_s=task_s)
+    return took_s
+
+
+TWO_CPUS = ResourceSet.from_units({"CPU": 2})
+
+
+@pytest.mark.parametrize("task_s", [0.05, 0.5, 1.5])
+@pytest.mark.parametrize("has_own_driver", [True, False])
+@pytest.mark.parametrize(
+    ("nodes", "wanted"),
+    [
+        ([{"CPU": 2}], group_of(TWO_CPUS, 1, Info.PACK)),
+        ([{"CPU": 4}], group_of(TWO_CPUS, 2, Info.STRICT_PACK)),
+        ([{"CPU": 2}], group_of(ONE_CPU, 1, Info.SPREAD)),
+        ([{"CPU": 2}, {"CPU": 2}], group_of(TWO_CPUS, 2, Info.STRICT_SPREAD)),
+    ],
+    ids=["1 node", "strictly packed", "1 CPU", "2 nodes"],
+)
+def test_a_group_is_created_within_its_bound(
+    nodes: list[dict[str, float]], wanted: Info, has_own_driver: bool, task_s: float
+) -> None:
+    bound_s = GIVE_WAY_AFTER_S + task_s + 0.4
+    assert max(groups_beside_a_flood(nodes, wanted, task_s, has_own_driver)) < bound_s + MESSAGES_S
+
+
+def test_a_group_is_created_beside_tasks_that_take_long() -> None:
+    task_s = 5.0
+    nodes = [{"CPU": 2}, {"CPU": 2}]
+    wanted = group_of(TWO_CPUS, 2, Info.STRICT_SPREAD)
+    [took_s] = groups_beside_a_flood(nodes, wanted, task_s, has_own_driver=True, number=1)
+    assert took_s < 14 * (task_s + 0.2)
+
+
+def is_waited_at(node: SimNode) -> bool:
+    """Whether bundles wait there."""
+    return any(lease.request.bundles is not None for lease in node.raylet.leases.leases())
+
+
+@pytest.mark.parametrize("fault", ["the head restarts", "a node dies", "a node is drained", "it is removed"])
+@pytest.mark.parametrize("after_s", [0.25, 0.5, 1.0])
+def test_whatever_ends_a_turn_the_group_is_created_and_nothing_is_left_of_it(
+    fault: str, after_s: float
+) -> None:
+    """The tasks take long, so that bundles wait when it happens."""
+
+    def calls(world: World, cluster: SimCluster, here: Site) -> None:
+        groups = here.core.placement_groups
+        wanted = group_of(TWO_CPUS, 2, Info.STRICT_SPREAD)
+        group_id = groups.create(wanted)
+        here.sleep(after_s)
+        asked = [node for node in cluster.nodes_beside_head() if is_waited_at(node)]
+        if fault == "the head restarts":
+            cluster.restart_gcs(after_s=0.5)
+        elif fault == "a node dies":
+            asked[0].process.kill("a fault")
+        elif fault == "a node is drained":
+            cluster.drain_node(asked[0], deadline_s=None)
+        else:
+            groups.remove(group_id)
+            group_id = groups.create(wanted)
+        begin_s = world.loop.time()
+        assert groups.wait(group_id, LIMIT_S)
+        took_s.append(world.loop.time() - begin_s)
+        groups.remove(group_id)
+
+    took_s: list[float] = []
+    beside_a_flood([{"CPU": 2}] * 3, calls, has_own_driver=False, task_s=2.5)
+    assert took_s[0] < 10

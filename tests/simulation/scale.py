@@ -30,7 +30,7 @@ from ray_mono.common.scheduling.resources import ResourceSet
 from ray_mono.core_worker.options import ActorOptions, TaskOptions
 from ray_mono.gcs.actor import actor_scheduler
 from ray_mono.gcs.lease_client import LeaseClient
-from ray_mono.gcs.placement_group import group_scheduler
+from ray_mono.gcs.placement_group import wanted_places
 from ray_mono.protobuf import common_pb2
 from ray_mono.raylet.effects import Granted, SpilledBack
 from ray_mono.raylet.scheduling.lease_scheduler import LeaseScheduler
@@ -112,7 +112,7 @@ class Meter:
             (LeaseScheduler, "look"),
             (LeaseClient, "view"),
             (actor_scheduler, "choose_node"),
-            (group_scheduler, "place"),
+            (wanted_places, "place"),
         )
         transmit = SimNetwork.transmit
 

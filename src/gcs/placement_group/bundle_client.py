@@ -40,15 +40,19 @@ class BundleClient:
         would be returned as well."""
         return {node_id for of_group, node_id in self._returning if of_group == group_id}
 
-    async def prepare(self, node_id: NodeID, groups: Sequence[common_pb2.GroupBundles]) -> list[str]:
-        """Why the node does not hold each of them; empty: it does."""
+    async def prepare(
+        self, node_id: NodeID, groups: Sequence[common_pb2.GroupBundles], may_wait: bool = False
+    ) -> list[str]:
+        """Why the node does not hold each of them; empty: it does. may_wait: there, for as long as it takes;
+        whoever cancels that has to give them back."""
         try:
             info = self._nodes.alive(node_id)
             if info is None:
                 return [f"node {node_id.hex()[:8]} died"] * len(groups)
             raylet = await self._environment.raylets.client(raylet_address(info))
-            request = raylet_pb2.PrepareBundlesRequest(groups=groups)
-            reply = await raylet.PrepareBundles(request, timeout_s=self._config.connect_timeout_s)
+            request = raylet_pb2.PrepareBundlesRequest(groups=groups, may_wait=may_wait)
+            timeout_s = None if may_wait else self._config.connect_timeout_s
+            reply = await raylet.PrepareBundles(request, timeout_s=timeout_s)
             return list(reply.refusals)
         except RpcError as error:
             return [f"node {node_id.hex()[:8]} did not answer: {error.message}"] * len(groups)

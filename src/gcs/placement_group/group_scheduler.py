@@ -7,12 +7,16 @@ while a round is under way share the next one. A round that takes longer than LO
 not answer.
 
 It is looked when a group is new, and, not more often than every LOOK_S, when nodes have changed or reported.
+
+Beside these rounds one group at a time may have its turn (group_turns.py): its bundles wait at nodes until
+tasks have given way to them. Meanwhile it takes part in rounds as the others do, for what is free on other
+nodes. Where it gets all of its bundles first it has its place, and what it has elsewhere is given back.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from ray_mono.common.ids import NodeID, PlacementGroupID
@@ -22,16 +26,17 @@ from ray_mono.gcs.environment import Environment
 from ray_mono.gcs.lease_client import LeaseClient
 from ray_mono.gcs.node_manager import NodeManager
 from ray_mono.gcs.placement_group.bundle_client import BundleClient
-from ray_mono.gcs.placement_group.bundle_placement import Bundle, drained_for, place
 from ray_mono.gcs.placement_group.group_manager import GroupManager
 from ray_mono.gcs.placement_group.group_state import PlacementGroup
 from ray_mono.gcs.placement_group.group_table import GroupTable
+from ray_mono.gcs.placement_group.group_turns import GroupTurns, Turn, with_what_could_be_free
+from ray_mono.gcs.placement_group.wanted_places import WantedPlaces
 from ray_mono.protobuf import common_pb2
 
 LOOK_S = 0.05
 REFUSED_MAX_S = 2.0
 """How long a group that nodes refuse again and again is left alone: their reports say less than they know."""
-BUNDLES_TOLD_MAX = 4
+NOT_ALL_HELD = "a node died, or the group lost more bundles, while nodes were asked"
 
 Places = dict[int, NodeID]
 Round = dict[PlacementGroupID, Places]
@@ -48,6 +53,7 @@ class GroupScheduler:
         bundles: BundleClient,
         groups: GroupManager,
         table: GroupTable,
+        held_by_actors: Callable[[], Mapping[NodeID, ResourceSet]],
     ) -> None:
         self._environment = environment
         self._nodes = nodes
@@ -55,10 +61,14 @@ class GroupScheduler:
         self._bundles = bundles
         self._groups = groups
         self._table = table
+        self._held_by_actors = held_by_actors
         # For which nodes are asked, until it is decided whether they have all that they need.
         self._placing: Round = {}
         # Of those that were refused: when they are looked at again, and how long they waited last.
         self._refused: dict[PlacementGroupID, tuple[float, float]] = {}
+        self._turns = GroupTurns()
+        # The one that is under way, and what is done when it is to end.
+        self._turn: tuple[Turn, asyncio.Future[None]] | None = None
         self._num_rounds = 0
         self._will_look = self._looks_after_round = self._is_paused = False
         self._looks_again: asyncio.TimerHandle | None = None
@@ -92,12 +102,15 @@ class GroupScheduler:
         self._looks_again, self._looks_at_s = loop.call_at(at_s, self._look), at_s
 
     def awaits(self, group_id: PlacementGroupID, index: int, node_id: NodeID) -> bool:
-        """Whether the bundle may be held there for a round."""
-        return self._placing.get(group_id, {}).get(index) == node_id
+        """Whether the bundle may be held there for a round, or a turn."""
+        asked = (self._placing.get(group_id, {}), self._places_in_turn(group_id))
+        return any(places.get(index) == node_id for places in asked)
 
     def forget(self, group_id: PlacementGroupID) -> None:
-        """It is removed."""
+        """It waits no more."""
         self._refused.pop(group_id, None)
+        self._turns.forget(group_id)
+        self._end_turn(group_id)
 
     def _look(self) -> None:
         self._will_look = self._looks_after_round = False
@@ -105,39 +118,53 @@ class GroupScheduler:
             self._looks_again.cancel()
             self._looks_again = None
         now_s = asyncio.get_running_loop().time()
-        waiting = [group for group in self._groups.waiting() if group.group_id not in self._placing]
-        later = [self._refused[each.group_id][0] for each in waiting if self._is_refused(each, now_s)]
-        waiting = [group for group in waiting if not self._is_refused(group, now_s)]
+        unplaced = [group for group in self._groups.waiting() if group.group_id not in self._placing]
+        later = [self._refused[each.group_id][0] for each in unplaced if self._is_refused(each, now_s)]
         if later:
             self.look_again(min(later) - now_s)
-        if self._is_paused or not waiting:
+        if self._is_paused or not unplaced:
             return
         view = {node.node_id: node for node in self._leases.view()}
-        chosen: Round = {}
-        # What did not fit does not fit for the next that asks for the same.
-        reasons: dict[object, tuple[str, bool]] = {}
-        for group in waiting:
-            registration = group.registration
-            bundles = [registration.bundles[index] for index in group.unplaced]
-            kept = [node_id.binary() for node_id in group.places if node_id is not None]
-            returning = self._bundles.returning_from(group.group_id)
-            nodes = [node for node in view.values() if NodeID(node.node_id) not in returning]
-            target, label = registration.target_node_id, registration.same_label
-            shape = (tuple(bundles), registration.strategy, *kept, label, target, *sorted(returning))
-            found = None if shape in reasons else _place(group, bundles, nodes, kept)
-            if found is None:
-                if shape not in reasons:
-                    reasons[shape] = _why_not(group, bundles, nodes, kept)
-                self._tried(group, *reasons[shape])
-                continue
-            for bundle, node_id in zip(bundles, found, strict=True):
-                node = view[node_id]
-                view[node_id] = replace(node, available=node.available - bundle.resources)
-            chosen[group.group_id] = dict(zip(group.unplaced, map(NodeID, found), strict=True))
+        waiting = [group for group in unplaced if not self._is_refused(group, now_s)]
+        chosen = self._choose(waiting, view)
         if chosen:
             self._num_rounds += 1
             self._placing |= chosen
             self._environment.tasks.spawn(self._play(chosen), "place groups")
+        if self._turn is None:
+            self._give_turn(now_s)
+        elif (group := self._groups.get(self._turn[0].group_id)) is not None:
+            if group.unplaced != list(self._turn[0].places):
+                self._end_turn(group.group_id)  # it lost more
+
+    def _choose(self, waiting: Iterable[PlacementGroup], view: dict[bytes, NodeSnapshot]) -> Round:
+        """Places for those that fit into what is free. view: less what is given to them, afterwards."""
+        chosen: Round = {}
+        # What did not fit does not fit for the next that asks for the same.
+        reasons: dict[WantedPlaces, tuple[str, bool]] = {}
+        for group in waiting:
+            wanted = self._wanted(group)
+            found = None if wanted in reasons else wanted.place(view.values())
+            if found is None:
+                if wanted not in reasons:
+                    reasons[wanted] = wanted.why_not(view.values())
+                if not self._places_in_turn(group.group_id):
+                    self._tried(group, *reasons[wanted])
+                continue
+            for bundle, node_id in zip(wanted.bundles, found, strict=True):
+                node = view[node_id]
+                view[node_id] = replace(node, available=node.available - bundle.resources)
+            chosen[group.group_id] = dict(zip(group.unplaced, map(NodeID, found), strict=True))
+        return chosen
+
+    def _wanted(self, group: PlacementGroup) -> WantedPlaces:
+        group_id = group.group_id
+        asked = self._places_in_turn(group_id).values()
+        return WantedPlaces.of(group, self._bundles.returning_from(group_id).union(asked))
+
+    def _places_in_turn(self, group_id: PlacementGroupID) -> Places:
+        """Where its bundles wait, if it has its turn."""
+        return self._turn[0].places if self._turn is not None and self._turn[0].group_id == group_id else {}
 
     def _changed(self, group: PlacementGroup | None) -> bool:
         if group is not None:
@@ -149,6 +176,7 @@ class GroupScheduler:
         return self._refused.get(group.group_id, (now_s, 0.0))[0] > now_s
 
     def _tried(self, group: PlacementGroup, reason: str, is_infeasible: bool) -> None:
+        self._turns.waits(group.group_id, asyncio.get_running_loop().time())
         if group.pending_reason != reason:
             self._changed(self._groups.tried(group.group_id, reason, is_infeasible))
 
@@ -160,10 +188,7 @@ class GroupScheduler:
             for group_id in chosen:
                 del self._placing[group_id]
             self.look_again()
-            if prepared:
-                # The next head has to know of bundles before work is in them.
-                await self._environment.writes.flushed()
-                await self.commit(prepared)
+            await self._open(prepared)
         finally:
             self._num_rounds -= 1
         if self._looks_after_round:
@@ -178,30 +203,55 @@ class GroupScheduler:
         answers = await asyncio.gather(
             *(self._prepare_at(node_id, group_ids, chosen) for node_id, group_ids in by_node.items())
         )
-        refusals: dict[PlacementGroupID, str] = {}
-        for (_, group_ids), told in zip(by_node.items(), answers, strict=True):
-            refusals.update((group_id, why) for group_id, why in zip(group_ids, told, strict=True) if why)
+        refusals: dict[PlacementGroupID, dict[NodeID, str]] = {}
+        for (node_id, group_ids), told in zip(by_node.items(), answers, strict=True):
+            for group_id, why in zip(group_ids, told, strict=True):
+                if why:
+                    refusals.setdefault(group_id, {})[node_id] = why
         prepared = []
         for group_id, places in chosen.items():
-            # A node that has answered may have died while others were waited for.
-            dead = [node_id for node_id in places.values() if self._nodes.alive(node_id) is None]
-            why = f"node {dead[0].hex()[:8]} died" if dead else refusals.get(group_id)
-            if why is None and self._changed(self._groups.prepared(group_id, places)):
+            refused = refusals.get(group_id, {})
+            if self._takes(group_id, places, not refused):
                 prepared.append(group_id)
-                self._refused.pop(group_id, None)
-                continue
-            for node_id in dict.fromkeys(places.values()):
-                indices = _at(places, node_id)
-                self._bundles.give_back(node_id, {group_id: indices}, is_removed=False)
-            group = self._groups.get(group_id)
-            if group is not None and group.is_waiting:
-                pause_s = min(2 * self._refused.get(group_id, (0.0, LOOK_S / 2))[1], REFUSED_MAX_S)
-                self._refused[group_id] = asyncio.get_running_loop().time() + pause_s, pause_s
-                self._tried(group, why or "nodes were asked in vain", False)
+            else:
+                self._was_refused(group_id, refused, is_turn=False)
         return prepared
 
+    def _takes(self, group_id: PlacementGroupID, places: Places, is_held: bool) -> bool:
+        """The group has all of its bundles, if they are held; else they are given back."""
+        # A node that has answered may have died while others were waited for.
+        is_held = is_held and all(self._nodes.alive(node_id) is not None for node_id in places.values())
+        if is_held and self._changed(self._groups.prepared(group_id, places)):
+            self.forget(group_id)
+            return True
+        for node_id in dict.fromkeys(places.values()):
+            self._bundles.give_back(node_id, {group_id: _at(places, node_id)}, is_removed=False)
+        return False
+
+    def _was_refused(self, group_id: PlacementGroupID, refusals: Mapping[NodeID, str], is_turn: bool) -> None:
+        """By these nodes; none: one died, or what the group wants has changed. It is left alone for a
+        while."""
+        group = self._groups.get(group_id)
+        if group is None or not group.is_waiting:
+            return
+        pause_s = min(2 * self._refused.get(group_id, (0.0, LOOK_S / 2))[1], REFUSED_MAX_S)
+        until_s = asyncio.get_running_loop().time() + pause_s
+        self._refused[group_id] = until_s, pause_s
+        self._tried(group, next(iter(refusals.values()), NOT_ALL_HELD), False)
+        self._turns.was_refused(group_id, refusals, until_s if is_turn else 0.0)
+
+    async def _open(self, prepared: Sequence[PlacementGroupID]) -> None:
+        if prepared:
+            # The next head has to know of bundles before work is in them.
+            await self._environment.writes.flushed()
+            await self.commit(prepared)
+
     async def _prepare_at(
-        self, node_id: NodeID, group_ids: Sequence[PlacementGroupID], chosen: Round
+        self,
+        node_id: NodeID,
+        group_ids: Sequence[PlacementGroupID],
+        chosen: Round,
+        may_wait: bool = False,
     ) -> Sequence[str]:
         sizes = []
         messages = []
@@ -213,8 +263,10 @@ class GroupScheduler:
             )
             info = self._table.current(group_id)
             messages.append(common_pb2.GroupBundles(group=info, indices=indices))
-        with self._leases.asked(node_id, ResourceSet.sum_of(sizes)):
-            refusals = await self._bundles.prepare(node_id, messages)
+        # What waits takes nothing from others: the node knows best what they may have.
+        asked = ResourceSet() if may_wait else ResourceSet.sum_of(sizes)
+        with self._leases.asked(node_id, asked):
+            refusals = await self._bundles.prepare(node_id, messages, may_wait)
         held = [size for size, refusal in zip(sizes, refusals, strict=True) if not refusal]
         self._leases.hold(node_id, ResourceSet.sum_of(held))
         return refusals
@@ -239,42 +291,66 @@ class GroupScheduler:
             elif self._changed(self._groups.lost(group_id, node_id, indices)):
                 self.look_again()
 
+    # ---- one turn
+
+    def _give_turn(self, now_s: float) -> None:
+        """To the oldest group that is due, if one is that nodes could have room for."""
+        due, later = [], []
+        for group in self._groups.waiting():
+            at_s = self._turns.due_at_s(group.group_id)
+            if at_s is None or group.is_infeasible or group.group_id in self._placing:
+                continue
+            if at_s <= now_s:
+                due.append((group, self._wanted(group)))
+            else:
+                later.append(at_s)
+        turn = self._turns.give(due, self._with_what_could_be_free, now_s)
+        if turn is not None:
+            over = asyncio.get_running_loop().create_future()
+            self._turn = turn, over
+            self._environment.tasks.spawn(self._play_turn(turn, over), "turn of a group")
+        elif later:
+            self.look_again(min(later) - now_s)
+
+    def _with_what_could_be_free(self) -> list[NodeSnapshot]:
+        return with_what_could_be_free(
+            self._nodes.placement_nodes(), self._groups.living(), self._held_by_actors()
+        )
+
+    def _end_turn(self, group_id: PlacementGroupID) -> None:
+        """If it has its turn."""
+        if self._turn is not None and self._turn[0].group_id == group_id and not self._turn[1].done():
+            self._turn[1].set_result(None)
+
+    async def _play_turn(self, turn: Turn, over: asyncio.Future[None]) -> None:
+        loop = asyncio.get_running_loop()
+        group_id, places, ends_at_s = turn.group_id, turn.places, loop.time() + turn.lasts_s
+        asks = {
+            node_id: self._environment.tasks.spawn(
+                self._prepare_at(node_id, [group_id], {group_id: places}, may_wait=True),
+                f"turn of a group at {node_id.hex()}",
+            )
+            for node_id in dict.fromkeys(places.values())
+        }
+        while True:
+            told = {node_id: ask.result()[0] for node_id, ask in asks.items() if ask.done()}
+            refusals = {node_id: why for node_id, why in told.items() if why}
+            left_s = ends_at_s - loop.time()
+            if refusals or len(told) == len(asks) or over.done() or left_s <= 0:
+                break
+            pending = [ask for ask in asks.values() if not ask.done()]
+            await asyncio.wait([over, *pending], timeout=left_s, return_when=asyncio.FIRST_COMPLETED)
+        for ask in asks.values():
+            ask.cancel()
+        self._turn = None
+        self.look_again()
+        if self._takes(group_id, places, is_held=len(told) == len(asks) and not refusals):
+            await self._open([group_id])
+        elif refusals or len(told) == len(asks):
+            self._was_refused(group_id, refusals, is_turn=True)
+        elif not over.done():
+            self._turns.was_in_vain(group_id, [each for each in asks if each not in told], loop.time())
+
 
 def _at(places: Places, node_id: NodeID) -> list[int]:
     return [index for index, place_of in places.items() if place_of == node_id]
-
-
-def _place(
-    group: PlacementGroup,
-    bundles: Sequence[Bundle],
-    nodes: Sequence[NodeSnapshot],
-    kept: Sequence[bytes],
-    ever: bool = False,
-) -> list[bytes] | None:
-    registration = group.registration
-    return place(
-        bundles,
-        registration.strategy,
-        nodes,
-        kept,
-        registration.target_node_id,
-        registration.same_label,
-        ever,
-    )
-
-
-def _why_not(
-    group: PlacementGroup, bundles: Sequence[Bundle], nodes: Sequence[NodeSnapshot], kept: Sequence[bytes]
-) -> tuple[str, bool]:
-    """For people; and whether no node could hold it if nothing else ran there."""
-    needs = ", ".join(str(bundle.resources) for bundle in bundles[:BUNDLES_TOLD_MAX])
-    more = f", and {len(bundles) - BUNDLES_TOLD_MAX} more" if len(bundles) > BUNDLES_TOLD_MAX else ""
-    what = f"it needs {needs}{more} by {group.registration.strategy.value}"
-    if _place(group, bundles, nodes, kept, ever=True) is None:
-        alive = [node for node in nodes if node.takes_work]
-        nodes_text = "only node" if len(alive) == 1 else f"{len(alive)} nodes"
-        never = f"which the {nodes_text} of the cluster could not hold if nothing else ran there"
-        ends = drained_for(bundles, nodes)
-        more = f"; node {ends[0].node_id.hex()[:8]} could hold some of it, and is drained" if ends else ""
-        return f"{what}, {never}{more}", True
-    return f"{what}, which is in use", False

@@ -8,7 +8,9 @@ from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 
 from ray_mono.common.ids import ActorID, JobID, NodeID, PlacementGroupID
+from ray_mono.common.scheduling.resources import ResourceSet
 from ray_mono.gcs.actor.actor_manager import ActorManager
+from ray_mono.gcs.actor.actor_table import ActorTable
 from ray_mono.gcs.environment import Environment
 from ray_mono.gcs.job_manager import JobManager
 from ray_mono.gcs.lease_client import LeaseClient
@@ -33,6 +35,7 @@ class PlacementGroups:
         nodes: NodeManager,
         jobs: JobManager,
         actors: ActorManager,
+        actor_table: ActorTable,
         leases: LeaseClient,
         on_removed: Callable[[PlacementGroupID, str], None],
     ) -> None:
@@ -40,6 +43,7 @@ class PlacementGroups:
         self._environment = environment
         self._jobs = jobs
         self._actors = actors
+        self._actor_table = actor_table
         self._on_removed = on_removed
         self.manager = GroupManager(environment.config.removed_placement_groups_max)
         self.table = GroupTable(environment.writes, lambda: bool(nodes.unregistered()))
@@ -47,7 +51,9 @@ class PlacementGroups:
         self._bundles = BundleClient(environment, nodes, self.nodes_changed)
         # Asked to be removed, and not told of yet.
         self._removed_before: dict[PlacementGroupID, None] = {}
-        self._scheduler = GroupScheduler(environment, nodes, leases, self._bundles, self.manager, self.table)
+        self._scheduler = GroupScheduler(
+            environment, nodes, leases, self._bundles, self.manager, self.table, self._held_by_actors
+        )
 
     # ---- what callers ask for
 
@@ -137,6 +143,15 @@ class PlacementGroups:
     def _remove_all(self, groups: Iterable[PlacementGroup], because: str) -> None:
         for group in groups:
             self.remove(group.group_id, f"{because}, and it was not detached")
+
+    def _held_by_actors(self) -> dict[NodeID, ResourceSet]:
+        """Of each node."""
+        held: dict[NodeID, ResourceSet] = {}
+        for actor in self._actors.all():
+            if actor.node_id is not None:
+                resources = ResourceSet.from_proto(self._actor_table.spec(actor.actor_id).resources)
+                held[actor.node_id] = held.get(actor.node_id, ResourceSet()) + resources
+        return held
 
     def forget_old(self, ended_before_s: float = 0.0) -> None:
         """Those beyond the limit, and those that were removed before a time."""

@@ -1,0 +1,66 @@
+"""What a placement group wants: places for the bundles that have none. Pure.
+
+Groups that want the same are alike: what does not fit for the one does not fit for the next.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from ray_mono.common.ids import NodeID
+from ray_mono.common.scheduling.node_snapshot import NodeSnapshot
+from ray_mono.gcs.placement_group.bundle_placement import Bundle, BundleStrategy, drained_for, place
+from ray_mono.gcs.placement_group.group_state import PlacementGroup
+
+BUNDLES_TOLD_MAX = 4
+
+
+class WantedPlaces(NamedTuple):
+    """A tuple, since one is made for each group that is looked at."""
+
+    bundles: tuple[Bundle, ...]
+    strategy: BundleStrategy
+    kept: tuple[bytes, ...]
+    """The nodes of its other bundles."""
+    target_node_id: bytes
+    same_label: str
+    shunned: frozenset[NodeID]
+    """Nodes that may not be asked: what they get would be returned."""
+
+    @classmethod
+    def of(cls, group: PlacementGroup, shunned: Iterable[NodeID]) -> WantedPlaces:
+        registration = group.registration
+        return cls(
+            tuple(registration.bundles[index] for index in group.unplaced),
+            registration.strategy,
+            tuple(node_id.binary() for node_id in group.places if node_id is not None),
+            registration.target_node_id,
+            registration.same_label,
+            frozenset(shunned),
+        )
+
+    def place(
+        self, nodes: Iterable[NodeSnapshot], late: frozenset[NodeID] = frozenset(), ever: bool = False
+    ) -> list[bytes] | None:
+        """The node of each bundle; None where there is no room. late: not on these. ever: if nothing else ran
+        there."""
+        shunned = self.shunned | late
+        able = [node for node in nodes if NodeID(node.node_id) not in shunned] if shunned else list(nodes)
+        return place(self.bundles, self.strategy, able, self.kept, self.target_node_id, self.same_label, ever)
+
+    def why_not(self, nodes: Iterable[NodeSnapshot]) -> tuple[str, bool]:
+        """For people; and whether no node could hold it if nothing else ran there."""
+        nodes = [node for node in nodes if NodeID(node.node_id) not in self.shunned]
+        needs = ", ".join(str(bundle.resources) for bundle in self.bundles[:BUNDLES_TOLD_MAX])
+        num_more = len(self.bundles) - BUNDLES_TOLD_MAX
+        more = f", and {num_more} more" if num_more > 0 else ""
+        what = f"it needs {needs}{more} by {self.strategy.value}"
+        if self.place(nodes, ever=True) is None:
+            alive = [node for node in nodes if node.takes_work]
+            cluster = "only node" if len(alive) == 1 else f"{len(alive)} nodes"
+            never = f"which the {cluster} of the cluster could not hold if nothing else ran there"
+            ends = drained_for(self.bundles, nodes)
+            more = f"; node {ends[0].node_id.hex()[:8]} could hold some of it, and is drained" if ends else ""
+            return f"{what}, {never}{more}", True
+        return f"{what}, which is in use", False
