@@ -29,8 +29,9 @@ def queued(
     here: NodeSnapshot,
     others: Sequence[NodeSnapshot],
     is_overdrawn: bool,
+    keeps: bool,
 ) -> str:
-    """Why a lease is still queued."""
+    """Why a lease is still queued. keeps: what is free here, for another."""
     name = task_name or "A task"
     if shape.strategy.group_id:
         return in_group(name, shape.required, shape.strategy, [here, *others])
@@ -41,7 +42,10 @@ def queued(
     able = [here]
     if isinstance(decision, Wait):
         able = [node for node in (here, *others) if node.node_id in decision.feasible_node_ids]
-    return waiting(shape.required, shape.strategy.selectors, able, is_overdrawn and here in able)
+    is_here = here in able
+    return waiting(
+        shape.required, shape.strategy.selectors, able, is_overdrawn and is_here, keeps and is_here
+    )
 
 
 def infeasible(
@@ -177,9 +181,10 @@ def waiting(
     selectors: Sequence[LabelSelector],
     able: Sequence[NodeSnapshot],
     is_overdrawn: bool,
+    keeps: bool,
 ) -> str:
     """It fits some node, and none has it free now. able: those that it fits. is_overdrawn: the first one
-    is."""
+    is. keeps: so does that one, what is free there, for another."""
     if is_overdrawn:
         free = able[0].available
         return f"tasks that resumed after a wait hold more than there is (free: {free}): nothing is granted"
@@ -188,6 +193,8 @@ def waiting(
         f"{node.total.beside(required)}"
         for node in able[:NODES_SHOWN_MAX]
     ]
+    if keeps and required.fits_in(able[0].available):
+        nodes[0] += ", and keeps that for what has waited longer"
     more = len(able) - NODES_SHOWN_MAX
     others = f", and {more} more nodes have it not free" if more > 0 else ""
     where = f" on a node with {told(selectors)}" if selectors else ""

@@ -37,6 +37,7 @@ class LeaseStories:
             here,
             others,
             self._ledger.is_overdrawn,
+            self._scheduler.kept is not None,
         )
 
     def decision_of(self, lease: WorkerLease) -> Decision:

@@ -45,6 +45,9 @@ def test_what_is_kept_for_bundles_no_task_takes_and_no_other_bundle() -> None:
     scene.take(effects)
     text = "it needs {CPU: 1}, node 62626262 has {CPU: 1} free, and keeps that for what has waited longer"
     assert refusal == text and scene.running == ["b"]
+    kept = "and keeps that for what has waited longer"
+    assert scene.why("c") == f"needs {{CPU: 1}}; node 62626262 has {{CPU: 1}} free of {{CPU: 2}}, {kept}"
+    assert scene.why(G.decode()) == "needs {CPU: 2}; node 62626262 has {CPU: 1} free of {CPU: 2}"
     assert scene.manager.prepare_bundles(H, {0: ResourceSet()}, scene.now_s)[0] == ""
     scene.give_back("b")
     assert scene.held == [G.decode()] and "c" not in scene.running
