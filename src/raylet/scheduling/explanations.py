@@ -207,7 +207,7 @@ def no_such_node(task_name: str, node_id: bytes, is_gone: bool) -> str:
     return f"{name} has to run on node {node_id.hex()}, which {state} (node affinity without soft=True)."
 
 
-def drained(node_id: bytes) -> str:
+def node_is_drained(node_id: bytes) -> str:
     return f"node {node_id.hex()[:8]} is drained"
 
 

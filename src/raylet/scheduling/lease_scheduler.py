@@ -155,7 +155,7 @@ class LeaseScheduler:
                 effects += self._send_to_wait(shape, decision, queued_by_s=now_s)
             for lease in [lease for lease in self._queue.leases_of(shape) if lease.request.for_actor]:
                 self._queue.remove(lease)
-                message = explanations.drained(self._node.node_id)
+                message = explanations.node_is_drained(self._node.node_id)
                 effects.append(Rejected(lease.lease_id, RejectionKind.NOT_HERE, message))
         return effects
 
@@ -296,6 +296,6 @@ def _no_such_node(lease: WorkerLease, is_gone: bool) -> Rejected:
     node_id = lease.shape.strategy.node_id
     if lease.request.bundles is not None:
         # They were asked for at their node, and nowhere else.
-        return Rejected(lease.lease_id, RejectionKind.NOT_HERE, explanations.drained(node_id))
+        return Rejected(lease.lease_id, RejectionKind.NOT_HERE, explanations.node_is_drained(node_id))
     text = explanations.no_such_node(lease.request.task_name, node_id, is_gone)
     return Rejected(lease.lease_id, RejectionKind.INFEASIBLE, text)
