@@ -69,6 +69,9 @@ class LeaseClient:
         # that does not have it yet. Only a sum, since thousands of actors may wait at once, and each looks at
         # all nodes.
         self._asked: dict[NodeID, ResourceSet] = {}
+        # Of nodes that are asked: what was looked at last, less what they were asked for. Many may be asked for
+        # much at a time, and each change is of one of them.
+        self._views: dict[bytes, tuple[NodeSnapshot, ResourceSet, NodeSnapshot]] = {}
         # Of the nodes that granted leases: set with their next report.
         self._reported: dict[NodeID, asyncio.Event] = {}
 
@@ -82,11 +85,19 @@ class LeaseClient:
 
     def view(self) -> list[NodeSnapshot]:
         """The nodes, less what they have been asked for and may not have counted yet."""
-        view = []
-        for node in self._nodes.placement_nodes():
-            asked = self._asked.get(NodeID(node.node_id))
-            view.append(node if asked is None else replace(node, available=node.available - asked))
-        return view
+        nodes = self._nodes.placement_nodes()
+        asked = {node_id.binary(): amount for node_id, amount in self._asked.items()}
+        views = self._views = {node_id: self._views[node_id] for node_id in asked if node_id in self._views}
+        for place, node in enumerate(nodes):
+            amount = asked.get(node.node_id)
+            if amount is None:
+                continue
+            known = views.get(node.node_id)
+            if known is None or known[0] is not node or known[1] is not amount:
+                less = replace(node, available=node.available - amount)
+                known = views[node.node_id] = node, amount, less
+            nodes[place] = known[2]
+        return nodes
 
     def reported(self, node_id: NodeID) -> None:
         """What it has free is known now."""

@@ -3,7 +3,7 @@
     python -m tests.simulation.scale [--nodes 10,100,1000] [--phases tasks,actors,groups]
 
 Each cluster has N nodes of 8 CPUs, a driver on every tenth. It runs 100 tasks of 0.1 s for each node, then
-10 actors for each node, then a placement group of 4 bundles for each node. Of each phase it is told
+10 actors for each node, then 10 placement groups of 4 bundles for each node. Of each phase it is told
 
     virtual s    how long it took there, with delays between hosts of 0.1 to 1 ms; code takes no time
     decisions    what raylets and head decided, and the time that their code took for one, on this machine
@@ -51,9 +51,11 @@ NODES_PER_DRIVER = 10
 TASKS_PER_NODE = 100
 TASK_S = 0.1
 ACTORS_PER_NODE = 10
+GROUPS_PER_NODE = 10
 BUNDLES = 4
 LIMIT_S = 1_000.0
 ONE_CPU = ResourceSet.from_units({"CPU": 1})
+A_TENTH = ResourceSet.from_units({"CPU": 0.1})
 NO_CPU = ResourceSet()
 
 
@@ -180,12 +182,12 @@ def make_actors(here: Site, num_nodes: int) -> None:
 
 
 def make_groups(here: Site, num_nodes: int) -> None:
-    bundle = common_pb2.Bundle(resources=ONE_CPU.to_proto())
+    bundle = common_pb2.Bundle(resources=A_TENTH.to_proto())
     wanted = common_pb2.PlacementGroupInfo(
         strategy=common_pb2.PlacementGroupInfo.SPREAD, bundles=[bundle] * BUNDLES
     )
     groups = here.core.placement_groups
-    made = [groups.create(wanted) for _ in range(num_nodes)]
+    made = [groups.create(wanted) for _ in range(num_nodes * GROUPS_PER_NODE)]
     for group_id in made:
         groups.wait(group_id, None)
     for group_id in made:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 
-from ray_mono.common.scheduling.resources import ResourceSet
+from ray_mono.common.scheduling.resources import CPU, MEMORY, OBJECT_STORE_MEMORY, ResourceSet
 
 
 @dataclass(frozen=True)
@@ -25,3 +26,15 @@ class NodeSnapshot:
     @property
     def takes_work(self) -> bool:
         return self.is_alive and not self.is_draining
+
+    @cached_property
+    def used_share(self) -> float:
+        """How much of it is in use: of CPU, memory or the store, whichever is scarcest. 0 idle, 1 full. Kept,
+        since a node is looked at many times before it reports again."""
+        return self.utilization((CPU, MEMORY, OBJECT_STORE_MEMORY))
+
+    def utilization(self, names: Iterable[str]) -> float:
+        """How much is in use of the scarcest of these resources: 0 idle, 1 full."""
+        total, available = self.total, self.available
+        shares = [1 - available.get(name) / total.get(name) for name in names if total.get(name)]
+        return max(shares, default=0.0)

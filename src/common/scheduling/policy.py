@@ -15,7 +15,7 @@ from collections.abc import Iterable, Sequence
 
 from ray_mono.common.scheduling.labels import LabelSelector, any_selects, selects
 from ray_mono.common.scheduling.node_snapshot import NodeSnapshot
-from ray_mono.common.scheduling.resources import CPU, GPU, MEMORY, OBJECT_STORE_MEMORY, ResourceSet
+from ray_mono.common.scheduling.resources import GPU, ResourceSet
 from ray_mono.common.scheduling.strategy import Strategy, StrategyKind
 
 PACK_BELOW = 0.5
@@ -108,22 +108,10 @@ def stays(required: ResourceSet, strategy: Strategy, preferred: NodeSnapshot) ->
 
 def packed_use(node: NodeSnapshot) -> float:
     """The share in use, as the hybrid policy counts it: 0.0 below PACK_BELOW."""
-    used = used_share(node)
+    used = node.used_share
     return used if used >= PACK_BELOW else 0.0
-
-
-def used_share(node: NodeSnapshot) -> float:
-    """How much of a node is in use: of CPU, memory or the store, whichever is scarcest. 0 idle, 1 full."""
-    return utilization(node, (CPU, MEMORY, OBJECT_STORE_MEMORY))
 
 
 def next_in_turn(nodes: Iterable[NodeSnapshot], last_node_id: bytes) -> NodeSnapshot:
     """Spreads in turn: the node that follows the last one, in the order of their ids. There has to be one."""
     return min(nodes, key=lambda node: (node.node_id <= last_node_id, node.node_id))
-
-
-def utilization(node: NodeSnapshot, names: Iterable[str]) -> float:
-    """How much is in use of the scarcest of these resources of a node: 0 idle, 1 full."""
-    total, available = node.total, node.available
-    shares = [1 - available.get(name) / total.get(name) for name in names if total.get(name)]
-    return max(shares, default=0.0)

@@ -23,7 +23,7 @@ from typing import assert_never
 
 from ray_mono.common.scheduling.labels import LabelSelector, selects
 from ray_mono.common.scheduling.node_snapshot import NodeSnapshot
-from ray_mono.common.scheduling.policy import drained, used_share
+from ray_mono.common.scheduling.policy import drained
 from ray_mono.common.scheduling.resources import CPU, GPU, MEMORY, ResourceSet
 
 
@@ -57,7 +57,7 @@ class _Room:
         self.node = node
         self.free = free
         self.num_bundles = num_kept
-        self.used = used_share(node)
+        self.used = node.used_share
 
     def takes(self, bundle: Bundle) -> bool:
         return bundle.resources.fits_in(self.free) and selects(bundle.selector, self.node.labels)

@@ -20,7 +20,7 @@ from typing import assert_never
 
 from ray_mono.common.our_bug import check, known
 from ray_mono.common.scheduling.node_snapshot import NodeSnapshot
-from ray_mono.common.scheduling.policy import stays, utilization
+from ray_mono.common.scheduling.policy import stays
 from ray_mono.common.scheduling.resources import ResourceSet
 from ray_mono.common.scheduling.strategy import StrategyKind
 from ray_mono.raylet.effects import BundlesHeld, Effect, Granted, Rejected, RejectionKind, SpilledBack
@@ -68,7 +68,7 @@ class LeaseScheduler:
         # not fit here.
         self._refusals: dict[Shape, tuple[int, Decision]] = {}
         # Where the last lease with each strategy went, of those that look at the nodes in turn.
-        self._last_node_ids = {StrategyKind.SPREAD: b"", StrategyKind.DEFAULT: b""}
+        self._last_node_ids = {StrategyKind.SPREAD: b"", StrategyKind.DEFAULT: node.node_id}
         # What is free is kept for this shape, as long as one waits.
         self._held_for: Shape | None = None
         # When a shape that waits got its resources last.
@@ -164,7 +164,7 @@ class LeaseScheduler:
         actors the GCS chooses the node itself."""
         nodes = [node for node in self._cluster.nodes() if node.node_id in decision.feasible_node_ids]
         names = [name for name, _ in shape.required.items()]
-        node = min(nodes, key=lambda node: (utilization(node, names), node.node_id))
+        node = min(nodes, key=lambda node: (node.utilization(names), node.node_id))
         effects: list[Effect] = []
         for lease in list(self._queue.leases_of(shape)):
             if lease.queued_at_s <= queued_by_s and not lease.request.for_actor:

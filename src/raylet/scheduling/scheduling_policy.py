@@ -9,7 +9,8 @@
 
 Of many nodes only NODES_LOOKED_AT in a row are looked at, beginning where the last one was found; if none of
 these has it free, the next ones. So a decision takes no longer in a large cluster while there is something
-free, and work still gathers on some nodes before it spreads. What says which nodes it wants asks all of them.
+free, and work still gathers on some nodes before it spreads. The first begins at this node's own place, so
+that not all nodes send to the same ones. What says which nodes it wants asks all of them.
 
 What waits is decided again whenever anything changes. Where no node could ever hold it, the lease waits for
 one to join, and its driver is warned.
@@ -115,7 +116,7 @@ def _in_turn(
         yield others
         return
     place = bisect_right(others, last_node_id, key=lambda node: node.node_id)
-    begin = place if is_spread else max(place - 1, 0) // NODES_LOOKED_AT * NODES_LOOKED_AT
+    begin = place if is_spread else max(place - 1, 0)
     in_turn = [*others[begin:], *others[:begin]]
     for first in range(0, len(in_turn), NODES_LOOKED_AT):
         yield in_turn[first : first + NODES_LOOKED_AT]

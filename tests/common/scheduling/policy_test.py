@@ -14,7 +14,6 @@ from ray_mono.common.scheduling.policy import (
     hybrid,
     next_in_turn,
     stays,
-    utilization,
 )
 from ray_mono.common.scheduling.resources import ResourceSet
 from ray_mono.common.scheduling.strategy import Strategy, StrategyKind
@@ -172,6 +171,6 @@ def test_other_strategies_allow_all() -> None:
 
 def test_the_scarcest_resource_counts_of_those_that_are_asked_about() -> None:
     half = NodeSnapshot(b"a" * 28, "a", 1, units(CPU=4, A=4), units(CPU=3, A=1))
-    assert utilization(half, ["CPU"]) == 0.25
-    assert utilization(half, ["CPU", "A"]) == 0.75
-    assert utilization(half, ["B"]) == 0.0
+    assert half.utilization(["CPU"]) == 0.25
+    assert half.utilization(["CPU", "A"]) == 0.75
+    assert half.utilization(["B"]) == 0.0
