@@ -69,8 +69,8 @@ class LeaseClient:
         # that does not have it yet. Only a sum, since thousands of actors may wait at once, and each looks at
         # all nodes.
         self._asked: dict[NodeID, ResourceSet] = {}
-        # Of nodes that are asked: what was looked at last, less what they were asked for. Many may be asked for
-        # much at a time, and each change is of one of them.
+        # Of nodes that are asked: what was looked at last, less what they were asked for. Many may be asked
+        # at a time, and each change is of one of them.
         self._views: dict[bytes, tuple[NodeSnapshot, ResourceSet, NodeSnapshot]] = {}
         # Of the nodes that granted leases: set with their next report.
         self._reported: dict[NodeID, asyncio.Event] = {}
