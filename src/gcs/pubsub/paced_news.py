@@ -4,13 +4,14 @@ A node that works reports its resources 20 times a second, and its workers end n
 passed on at once, what all nodes hear together would grow with the square of their number. So it gathers,
 of each node's resources the latest, and leaves together:
 
-    news ──► waits ──── once a period, what has waited longest, so many of them ──► all subscribers
+    news ──► waits ──── once a period, what has waited longest, BYTES_MAX of it ──► all subscribers
 
-The first after a quiet period leaves at once. A node gets 20 messages a second at most, and hears of the
-resources of 64 nodes in each. Where more nodes than that report all the time, each is heard of in its turn:
-of 1,000 all within two seconds. So what is known of a node is older in a larger cluster. Raylets count what
-they sent there themselves (raylet/scheduling/cluster_view.py), and a node that is full after all sends on
-what comes. Of a death only the id is told: whoever wants more asks.
+The first after a quiet period leaves at once. A node gets 20 messages a second at most. One has the resources
+of a hundred nodes, or of fewer where there are bundles of placement groups, which have names of their own.
+Where more nodes than that report all the time, each is heard of in its turn: of 1,000 all within a second. So
+what is known of a node is older in a larger cluster. Raylets count what they sent there themselves
+(raylet/scheduling/cluster_view.py), and a node that is full after all sends on what comes. Of a death only
+the id is told: whoever wants more asks.
 
 What the GCS sends is bounded, too: the period grows with the number of nodes beyond NODES_PER_S.
 """
@@ -28,9 +29,8 @@ from ray_mono.protobuf import common_pb2, gcs_pb2
 T = TypeVar("T")
 
 PERIOD_S = 0.05
-NODES_MAX = 64
-"""Of nodes that reported, in one message: some 6 KB."""
-DEATHS_MAX = 1_000
+BYTES_MAX = 16 << 10
+"""In one message, unless one node alone has more to tell."""
 NODES_PER_S = 10_000
 """So many nodes get a message in a second, which takes the GCS a tenth of it."""
 
@@ -38,11 +38,13 @@ NODES_PER_S = 10_000
 class PacedNews(Generic[T]):
     """News of one kind, on its way."""
 
-    def __init__(self, tasks: BackgroundTasks, publish: Callable[[Sequence[T]], int], most: int) -> None:
-        """publish(news) returns how many subscribers it reached. most: of them in one message."""
+    def __init__(
+        self, tasks: BackgroundTasks, publish: Callable[[Sequence[T]], int], size_bytes: Callable[[T], int]
+    ) -> None:
+        """publish(news) returns how many subscribers it reached. size_bytes(one): of its message."""
         self._tasks = tasks
         self._publish = publish
-        self._most = most
+        self._size_bytes = size_bytes
         # By key, in the order of the first of a key that has not left.
         self._waiting: dict[bytes, T] = {}
         self._is_sending = False
@@ -56,10 +58,20 @@ class PacedNews(Generic[T]):
 
     async def _send(self) -> None:
         while self._waiting:
-            first = list(self._waiting)[: self._most]
-            num_reached = self._publish([self._waiting.pop(key) for key in first])
+            num_reached = self._publish(self._take())
             await asyncio.sleep(max(PERIOD_S, num_reached / NODES_PER_S))
         self._is_sending = False
+
+    def _take(self) -> list[T]:
+        """What has waited longest, for one message."""
+        keys: list[bytes] = []
+        left_bytes = BYTES_MAX
+        for key, news in self._waiting.items():
+            left_bytes -= self._size_bytes(news)
+            if keys and left_bytes < 0:
+                break
+            keys.append(key)
+        return [self._waiting.pop(key) for key in keys]
 
 
 def resource_news(
@@ -71,7 +83,7 @@ def resource_news(
         news = gcs_pb2.ResourceNews(nodes=nodes)
         return len(subscriptions.publish(gcs_pb2.NODE_RESOURCES, b"", news.SerializeToString()))
 
-    return PacedNews(tasks, publish, NODES_MAX)
+    return PacedNews(tasks, publish, common_pb2.NodeResources.ByteSize)
 
 
 def death_news(tasks: BackgroundTasks, subscriptions: Subscriptions) -> PacedNews[bytes]:
@@ -81,4 +93,4 @@ def death_news(tasks: BackgroundTasks, subscriptions: Subscriptions) -> PacedNew
         news = gcs_pb2.WorkerDeaths(worker_ids=worker_ids)
         return len(subscriptions.publish(gcs_pb2.WORKER_DEATH, b"", news.SerializeToString()))
 
-    return PacedNews(tasks, publish, DEATHS_MAX)
+    return PacedNews(tasks, publish, len)

@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 import pytest
 
 from ray_mono.common.background import BackgroundTasks
-from ray_mono.gcs.pubsub.paced_news import NODES_MAX, PERIOD_S, resource_news
+from ray_mono.gcs.pubsub.paced_news import BYTES_MAX, PERIOD_S, resource_news
 from ray_mono.gcs.pubsub.subscriptions import Subscriptions
 from ray_mono.protobuf import common_pb2, gcs_pb2
 from tests.simulation.loop import new_loop
@@ -22,6 +22,7 @@ class Scene:
         self.news = resource_news(BackgroundTasks(self._failed), self.subscriptions)
         self.heard: list[list[tuple[float, list[tuple[bytes, int]]]]] = [[] for _ in range(num_listeners)]
         """Of each: when it heard something, and of which nodes which versions."""
+        self.size_bytes = 0
 
     def _failed(self, error: BaseException, name: str) -> None:
         raise AssertionError(name) from error
@@ -31,11 +32,14 @@ class Scene:
         async for message in self.subscriptions.stream(filters, list, object()):  # type: ignore[arg-type]
             nodes = gcs_pb2.ResourceNews.FromString(message.payload).nodes
             told = [(each.node_id, each.version) for each in nodes]
+            self.size_bytes += len(message.payload)
             self.heard[number].append((round(asyncio.get_running_loop().time(), 6), told))
 
-    def report(self, number: int, version: int) -> None:
+    def report(self, number: int, version: int, available: common_pb2.ResourceSet | None = None) -> None:
         node_id = b"%04d" % number
-        self.news.add(node_id, common_pb2.NodeResources(node_id=node_id, version=version))
+        self.news.add(
+            node_id, common_pb2.NodeResources(node_id=node_id, version=version, available=available)
+        )
 
 
 def play(num_listeners: int, script: Callable[[Scene], Awaitable[None]]) -> Scene:
@@ -76,7 +80,7 @@ def test_one_report_leaves_at_once_and_those_after_it_together() -> None:
 
 
 def test_all_nodes_are_heard_of_in_turn_where_more_report_than_a_message_takes() -> None:
-    num_nodes, rounds = 3 * NODES_MAX, 8
+    num_nodes, rounds = 4_000, 40
 
     async def script(scene: Scene) -> None:
         for version in range(rounds):
@@ -84,27 +88,28 @@ def test_all_nodes_are_heard_of_in_turn_where_more_report_than_a_message_takes()
                 scene.report(number, version)
             await asyncio.sleep(PERIOD_S)
 
-    heard = play(1, script).heard[0]
-    assert all(len(told) <= NODES_MAX for _, told in heard)
-    for _, told in heard[1:]:
-        assert len({node_id for node_id, _ in told}) == NODES_MAX
-    in_one_turn = [node_id for _, told in heard[1:4] for node_id, _ in told]
-    assert len(set(in_one_turn)) == num_nodes
+    heard = [{node_id for node_id, _ in told} for _, told in play(1, script).heard[0]]
+    assert all(len(told) < num_nodes for told in heard[1:])
+    for first in range(1, rounds - 3):
+        assert len(set().union(*heard[first : first + 3])) == num_nodes
 
 
 @pytest.mark.parametrize("num_nodes", [10, 100, 1_000])
-def test_what_a_node_hears_in_a_second_does_not_grow_with_the_cluster(num_nodes: int) -> None:
-    """Every node reports twenty times in it."""
+@pytest.mark.parametrize("num_names", [1, 300])
+def test_what_a_node_hears_in_a_second_does_not_grow_with_the_cluster(num_nodes: int, num_names: int) -> None:
+    """Every node reports twenty times in it, some of resources with many names."""
+    available = common_pb2.ResourceSet(amounts={f"CPU_group_{number}": 1 for number in range(num_names)})
 
     async def script(scene: Scene) -> None:
         for version in range(20):
             for number in range(num_nodes):
-                scene.report(number, version)
+                scene.report(number, version, available)
             await asyncio.sleep(PERIOD_S)
 
-    heard = play(1, script).heard[0]
-    assert len(heard) <= 20 + 1
-    assert sum(len(told) for _, told in heard) <= (20 + 1) * NODES_MAX
+    scene = play(1, script)
+    assert len(scene.heard[0]) <= 20 + 1
+    assert scene.size_bytes <= (20 + 1) * (1.2 * BYTES_MAX + available.ByteSize())
+    assert all(told for _, told in scene.heard[0])
 
 
 def test_what_the_head_sends_in_a_second_is_bounded_where_thousands_listen() -> None:
