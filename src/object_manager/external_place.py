@@ -117,9 +117,10 @@ class ExternalPlace:
 
     def remove_all(self) -> None:
         """Nothing of the node is left, half an upload neither. Raises OSError."""
-        with _as_os_error(self.uri), contextlib.suppress(FileNotFoundError):
+        with _as_os_error(self.uri):
             self._abort_uploads()
-            self._files.rm(self._folder, recursive=True)
+            with contextlib.suppress(FileNotFoundError):
+                self._files.rm(self._folder, recursive=True)
 
     def _abort_uploads(self) -> None:
         """Of processes that were killed: S3 keeps the parts until somebody says that no more will come."""
@@ -128,9 +129,10 @@ class ExternalPlace:
         bucket, _, prefix = self._folder.partition("/")
         found = self._files.call_s3("list_multipart_uploads", Bucket=bucket, Prefix=f"{prefix}/")
         for upload in found.get("Uploads", ()):
-            self._files.call_s3(
-                "abort_multipart_upload", Bucket=bucket, Key=upload["Key"], UploadId=upload["UploadId"]
-            )
+            with contextlib.suppress(FileNotFoundError):  # it has ended
+                self._files.call_s3(
+                    "abort_multipart_upload", Bucket=bucket, Key=upload["Key"], UploadId=upload["UploadId"]
+                )
 
     def _key(self, number: int) -> str:
         return f"{self._folder}/{number}"

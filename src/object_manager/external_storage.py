@@ -15,6 +15,7 @@ import json
 import logging
 import os
 import threading
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -23,6 +24,8 @@ from ray_mono.object_manager.config import ObjectManagerConfig
 from ray_mono.object_manager.external_place import ExternalPlace
 
 _PREFIX = "external_spilling_"
+_REMOVE_PAUSES_S = (0.1, 0.4)
+"""Between attempts to empty a storage at the end: a node has seconds to end."""
 
 logger = logging.getLogger(__name__)
 
@@ -53,12 +56,10 @@ class ExternalStorage:
 
     def close(self) -> None:
         """Nothing of the node is left in them; if one does not answer, the mark stays."""
-        try:
-            for place in self.places:
-                place.remove_all()
-        except OSError as error:
+        failures = [error for place in self.places if (error := _emptied(place)) is not None]
+        for error in failures:
             logger.error("spilled objects are left in a storage until a node starts here again: %s", error)
-        else:
+        if not failures:
             self._forget()
 
     def _place(self, uri: str, node_id_hex: str) -> ExternalPlace:
@@ -120,6 +121,21 @@ class ExternalStorage:
         if self._lock is not None:
             os.close(self._lock)
         self._lock = self._mark = None
+
+
+def _emptied(place: ExternalPlace) -> OSError | None:
+    """Why it is not. One request that fails is no reason to leave all that is there."""
+    for pause_s in (*_REMOVE_PAUSES_S, None):
+        try:
+            place.remove_all()
+        except OSError as error:
+            if pause_s is None:
+                return error
+            logger.warning("%s: %s; trying again in %g s", place.uri, error, pause_s)
+            time.sleep(pause_s)
+        else:
+            return None
+    return None
 
 
 def _make_mark(mark: Path, uris: list[str]) -> int:

@@ -4,6 +4,7 @@ what is said where it is not as it should be."""
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import random
@@ -247,6 +248,21 @@ def test_what_a_node_that_is_gone_left_is_removed_by_the_next_one(s3: S3Server, 
     second.close()
     first.close()
     assert s3.keys() == [] and [os.listdir(session) for session in sessions] == [[], []]
+
+
+def test_a_request_that_fails_at_the_end_of_a_node_is_made_again(
+    s3: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    external = storage(session=tmp_path)
+    s3.put(f"{FOLDER}/7", b"x")
+    s3.begin_upload(f"{FOLDER}/8")
+    with contextlib.ExitStack() as until_the_pause:
+        until_the_pause.enter_context(s3.gone())
+        monkeypatch.setattr(
+            "ray_mono.object_manager.external_storage.time.sleep", lambda pause_s: until_the_pause.close()
+        )
+        external.close()
+    assert s3.keys() == s3.uploads() == os.listdir(tmp_path) == []
 
 
 def test_what_a_storage_that_does_not_answer_holds_is_removed_by_the_next_node(
