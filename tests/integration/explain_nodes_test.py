@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import os
 import signal
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,13 +13,12 @@ from typing import Any
 import pytest
 
 import ray_mono as ray
-from ray_mono import cloudpickle
 from ray_mono._private.node.session import NodeRecord
 from ray_mono.util import placement_group
 from ray_mono.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from tests.integration.bounded import get
 from tests.integration.clusters import join_cluster, processes_of_node, resume, run_command
-from tests.integration.explained import expect_explained
+from tests.integration.explained import expect_explained, first_node
 from tests.waiting import wait_until
 
 SETTINGS = {
@@ -53,21 +51,9 @@ class TwoNodes:
 
 
 @pytest.fixture
-def nodes(session_base: Path) -> Iterator[TwoNodes]:
-    cloudpickle.register_pickle_by_value(sys.modules[__name__])
-    context = ray.init(
-        address="local",
-        num_cpus=2,
-        labels={"zone": "earth"},
-        _system_config=SETTINGS,
-        log_to_driver=False,
-    )
-    try:
-        yield TwoNodes(session_base, context.address_info["gcs_address"])
-    finally:
-        ray.shutdown()
-        assert run_command("stop").status == 0
-        cloudpickle.unregister_pickle_by_value(sys.modules[__name__])
+def nodes(session_base: Path, by_value: None) -> Iterator[TwoNodes]:
+    with first_node(labels={"zone": "earth"}, _system_config=SETTINGS) as address:
+        yield TwoNodes(session_base, address)
 
 
 @ray.remote(num_cpus=0)

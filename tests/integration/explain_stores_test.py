@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import os
 import signal
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -16,12 +15,11 @@ import numpy as np
 import pytest
 
 import ray_mono as ray
-from ray_mono import cloudpickle
 from ray_mono._private.node.session import NodeRecord
 from ray_mono.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from tests.integration.bounded import get
-from tests.integration.clusters import join_cluster, processes_of_node, resume, run_command, service_pid
-from tests.integration.explained import expect_explained
+from tests.integration.clusters import join_cluster, processes_of_node, resume, service_pid
+from tests.integration.explained import expect_explained, first_node
 from tests.waiting import wait_until
 
 MIB = 1 << 20
@@ -60,21 +58,9 @@ class Stores:
 
 
 @pytest.fixture
-def stores(session_base: Path) -> Iterator[Stores]:
-    cloudpickle.register_pickle_by_value(sys.modules[__name__])
-    context = ray.init(
-        address="local",
-        num_cpus=2,
-        object_store_memory=STORE_BYTES,
-        _system_config=SETTINGS,
-        log_to_driver=False,
-    )
-    try:
-        yield Stores(session_base, context.address_info["gcs_address"])
-    finally:
-        ray.shutdown()
-        assert run_command("stop").status == 0
-        cloudpickle.unregister_pickle_by_value(sys.modules[__name__])
+def stores(session_base: Path, by_value: None) -> Iterator[Stores]:
+    with first_node(object_store_memory=STORE_BYTES, _system_config=SETTINGS) as address:
+        yield Stores(session_base, address)
 
 
 def piece() -> Any:

@@ -2,14 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import ray_mono as ray
 from ray_mono.common.explanation import Explanation
+from tests.integration.clusters import run_command
 from tests.waiting import wait_until
 
 ENDED = ("ACTOR_DEAD", "PLACEMENT_GROUP_REMOVED")
 """Nothing unblocks these."""
+
+
+@contextmanager
+def first_node(**options: Any) -> Iterator[str]:
+    """A cluster whose nodes end with the test, and its driver: the head's address."""
+    context = ray.init(address="local", num_cpus=2, log_to_driver=False, **options)
+    try:
+        yield context.address_info["gcs_address"]
+    finally:
+        ray.shutdown()
+        assert run_command("stop").status == 0
 
 
 def expect_explained(waits: Any, code: str, is_stuck: bool, words: tuple[str, ...]) -> Explanation:
