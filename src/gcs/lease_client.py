@@ -147,14 +147,19 @@ class LeaseClient:
         """One request, for as long as it waits in the raylet's queue. Raises NotLeased."""
         lease_id = request.lease_id = self._environment.rng.randbytes(LEASE_ID_SIZE_BYTES)
         self._awaited[lease_id] = node_id
-        call = self._environment.tasks.spawn(self._call(address, request), f"lease {lease_id.hex()}")
+        is_sent = asyncio.Event()
+        call = self._environment.tasks.spawn(self._call(address, request, is_sent), f"lease {lease_id.hex()}")
         try:
             pauses = Backoff(self._config.pending_warning_s, math.inf)
             with self.asked(node_id, resources):
                 while not (await asyncio.wait({call}, timeout=pauses.next_s()))[0]:
                     still_waits()
         except asyncio.CancelledError:
-            self._free(node_id, address, lease_id)
+            if is_sent.is_set():
+                self._free(node_id, address, lease_id)
+            else:
+                # Its end would overtake it: who finds the connection made goes on before who waited for it.
+                call.cancel()
             raise
         finally:
             del self._awaited[lease_id]
@@ -199,11 +204,12 @@ class LeaseClient:
             self._asked[node_id] = left
 
     async def _call(
-        self, address: str, request: raylet_pb2.RequestWorkerLeaseRequest
+        self, address: str, request: raylet_pb2.RequestWorkerLeaseRequest, is_sent: asyncio.Event
     ) -> raylet_pb2.RequestWorkerLeaseReply | RpcError:
         """A failure is a result: it belongs to whoever wanted the lease, who may have gone."""
         try:
             raylet = await self._environment.raylets.client(address)
+            is_sent.set()
             return await raylet.RequestWorkerLease(request)
         except RpcError as error:
             return error

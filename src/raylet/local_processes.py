@@ -142,6 +142,7 @@ class LocalProcesses:
         if process is not None:
             self._tasks.spawn(self._deaths.hear_out(process), f"hear out {worker.worker_id.hex()[:8]}")
         else:
+            remove_socket(worker.worker_id, self._config.session_dir)
             now_s = self._clock.time_s()
             why = why_not_started(exit_, worker.worker_id, self._config)
             self._effects.run(self._leases.worker_died(worker.worker_id, why, now_s))
@@ -164,7 +165,7 @@ class LocalProcesses:
             else:
                 self._last_words.actor_died(process.worker_id, process.board)
         now_s = self._clock.time_s()
-        remove_socket(process, self._config.session_dir)
+        remove_socket(process.worker_id, self._config.session_dir)
         if process.is_driver:
             self._effects.run(self._leases.job_finished(process.job_id, now_s))
         else:

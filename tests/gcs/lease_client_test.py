@@ -20,9 +20,29 @@ from ray_mono.gcs.raylet_client_pool import RayletClientPool
 from ray_mono.gcs.storage.memory_storage import MemoryStorage
 from ray_mono.gcs.storage.write_through import WriteThrough
 from ray_mono.protobuf import raylet_pb2
+from ray_mono.rpc.surface import AsyncChannel, Handlers, Listener, Transport
 from tests.gcs.scene import FakeNode, GcsScene, play
 
 ONE_CPU = ResourceSet.from_units({"CPU": 1})
+
+
+class TellingTransport:
+    """A transport that tells when it is about to have connected: so many turns of the loop before."""
+
+    def __init__(self, transport: Transport, turns: int) -> None:
+        self._transport = transport
+        self._turns = turns
+        self.connects = asyncio.Event()
+
+    async def connect(self, address: str, timeout_s: float) -> AsyncChannel:
+        channel = await self._transport.connect(address, timeout_s)
+        self.connects.set()
+        for _ in range(self._turns):
+            await asyncio.sleep(0)
+        return channel
+
+    async def serve(self, address: str, handlers: Handlers) -> Listener:
+        return await self._transport.serve(address, handlers)
 
 
 @dataclass
@@ -33,6 +53,8 @@ class LeaseScene:
     client: LeaseClient
     room: asyncio.Event
     """More may be free than before."""
+    connects: asyncio.Event
+    """The client reaches the node."""
     waited: list[float] = field(default_factory=list)
     """Every time that a request was still not answered."""
 
@@ -49,13 +71,14 @@ class LeaseScene:
         )
 
 
-def play_leases(script: Callable[[LeaseScene], Coroutine[Any, Any, None]]) -> None:
+def play_leases(script: Callable[[LeaseScene], Coroutine[Any, Any, None]], connecting_turns: int = 0) -> None:
     async def scene(gcs: GcsScene) -> None:
         await gcs.start_gcs()
         node = await gcs.add_node({"CPU": 4})
         process = gcs.world.network.start_process("head", "lessee")
         config = GcsConfig(pending_warning_s=1.0)
-        transport, tasks = gcs.world.transport(process), BackgroundTasks(lambda error, name: None)
+        transport = TellingTransport(gcs.world.transport(process), connecting_turns)
+        tasks = BackgroundTasks(lambda error, name: None)
         writes = WriteThrough(MemoryStorage(), lambda error: None)
         raylets = RayletClientPool(transport, tasks, config.connect_timeout_s, writes.confirmed)
         environment = Environment(
@@ -64,7 +87,8 @@ def play_leases(script: Callable[[LeaseScene], Coroutine[Any, Any, None]]) -> No
         room = asyncio.Event()
         nodes = NodeManager(dead_nodes_max=10, failures_max=3)
         nodes.register(node.info, 0.0)
-        await process.spawn(script(LeaseScene(node, LeaseClient(environment, nodes, room.set), room)))
+        client = LeaseClient(environment, nodes, room.set)
+        await process.spawn(script(LeaseScene(node, client, room, transport.connects)))
 
     play(scene)
 
@@ -121,7 +145,8 @@ def test_leases_of_nothing_may_be_asked_for_together() -> None:
 def test_a_lease_that_nobody_waits_for_any_more_is_cancelled_and_its_worker_ended() -> None:
     async def script(scene: LeaseScene) -> None:
         leasing = asyncio.ensure_future(scene.lease())
-        await asyncio.sleep(0)
+        while not scene.node.leases:
+            await asyncio.sleep(0.0001)
         leasing.cancel()
         await asyncio.sleep(1)
         (request,) = scene.node.leases
@@ -130,6 +155,25 @@ def test_a_lease_that_nobody_waits_for_any_more_is_cancelled_and_its_worker_ende
         assert scene.free_cpus == 4
 
     play_leases(script)
+
+
+@pytest.mark.parametrize(
+    ("turns_before", "turns_after"), [*((n, 0) for n in range(6)), *((0, n) for n in range(1, 6))]
+)
+def test_a_lease_is_never_cancelled_before_it_is_asked_for(turns_before: int, turns_after: int) -> None:
+    """Whoever wanted it goes about when the connection is made: whoever comes then finds it, and those who
+    waited for it have yet to run."""
+
+    async def script(scene: LeaseScene) -> None:
+        leasing = asyncio.ensure_future(scene.lease())
+        await scene.connects.wait()
+        for _ in range(turns_after):
+            await asyncio.sleep(0)
+        leasing.cancel()
+        await asyncio.sleep(1)
+        assert scene.node.heard in ([], ["RequestWorkerLease", "CancelWorkerLease", "ReturnWorker"])
+
+    play_leases(script, turns_before)
 
 
 def test_a_refusal_is_told_with_what_the_raylet_answered() -> None:

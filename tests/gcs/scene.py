@@ -90,6 +90,8 @@ class FakeNode(raylet_rpc.RayletServiceServicer):
         self.grant: Grant = self.grant_new_worker
         self.leases: list[raylet_pb2.RequestWorkerLeaseRequest] = []
         self.cancelled: list[bytes] = []
+        self.heard: list[str] = []
+        """What was asked about leases, in its order."""
         self.returned: list[raylet_pb2.ReturnWorkerRequest] = []
         self.killed: list[raylet_pb2.KillWorkerRequest] = []
         self.heads: list[common_pb2.HeadPlace] = []
@@ -226,18 +228,21 @@ class FakeNode(raylet_rpc.RayletServiceServicer):
         self, request: raylet_pb2.RequestWorkerLeaseRequest, context: CallContext
     ) -> raylet_pb2.RequestWorkerLeaseReply:
         self.leases.append(request)
+        self.heard.append("RequestWorkerLease")
         return await self.grant(request)
 
     async def CancelWorkerLease(
         self, request: raylet_pb2.CancelWorkerLeaseRequest, context: CallContext
     ) -> raylet_pb2.CancelWorkerLeaseReply:
         self.cancelled.append(request.lease_id)
+        self.heard.append("CancelWorkerLease")
         return raylet_pb2.CancelWorkerLeaseReply(cancelled=False)
 
     async def ReturnWorker(
         self, request: raylet_pb2.ReturnWorkerRequest, context: CallContext
     ) -> common_pb2.Empty:
         self.returned.append(request)
+        self.heard.append("ReturnWorker")
         await self.scene.on_return(request)
         return common_pb2.Empty()
 

@@ -153,12 +153,16 @@ def test_the_end_of_a_driver_ends_its_job_here_and_removes_its_socket(tmp_path: 
     assert "a" in node.scene.rejected and not socket.exists() and node.freed == [DRIVER_ID]
 
 
-def test_a_process_that_exits_before_it_registers_leaves_a_failed_start(tmp_path: Path) -> None:
+def test_a_process_that_exits_before_it_registers_leaves_a_failed_start_and_no_socket(tmp_path: Path) -> None:
     node = Node(tmp_path)
     node.scene.ask("a")
     worker = node.started()
+    socket = tmp_path / "sockets" / f"worker-{worker.worker_id.hex()[:16]}"
+    socket.parent.mkdir()
+    socket.touch()
     node.processes.exited(WorkerExit(worker.startup_token, 7, 1, 0, "worker pid 7 exited with code 1"))
     assert node.scene.pool.start_trouble == "worker pid 7 exited with code 1" and node.freed == []
+    assert not socket.exists()
 
 
 def test_a_failed_start_says_what_the_worker_wrote_last_and_what_helps(tmp_path: Path) -> None:

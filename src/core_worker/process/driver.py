@@ -61,7 +61,7 @@ class DriverConfig:
 def connect_driver(config: DriverConfig) -> CoreWorker:
     """Joins as a driver with a new job. Raises RaySystemError, which says who did not answer."""
     worker_id = ids.WorkerID.from_random(random.SystemRandom()).binary()
-    registration = Registration(
+    with Registration(
         common_pb2.DRIVER,
         worker_id,
         config.session_dir,
@@ -69,8 +69,7 @@ def connect_driver(config: DriverConfig) -> CoreWorker:
         config.node_host,
         config.raylet_socket,
         config.gcs_address,
-    )
-    try:
+    ) as registration:
         job = _job(config, registration)
         job_id = _add_job(config, registration, job)
         core = registration.join(
@@ -84,9 +83,6 @@ def connect_driver(config: DriverConfig) -> CoreWorker:
             ),
             on_node_lost=functools.partial(_on_raylet_lost, config.why_node_ended, registration.gcs_channel),
         )
-    except BaseException:
-        registration.close()
-        raise
     messages = DriverMessages(core.env, job_id, config.on_error, config.on_log)
     messages.subscribe()
     registration.gcs_channel.on_return(messages.gcs_is_back)

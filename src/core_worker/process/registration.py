@@ -39,7 +39,8 @@ RAYLET_ENDS_S = 0.25
 
 
 class Registration:
-    """The sockets of a process on its way into the cluster."""
+    """The sockets of a process on its way into the cluster. Used as a context, an error closes them: it does
+    not join."""
 
     def __init__(
         self,
@@ -151,8 +152,14 @@ class Registration:
                 store.on_close(store_lost)
         return core
 
+    def __enter__(self) -> Registration:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
+        if kind is not None:
+            self.close()
+
     def close(self) -> None:
-        """It does not join."""
         with self.reactor.lock:
             self.server.close()
         self.reactor.close()

@@ -54,7 +54,7 @@ def run_worker(config: WorkerConfig) -> NoReturn:
     secret = auth.find_secret(None, config.session_dir)
     board = StartBoard(config.worker_id)
     try:
-        registration = Registration(
+        with Registration(
             common_pb2.WORKER,
             config.worker_id,
             config.session_dir,
@@ -62,13 +62,13 @@ def run_worker(config: WorkerConfig) -> NoReturn:
             config.node_host,
             config.raylet_socket,
             config.gcs_address,
-        )
-        core = registration.join(
-            job=JobContext(b""),
-            startup_token=config.startup_token,
-            board_fd=board.fd,
-            on_node_lost=_end_with_node,
-        )
+        ) as registration:
+            core = registration.join(
+                job=JobContext(b""),
+                startup_token=config.startup_token,
+                board_fd=board.fd,
+                on_node_lost=_end_with_node,
+            )
     except RaySystemError as error:
         logger.error("%s", error)
         os._exit(1)

@@ -185,7 +185,7 @@ def _whose_kill(oom_kills: OomKills) -> str:
     return ", which this cluster did not send"
 
 
-def remove_socket(client: ClientProcess, session_dir: str) -> None:
+def remove_socket(worker_id: bytes, session_dir: str) -> None:
     """Who was killed leaves the socket that it served on."""
     with contextlib.suppress(OSError):
-        os.unlink(os.path.join(session_dir, "sockets", f"worker-{client.worker_id.hex()[:16]}"))
+        os.unlink(os.path.join(session_dir, "sockets", f"worker-{worker_id.hex()[:16]}"))

@@ -285,6 +285,7 @@ def test_a_worker_that_cannot_join_says_so_and_ends(life: Life, caplog: pytest.L
     life.wire.replies["RegisterClient"] = refuse
     life.live()
     assert life.steps == [1] and "could not join the cluster at unix:/raylet" in caplog.text
+    assert not list((life.directory / "sockets").iterdir())
 
 
 def test_a_worker_dies_with_its_raylet(life: Life) -> None:
