@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from itertools import islice
 
 from ray_mono.common.explanation import WaitCode
 from ray_mono.common.scheduling.node_snapshot import NodeSnapshot
@@ -38,3 +39,17 @@ def node_subject(node: NodeSnapshot, needs: ResourceSet) -> common_pb2.WaitSubje
     """Who holds such resources there?"""
     at = common_pb2.Address(node_id=node.node_id, host=node.host, port=node.port)
     return Subject(kind=Subject.NODE, id=node.node_id, at=at, needs=needs.to_proto())
+
+
+def shortages(required: ResourceSet, nodes: Iterable[NodeSnapshot]) -> list[common_pb2.Shortage]:
+    """What is missing on each, of so many as are told."""
+    names = [name for name, _ in required.items()]
+    return [
+        common_pb2.Shortage(
+            node_id=node.node_id,
+            missing=required.missing_from(node.available).to_proto(),
+            available=node.available.only(*names).to_proto(),
+            total=node.total.only(*names).to_proto(),
+        )
+        for node in islice(nodes, NODES_TOLD_MAX)
+    ]

@@ -10,7 +10,7 @@ from ray_mono.common.explanation import WaitCode
 from ray_mono.common.ids import ActorID, PlacementGroupID
 from ray_mono.common.scheduling.bundle_resources import plain
 from ray_mono.common.scheduling.resources import ResourceSet
-from ray_mono.common.wait_messages import NODES_TOLD_MAX, node_subject, reason_of
+from ray_mono.common.wait_messages import NODES_TOLD_MAX, node_subject, reason_of, shortages
 from ray_mono.gcs.actor.actor_manager import ActorManager
 from ray_mono.gcs.actor.actor_placement import explain
 from ray_mono.gcs.actor.actor_rows import demand_of
@@ -22,6 +22,7 @@ from ray_mono.gcs.node_manager import NodeManager
 from ray_mono.gcs.placement_group.bundle_placement import drained_for
 from ray_mono.gcs.placement_group.group_manager import GroupManager
 from ray_mono.gcs.placement_group.group_state import GroupState
+from ray_mono.gcs.placement_group.wanted_places import WantedPlaces
 from ray_mono.protobuf import common_pb2
 
 Subject = common_pb2.WaitSubject
@@ -117,14 +118,16 @@ class WaitReasons:
     def _without_lease(self, actor: Actor, name: str) -> common_pb2.WaitReason:
         """As the nodes are now. What stands in its row may be older."""
         demand = demand_of(self._table.spec(actor.actor_id))
-        shortage = explain(actor.registration.class_name, demand, self._nodes.placement_nodes())
-        text = shortage.message.rstrip(".")
+        nodes = self._nodes.placement_nodes()
+        shortage = explain(actor.registration.class_name, demand, nodes)
+        text, missing = shortage.message.rstrip("."), shortages(demand.resources, nodes)
         if shortage.code in (WaitCode.INFEASIBLE, WaitCode.NODE_DRAINED):
-            return reason_of(shortage.code, text, unblock="start a node that has it, or ask for less")
+            unblock = "start a node that has it, or ask for less"
+            return reason_of(shortage.code, text, unblock=unblock, shortages=missing)
         if shortage.code is WaitCode.RESOURCES:
             holders = self._nodes_with(demand.resources)
             unblock = "wait for one of its holders to end, end one, or add a node"
-            return reason_of(shortage.code, text, holders, is_any=True, unblock=unblock)
+            return reason_of(shortage.code, text, holders, True, unblock, missing)
         return reason_of(WaitCode.STARTING, f"{name} is about to be placed")
 
     # ---- placement groups
@@ -147,13 +150,14 @@ class WaitReasons:
             return reason_of(WaitCode.STARTING, f"{name} has its place, and is about to be opened")
         if not group.pending_reason:
             return reason_of(WaitCode.STARTING, f"{name} is about to be placed")
-        text = f"{name} waits: {group.pending_reason}"
+        text, nodes = f"{name} waits: {group.pending_reason}", self._nodes.placement_nodes()
+        lacking = WantedPlaces.of(group, ()).lacking(nodes, ever=group.is_infeasible)
+        missing = shortages(lacking, nodes)
         if group.is_infeasible:
             unblock = "start nodes that have it, make its bundles smaller, or remove it"
             bundles = [group.registration.bundles[index] for index in group.unplaced]
-            is_drained = drained_for(bundles, self._nodes.placement_nodes())
-            code = WaitCode.NODE_DRAINED if is_drained else WaitCode.INFEASIBLE
-            return reason_of(code, text, unblock=unblock)
+            code = WaitCode.NODE_DRAINED if drained_for(bundles, nodes) else WaitCode.INFEASIBLE
+            return reason_of(code, text, unblock=unblock, shortages=missing)
         needs = ResourceSet.sum_of(group.registration.bundles[index].resources for index in group.unplaced)
         return reason_of(
             WaitCode.RESOURCES,
@@ -161,6 +165,7 @@ class WaitReasons:
             self._nodes_with(needs),
             is_any=True,
             unblock=f"wait until {needs} is free as it needs it, end what holds it, or add nodes",
+            shortages=missing,
         )
 
     def _nodes_with(self, needs: ResourceSet) -> Iterable[common_pb2.WaitSubject]:

@@ -4,15 +4,12 @@ docs/internals/explain.md tells of. It only looks.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 from ray_mono.common.explanation import WaitCode
 from ray_mono.common.scheduling.bundle_resources import named
 from ray_mono.common.scheduling.labels import told
-from ray_mono.common.scheduling.node_snapshot import NodeSnapshot
 from ray_mono.common.scheduling.policy import drained
 from ray_mono.common.scheduling.resources import CPU, ResourceSet
-from ray_mono.common.wait_messages import NODES_TOLD_MAX, node_subject, reason_of
+from ray_mono.common.wait_messages import NODES_TOLD_MAX, node_subject, reason_of, shortages
 from ray_mono.protobuf import common_pb2
 from ray_mono.raylet.clients import Clients
 from ray_mono.raylet.scheduling import explanations
@@ -77,8 +74,8 @@ class WaitReasons:
             is_drained = drained(required, [here, *others], strategy.selectors)
             code = WaitCode.NODE_DRAINED if is_drained else WaitCode.INFEASIBLE
             unblock = f"start a node with {what}, or ask for less"
-            shortages = _shortages(required, [here, *others])
-            return reason_of(code, text, unblock=unblock, shortages=shortages)
+            missing = shortages(required, [here, *others])
+            return reason_of(code, text, unblock=unblock, shortages=missing)
         if not isinstance(decision, Wait):
             return reason_of(WaitCode.STARTING, f"{name} is about to get a worker")
         able = [node for node in (here, *others) if node.node_id in decision.feasible_node_ids]
@@ -90,7 +87,7 @@ class WaitReasons:
             waits_for,
             is_any=True,
             unblock=f"wait for one of its holders to end, end one, or add a node with {what}",
-            shortages=_shortages(required, able),
+            shortages=shortages(required, able),
         )
 
     # ---- who holds what
@@ -103,7 +100,7 @@ class WaitReasons:
             f" {here.total.beside(needs)}",
             self._holders(needs),
             is_any=True,
-            shortages=_shortages(needs, [here]),
+            shortages=shortages(needs, [here]),
         )
 
     def _holders(self, needs: ResourceSet) -> list[common_pb2.WaitSubject]:
@@ -173,16 +170,3 @@ def _name_of(lease: WorkerLease) -> str:
     """Of what it is for."""
     name = lease.request.task_name
     return name.removesuffix(".__init__") if lease.request.for_actor else f"{name}()"
-
-
-def _shortages(required: ResourceSet, nodes: Iterable[NodeSnapshot]) -> list[common_pb2.Shortage]:
-    names = [name for name, _ in required.items()]
-    return [
-        common_pb2.Shortage(
-            node_id=node.node_id,
-            missing=required.missing_from(node.available).to_proto(),
-            available=node.available.only(*names).to_proto(),
-            total=node.total.only(*names).to_proto(),
-        )
-        for node in nodes
-    ][:NODES_TOLD_MAX]

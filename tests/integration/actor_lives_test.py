@@ -142,6 +142,55 @@ def test_an_actor_that_waits_for_a_place_can_be_killed() -> None:
         get(call)
 
 
+def test_an_actor_that_waits_for_an_argument_can_be_killed_and_never_begins(tmp_path: Path) -> None:
+    @ray.remote(num_cpus=0)
+    def once_there(path: Path) -> int:
+        while not path.exists():
+            time.sleep(0.01)
+        return 1
+
+    @ray.remote(num_cpus=0)
+    class Begins:
+        def __init__(self, number: int) -> None:
+            (tmp_path / "begun").touch()
+
+        def answer(self) -> int:
+            return 1
+
+    argument = once_there.remote(tmp_path / "go")
+    actor = Begins.remote(argument)
+    call = actor.answer.remote()
+    ray.kill(actor, no_restart=False)  # it has no process, and goes on waiting
+    assert ray.wait([call], timeout=0)[0] == []
+    for _ in range(2):
+        ray.kill(actor)
+    with pytest.raises(ActorDiedError, match=r"killed by kill\(\)"):
+        get(call)
+    (tmp_path / "go").touch()
+    get(argument)
+    get(ray.remote(Counter).remote().add.remote())
+    assert not (tmp_path / "begun").exists()
+
+
+def test_an_actor_that_never_lived_can_be_killed() -> None:
+    @ray.remote(num_cpus=0)
+    def fails() -> int:
+        raise ValueError("no number")
+
+    @ray.remote(num_cpus=0)
+    class Given:
+        def __init__(self, number: int) -> None:
+            self.number = number
+
+        def answer(self) -> int:
+            return self.number
+
+    actor = Given.remote(fails.remote())
+    with pytest.raises(RayActorError, match="no number"):
+        get(actor.answer.remote())
+    ray.kill(actor)
+
+
 def test_what_kill_takes() -> None:
     for wrong in ("name", ray.put(1), None):
         with pytest.raises(ValueError, match="actor's handle"):

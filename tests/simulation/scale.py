@@ -44,7 +44,7 @@ from tests.simulation.scripts import TaskScript
 from tests.simulation.site import Site
 from tests.simulation.task_programs import run_task
 from tests.simulation.trace import Trace
-from tests.simulation.world import World
+from tests.simulation.world import UnjudgedWorld
 
 CPUS = 8
 NODES_PER_DRIVER = 10
@@ -57,11 +57,6 @@ LIMIT_S = 1_000.0
 ONE_CPU = ResourceSet.from_units({"CPU": 1})
 A_TENTH = ResourceSet.from_units({"CPU": 0.1})
 NO_CPU = ResourceSet()
-
-
-class _UnjudgedWorld(World):
-    def judge(self, judgement: Callable[..., Any], *args: Any) -> Any:
-        """What was right in smaller clusters is taken to be right here."""
 
 
 class _NoTrace(Trace):
@@ -231,7 +226,7 @@ def measure(num_nodes: int, phases: Sequence[str]) -> list[Costs]:
         meter.costs.head_bytes = cluster.stored_bytes()
         measured.append(meter.costs)
 
-    with meter.installed(), _UnjudgedWorld(0, trace=_NoTrace()) as world:
+    with meter.installed(), UnjudgedWorld(0, trace=_NoTrace()) as world:
         cluster = SimCluster(world, Journal())
         world.run(play(), LIMIT_S)
     return measured

@@ -49,6 +49,8 @@ class Scripts:
     """Those of one run, by their numbers."""
 
     def __init__(self) -> None:
+        self.gates_are_open = False
+        """What tasks wait for that run until somebody lets them end."""
         self._numbers: dict[Any, int] = {}
         self._scripts: list[Any] = []
 

@@ -40,6 +40,7 @@ from ray_mono.protobuf import common_pb2, gcs_pb2
 from ray_mono.rpc.reactor import Waiter
 from ray_mono.rpc.surface import RpcError, StatusCode
 
+KILLED = "killed by kill() before its arguments were there"
 Then = Callable[[Any, RpcError | None], None]
 
 
@@ -246,11 +247,29 @@ class ActorCreator:
             raise ValueError(error.message) from None
 
     def kill(self, actor_id: bytes, no_restart: bool) -> None:
-        """Has the GCS kill the actor. Raises RpcError where the GCS does not answer."""
+        """Has the GCS kill the actor; nothing where it never lived. Raises RpcError where the GCS does not
+        answer."""
+        with self._env.lock:
+            task = self._tasks.get(ids.TaskID.for_actor_creation(actor_id).binary())
+            if task is not None and task.waits_for_arguments:
+                if no_restart:
+                    self._never_begins(task, self._actor_tasks.actor(actor_id))
+                return
         request = gcs_pb2.KillActorRequest(actor_id=actor_id, force=True, no_restart=no_restart)
-        self._env.gcs.KillActor(request, timeout_s=self._env.config.gcs_timeout_s)
+        try:
+            self._env.gcs.KillActor(request, timeout_s=self._env.config.gcs_timeout_s)
+        except RpcError as error:
+            if error.code is not StatusCode.NOT_FOUND:
+                raise
+            return  # it could not be registered, or has died long ago
         with self._env.lock:
             self._actor_tasks.killed(actor_id)
+
+    def _never_begins(self, task: PendingTask, actor: CalledActor) -> None:
+        """The GCS does not know it yet. Lock held."""
+        self._tasks.fail(task, RaySystemError(KILLED))
+        self._memory_store.mark_seen(actor.creation_id)
+        self._not_created(actor, KILLED)
 
 
 def creation_spec(

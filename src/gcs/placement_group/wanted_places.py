@@ -5,11 +5,13 @@ Groups that want the same are alike: what does not fit for the one does not fit 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from bisect import bisect_left
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from ray_mono.common.ids import NodeID
 from ray_mono.common.scheduling.node_snapshot import NodeSnapshot
+from ray_mono.common.scheduling.resources import ResourceSet
 from ray_mono.gcs.placement_group.bundle_placement import Bundle, BundleStrategy, drained_for, place
 from ray_mono.gcs.placement_group.group_state import PlacementGroup
 
@@ -48,6 +50,18 @@ class WantedPlaces(NamedTuple):
         shunned = self.shunned | late
         able = [node for node in nodes if NodeID(node.node_id) not in shunned] if shunned else list(nodes)
         return place(self.bundles, self.strategy, able, self.kept, self.target_node_id, self.same_label, ever)
+
+    def lacking(self, nodes: Sequence[NodeSnapshot], ever: bool) -> ResourceSet:
+        """What a node with room for it would help, where there is no place: all bundles, if they have to be
+        together, or the first that has none beside those before it. ever: if nothing else ran there."""
+        if self.strategy is BundleStrategy.STRICT_PACK:
+            return ResourceSet.sum_of(bundle.resources for bundle in self.bundles)
+        numbers = range(1, len(self.bundles))
+        first = bisect_left(numbers, True, key=lambda num: self._first(num).place(nodes, ever=ever) is None)
+        return self.bundles[first].resources
+
+    def _first(self, num: int) -> WantedPlaces:
+        return self._replace(bundles=self.bundles[:num])
 
     def why_not(self, nodes: Iterable[NodeSnapshot]) -> tuple[str, bool]:
         """For people; and whether no node could hold it if nothing else ran there."""
