@@ -98,6 +98,8 @@ def drawn(scenario: Scenario) -> collections.Counter[str]:
         ("slow messages", scenario.knobs.slow_probability),
         ("a slow disk of the head", scenario.disk.slow_probability),
         ("unreadable spilled objects", scenario.unreadable_probability),
+        ("callbacks that take time", scenario.slip_s),
+        ("messages heard in batches", scenario.knobs.grain_s),
     ):
         counts[name] += bool(is_drawn)
     return counts

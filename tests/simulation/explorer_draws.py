@@ -23,7 +23,19 @@ LOSSES_PROBABILITY = 0.15
 SHORT_MEMORY_PROBABILITY = 0.1
 
 
+SLIPS_S = 0.0, 0.0, 0.0002, 0.002
+GRAINS_S = 0.0, 0.0, 0.0005, 0.002
+"""A message between hosts takes 0.0001 to 0.001."""
+
+
 def draw_any(seed: int, num_tasks: int) -> Scenario:
+    """Of half of the seeds each, callbacks take time, and processes hear in batches."""
+    scenario, rng = draw_faults(seed, num_tasks), random.Random(f"{seed}/busy")
+    knobs = replace(scenario.knobs, grain_s=rng.choice(GRAINS_S))
+    return replace(scenario, slip_s=rng.choice(SLIPS_S), knobs=knobs)
+
+
+def draw_faults(seed: int, num_tasks: int) -> Scenario:
     if random.Random(f"{seed}/is cut").random() < CUTS_PROBABILITY:
         return _draw_cuts(seed, random.Random(f"{seed}/which cut"))
     rng = random.Random(f"{seed}/any")

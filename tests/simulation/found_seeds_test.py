@@ -1,11 +1,12 @@
 """Seeds that the explorer found to fail, and what was wrong. Each fault has a scene of its own as well: what
-happens in a seed changes with the messages of the services."""
+happens in a seed changes with the messages of the services. They were found before busy processes were
+drawn."""
 
 from __future__ import annotations
 
 import pytest
 
-from tests.simulation.explore import draw
+from tests.simulation.explorer_draws import draw_faults
 from tests.simulation.scenario import run_scenario
 
 FOUND = {
@@ -55,4 +56,4 @@ FOUND = {
 
 @pytest.mark.parametrize("seed", FOUND)
 def test_what_was_found_is_mended(seed: int) -> None:
-    run_scenario(seed, draw(seed, num_tasks=120))
+    run_scenario(seed, draw_faults(seed, num_tasks=120))

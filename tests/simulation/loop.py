@@ -12,6 +12,9 @@ that was killed runs nothing any more, not even `finally` blocks: just what SIGK
 A run that can make no progress ends in an error with a list of who waits where: Deadlock when nothing is
 ready and no timer is set, TimeLimitReached when periodic timers hide such a wait, Livelock when the callbacks
 of one instant never end.
+
+Callbacks take no time, so all that follow from one another run before anything else comes. With `let_slip`
+they may take some: what is due soon comes between them.
 """
 
 from __future__ import annotations
@@ -22,6 +25,7 @@ import contextlib
 import contextvars
 import heapq
 import itertools
+import random
 import sys
 import traceback
 from collections.abc import AsyncGenerator, Callable, Coroutine, Generator
@@ -35,6 +39,8 @@ LIVELOCK_TURNS = 1_000_000
 """Callbacks at one instant of virtual time before the loop calls it a livelock: a thousand times what a busy
 cluster needs.
 """
+SLIP_PROBABILITY = 0.2
+"""That a callback ends after the next timer, where that is due soon enough."""
 
 
 class SimulationError(Exception):
@@ -72,10 +78,16 @@ class VirtualLoop(asyncio.AbstractEventLoop):
         self._is_running = False
         self._is_closed = False
         self._stop_asked = False
+        self._slip_s = 0.0
+        self._slips = random.Random()
         self.is_ending = False
         self.errors: list[str] = []
         self.checks: list[Callable[[], None]] = []
         """Run at the end of every instant, outside of all processes."""
+
+    def let_slip(self, slip_s: float, rng: random.Random) -> None:
+        """From now on callbacks may take so long."""
+        self._slip_s, self._slips = slip_s, rng
 
     # ---- time and callbacks
 
@@ -192,6 +204,8 @@ class VirtualLoop(asyncio.AbstractEventLoop):
             while not is_done():
                 if not self._ready:
                     self._jump(end_s, what)
+                elif self._slip_s:
+                    self._slip()
                 handle = self._ready.popleft()
                 if not handle.cancelled():
                     self._count_turn(handle)
@@ -219,6 +233,15 @@ class VirtualLoop(asyncio.AbstractEventLoop):
             raise TimeLimitReached(
                 f"at {end_s:.6f} virtual seconds this has not ended:\n{what()}\n{self.describe_waits()}"
             )
+        self._move_to(when_s)
+
+    def _slip(self) -> None:
+        """The last callback may have taken until the next timer, which is then behind what is ready."""
+        if self._timers and self._timers[0][0] <= self._now_s + self._slip_s:
+            if self._slips.random() < SLIP_PROBABILITY:
+                self._move_to(self._timers[0][0])
+
+    def _move_to(self, when_s: float) -> None:
         if when_s > self._now_s:
             self._now_s = when_s
             self._turns_at_this_instant = 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 from collections.abc import Iterator
 
 import pytest
@@ -34,6 +35,27 @@ def test_callbacks_run_by_time_and_then_in_the_order_in_which_they_were_set(loop
     loop.call_soon(seen.append, "now")
     loop.run_until_complete(asyncio.sleep(5))
     assert seen == ["now", "a1", "a2", "b1", "b2", "b3"]
+
+
+def test_callbacks_that_take_time_end_before_or_after_what_is_due_soon(loop: VirtualLoop) -> None:
+    """A chain of ten, and what is due in its time, and what is not."""
+    places = set()
+    for seed in range(40):
+        loop.let_slip(0.001, random.Random(seed))
+        seen: list[str] = []
+
+        def link(number: int, seen: list[str] = seen) -> None:
+            seen.append(str(number))
+            if number < 9:
+                loop.call_soon(link, number + 1)
+
+        loop.call_soon(link, 0)
+        loop.call_later(0.0005, seen.append, "soon")
+        loop.call_later(0.005, seen.append, "later")
+        loop.run_until_complete(asyncio.sleep(1))
+        assert seen[-1] == "later" and [each for each in seen[:-1] if each != "soon"] == list("0123456789")
+        places.add(seen.index("soon"))
+    assert len(places) > 5
 
 
 def test_timeouts_and_queues_of_asyncio_work(loop: VirtualLoop) -> None:

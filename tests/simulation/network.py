@@ -20,6 +20,7 @@ import asyncio
 import contextvars
 import errno
 import itertools
+import math
 import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -39,6 +40,8 @@ class NetworkKnobs:
 
     local_delay_s: tuple[float, float] = (20e-6, 100e-6)
     remote_delay_s: tuple[float, float] = (100e-6, 1e-3)
+    grain_s: float = 0.0
+    """Processes hear at multiples of this what has come by then: busy ones hear in batches. 0: at once."""
     slow_probability: float = 0.0
     slow_delay_s: tuple[float, float] = (0.01, 0.3)
     break_probability: float = 0.0
@@ -282,12 +285,18 @@ class SimNetwork:
 
     def _schedule(self, receiver: Endpoint, item: Item, from_host: str) -> None:
         delay_s = self._draw_delay_s(from_host, receiver.process.host_name)
-        when_s = receiver.arrival_s(self.loop.time() + delay_s)
+        when_s = self._heard_s(receiver.arrival_s(self.loop.time() + delay_s))
         self.loop.call_at(when_s, receiver.deliver, item, context=receiver.process.context.copy())
+
+    def _heard_s(self, arrival_s: float) -> float:
+        grain_s = self.knobs.grain_s
+        return math.ceil(arrival_s / grain_s) * grain_s if grain_s else arrival_s
 
     def _lost(self, sender: Endpoint, when_s: float, reason: str) -> None:
         if sender.is_open:
-            self.loop.call_at(when_s, sender.end, reason, context=sender.process.context.copy())
+            self.loop.call_at(
+                self._heard_s(when_s), sender.end, reason, context=sender.process.context.copy()
+            )
 
     def break_connection(self, endpoint: Endpoint) -> None:
         """Loses what is under way in both directions; both sides notice, each after a delay of its own."""

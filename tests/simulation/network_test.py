@@ -125,6 +125,27 @@ def test_requests_of_one_connection_arrive_in_order_and_those_of_two_overtake_ea
     assert overtaken > 10
 
 
+def test_processes_may_hear_in_batches_what_came_meanwhile() -> None:
+    """Two requests that were sent apart are heard together, and in order."""
+    scene = Scene(knobs=NetworkKnobs(grain_s=0.01))
+    heard_s: list[float] = []
+
+    async def main() -> None:
+        stub = gcs_rpc.GcsServiceAsyncStub(await scene.connect())
+        calls = []
+        for name in "123":
+            calls.append(asyncio.ensure_future(stub.KvGet(key(name))))
+            await asyncio.sleep(0.001)
+        for call in calls:
+            await call
+            heard_s.append(scene.loop.time())
+
+    scene.run(main)
+    assert scene.servicer.seen == [b"1", b"2", b"3"]
+    assert len(set(heard_s)) == 1 and heard_s[0] / 0.01 == pytest.approx(round(heard_s[0] / 0.01))
+    scene.loop.end()
+
+
 def test_a_servicers_error_reaches_its_caller(scene: Scene) -> None:
     async def main() -> None:
         await gcs_rpc.GcsServiceAsyncStub(await scene.connect()).KvGet(key("missing"))

@@ -142,6 +142,8 @@ class Scenario:
     limits: CoreWorkerConfig = CoreWorkerConfig()
     """Of all core workers."""
     gcs_reconnect_timeout_s: float = RayletConfig.gcs_reconnect_timeout_s
+    slip_s: float = 0.0
+    """So long may callbacks take: what comes in this time may come between two of them."""
 
     @property
     def is_harmless(self) -> bool:
@@ -219,6 +221,7 @@ def run_scenario(
     """
     explained = (UNREADABLE_IS_LOGGED,) if scenario.unreadable_probability else ()
     with World(seed, scenario.knobs, trace, explained) as world:
+        world.loop.let_slip(scenario.slip_s, world.rng("slips"))
         journal = Journal()
         journal.expects(
             scenario.connections_break, scenario.hosts_fall_silent, is_harmless=not scenario.explains_errors

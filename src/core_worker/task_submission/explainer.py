@@ -41,6 +41,7 @@ ANSWER_S = 2.0
 THE_HEAD = "the head"
 GROUPS_MAX = 100
 """Of what waits alike: so many are followed."""
+WALKS_MAX = 3
 WALK_S = 10.0
 """So long a walk may take: whoever is met after that is not asked."""
 
@@ -152,13 +153,18 @@ class Explainer:
         groups = [
             Waiting(each.count, self._followed(each.example, until_s, met)) for each in alike[:GROUPS_MAX]
         ]
-        # What has begun meanwhile waits no more.
-        waiting = [group for group in groups if group.example.code not in (WaitCode.READY, WaitCode.RUNNING)]
+        # What has begun or ended meanwhile waits no more.
+        waiting = [group for group in groups if group.example.links[0].code != WaitCode.UNKNOWN]
+        waiting = [group for group in waiting if group.example.code not in (WaitCode.READY, WaitCode.RUNNING)]
         return WaitingOverview(tuple(waiting), max(0, len(alike) - GROUPS_MAX), tuple(silent))
 
     def _followed(self, subject: common_pb2.WaitSubject, until_s: float, silent: set[str]) -> Explanation:
         """silent: who did not answer already. They are not waited for again."""
-        story = Walk(partial(self._ask, until_s, silent)).begin(subject)
+        for _ in range(WALKS_MAX):
+            story = Walk(partial(self._ask, until_s, silent)).begin(subject)
+            if len(story.links) == 1 or story.links[-1].reason.code != WaitCode.UNKNOWN:
+                break
+            # What was waited for has ended between two answers: whoever waited tells something else by now.
         links = tuple(map(_plain, story.links))
         cycle = () if story.cycle_begins is None or story.moves else links[story.cycle_begins :]
         return Explanation(links, not story.moves, cycle)
