@@ -4,7 +4,7 @@ Whoever places something (`actor/actor_scheduler.py`) chooses the node. Its rayl
 and the one that it names instead, if it does. A request waits in the raylet's queue for as long as nothing is
 free.
 
-A request may be granted just when nobody wants it any more. So the call is never cancelled; the lease is
+A request may be granted just when nobody wants it any more. So what was sent is never cancelled; the lease is
 freed. That cancels it at the raylet, gives back the worker if it was too late for that, and is tried until it
 is answered.
 """
@@ -15,8 +15,9 @@ import asyncio
 import contextlib
 import logging
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import overload
 
 from ray_mono.common.backoff import Backoff
 from ray_mono.common.ids import NodeID
@@ -67,8 +68,8 @@ class LeaseClient:
         self._freeing: dict[asyncio.Task[None], NodeID] = {}
         # Invariant: by node, the sum of what these leases hold, and of what it granted since its last report:
         # that does not have it yet. Only a sum, since thousands of actors may wait at once, and each looks at
-        # all nodes.
-        self._asked: dict[NodeID, ResourceSet] = {}
+        # many nodes.
+        self._asked: dict[bytes, ResourceSet] = {}
         # Of nodes that are asked: what was looked at last, less what they were asked for. Many may be asked
         # at a time, and each change is of one of them.
         self._views: dict[bytes, tuple[NodeSnapshot, ResourceSet, NodeSnapshot]] = {}
@@ -86,18 +87,23 @@ class LeaseClient:
     def view(self) -> list[NodeSnapshot]:
         """The nodes, less what they have been asked for and may not have counted yet."""
         nodes = self._nodes.placement_nodes()
-        asked = {node_id.binary(): amount for node_id, amount in self._asked.items()}
-        views = self._views = {node_id: self._views[node_id] for node_id in asked if node_id in self._views}
-        for place, node in enumerate(nodes):
-            amount = asked.get(node.node_id)
-            if amount is None:
-                continue
-            known = views.get(node.node_id)
-            if known is None or known[0] is not node or known[1] is not amount:
-                less = replace(node, available=node.available - amount)
-                known = views[node.node_id] = node, amount, less
-            nodes[place] = known[2]
-        return nodes
+        return [self._seen(node) for node in nodes] if self._asked else nodes
+
+    def in_order(self) -> Sequence[NodeSnapshot]:
+        """The same in the order of their ids. Each is looked at when it is asked for: of many some are."""
+        return _InOrder(
+            self._nodes.placement_order(), lambda node_id: self._seen(self._nodes.placement(node_id))
+        )
+
+    def _seen(self, node: NodeSnapshot) -> NodeSnapshot:
+        amount = self._asked.get(node.node_id)
+        if amount is None:
+            return node
+        known = self._views.get(node.node_id)
+        if known is None or known[0] is not node or known[1] is not amount:
+            less = replace(node, available=node.available - amount)
+            known = self._views[node.node_id] = node, amount, less
+        return known[2]
 
     def reported(self, node_id: NodeID) -> None:
         """What it has free is known now."""
@@ -196,12 +202,16 @@ class LeaseClient:
             self._discount(node_id, resources)
 
     def _count(self, node_id: NodeID, resources: ResourceSet) -> None:
-        self._asked[node_id] = self._asked.get(node_id, ResourceSet()) + resources
+        key = node_id.binary()
+        self._asked[key] = self._asked.get(key, ResourceSet()) + resources
 
     def _discount(self, node_id: NodeID, resources: ResourceSet) -> None:
-        left = self._asked.pop(node_id, ResourceSet()) - resources
+        key = node_id.binary()
+        left = self._asked.pop(key, ResourceSet()) - resources
         if left:
-            self._asked[node_id] = left
+            self._asked[key] = left
+        else:
+            self._views.pop(key, None)
 
     async def _call(
         self, address: str, request: raylet_pb2.RequestWorkerLeaseRequest, is_sent: asyncio.Event
@@ -254,6 +264,28 @@ class LeaseClient:
             except RpcError as error:
                 logger.info("lease %s at %s is not free yet: %s", lease_id.hex(), address, error)
             await asyncio.sleep(self._config.lease_retry_period_s)
+
+
+class _InOrder(Sequence[NodeSnapshot]):
+    """Nodes by their ids."""
+
+    def __init__(self, node_ids: Sequence[NodeID], node_of: Callable[[NodeID], NodeSnapshot]) -> None:
+        self._node_ids = node_ids
+        self._node_of = node_of
+
+    def __len__(self) -> int:
+        return len(self._node_ids)
+
+    @overload
+    def __getitem__(self, place: int) -> NodeSnapshot: ...
+
+    @overload
+    def __getitem__(self, place: slice) -> list[NodeSnapshot]: ...
+
+    def __getitem__(self, place: int | slice) -> NodeSnapshot | list[NodeSnapshot]:
+        if isinstance(place, slice):
+            return [self._node_of(node_id) for node_id in self._node_ids[place]]
+        return self._node_of(self._node_ids[place])
 
 
 def reason_of(rejection: raylet_pb2.Rejection) -> str:

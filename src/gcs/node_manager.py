@@ -11,7 +11,7 @@ next report.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from ray_mono.common.ids import NodeID
@@ -62,6 +62,8 @@ class NodeManager:
         self._failures_max = failures_max
         # In the order of registration.
         self._living: dict[NodeID, LivingNode] = {}
+        # Ids of those that registered with this GCS, sorted; None where they have to be sorted anew.
+        self._in_order: list[NodeID] | None = None
         # In the order of death.
         self._dead: dict[NodeID, common_pb2.NodeInfo] = {}
 
@@ -89,6 +91,8 @@ class NodeManager:
         row.start_time_s = info.start_time_s or (known.info.start_time_s if known else now_s)
         resources = known.resources if known is not None and known.is_registered else _at_start(row)
         self._living[node_id] = _living(row, resources, is_registered=True)
+        if known is None or not known.is_registered:
+            self._in_order = None
         return known is None or known.info != row
 
     def expect(self, info: common_pb2.NodeInfo) -> bool:
@@ -171,6 +175,7 @@ class NodeManager:
         node = self._living.pop(node_id, None)
         if node is None:
             return None
+        self._in_order = None
         row = common_pb2.NodeInfo()
         row.CopyFrom(node.info)
         row.state = common_pb2.NODE_DEAD
@@ -240,6 +245,16 @@ class NodeManager:
     def placement_nodes(self) -> list[NodeSnapshot]:
         """What the scheduler chooses from: the living nodes that registered with this GCS."""
         return [node.placement for node in self._living.values() if node.is_registered]
+
+    def placement_order(self) -> Sequence[NodeID]:
+        """The ids of the same, sorted."""
+        if self._in_order is None:
+            self._in_order = sorted(node_id for node_id, node in self._living.items() if node.is_registered)
+        return self._in_order
+
+    def placement(self, node_id: NodeID) -> NodeSnapshot:
+        """Raises KeyError for a node that does not live."""
+        return self._living[node_id].placement
 
     def at_address(self, host: str, port: int) -> list[NodeID]:
         """The living nodes whose raylet is said to listen there."""

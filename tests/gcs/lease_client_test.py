@@ -112,6 +112,7 @@ def test_what_is_asked_for_counts_until_it_is_granted_and_the_node_has_told_what
         leasing = asyncio.ensure_future(scene.lease())
         await asyncio.sleep(3.5)
         assert scene.free_cpus == 3 and len(scene.waited) == 2
+        assert list(scene.client.in_order()) == scene.client.in_order()[:] == scene.client.view()
         (request,) = scene.node.leases
         assert scene.client.awaits(request.lease_id)
         another = asyncio.ensure_future(scene.lease())

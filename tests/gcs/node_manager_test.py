@@ -117,6 +117,21 @@ def test_a_restored_node_counts_for_placement_only_when_it_registers() -> None:
     assert manager.unregistered() == [] and free(manager) == 4
 
 
+def test_what_the_scheduler_chooses_from_is_told_in_the_order_of_ids_too() -> None:
+    a, b, c = (NodeID(letter * 28) for letter in (b"a", b"b", b"c"))
+    manager = make(c)
+    manager.restore([info(b)])
+    assert list(manager.placement_order()) == [c]
+    for node_id in (a, b, a):
+        manager.register(info(node_id), now_s=1.0)
+    assert list(manager.placement_order()) == [a, b, c]
+    manager.died(b, SILENCE, may_linger=False, now_s=2.0)
+    assert list(manager.placement_order()) == [a, c]
+    assert [manager.placement(each).node_id for each in (c, a)] == [
+        node.node_id for node in manager.placement_nodes()
+    ]
+
+
 def test_the_nodes_that_died_first_are_forgotten_first() -> None:
     nodes = [NodeID(bytes([number]) * 28) for number in range(3)]
     manager = make(*nodes, dead_nodes_max=2)

@@ -7,11 +7,17 @@ A policy is asked in three steps, and each looks only at what the one before it 
     choose        one of them: `hybrid` (pack, then spread), or `next_in_turn` (spread)
 
 Ties go to the lowest node id, so no choice depends on the order of the nodes.
+
+Of many nodes only NODES_LOOKED_AT in a row are asked, beginning where the last one was found; if none of
+these has it free, the next ones (`in_turn`). So a decision takes no longer in a large cluster while there is
+something free, and work still gathers on some nodes before it spreads. What says which nodes it wants asks
+all of them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from bisect import bisect_right
+from collections.abc import Iterable, Iterator, Sequence
 
 from ray_mono.common.scheduling.labels import LabelSelector, any_selects, selects
 from ray_mono.common.scheduling.node_snapshot import NodeSnapshot
@@ -21,6 +27,7 @@ from ray_mono.common.scheduling.strategy import Strategy, StrategyKind
 PACK_BELOW = 0.5
 """A node that is used less than this attracts work as if it were empty, so that work gathers before it
 spreads. Ray's scheduler_spread_threshold."""
+NODES_LOOKED_AT = 128
 
 
 def feasible(
@@ -51,6 +58,24 @@ def allowed(strategy: Strategy, nodes: Sequence[NodeSnapshot]) -> Sequence[NodeS
         return nodes
     named = [node for node in nodes if node.node_id == strategy.node_id]
     return named or (nodes if strategy.is_soft else [])
+
+
+def in_turn(
+    strategy: Strategy, nodes: Sequence[NodeSnapshot], last_node_id: bytes
+) -> Iterator[Sequence[NodeSnapshot]]:
+    """All of these, which come in the order of their ids: those first that are looked at first. last_node_id:
+    where the last one was found."""
+    is_spread = strategy.kind is StrategyKind.SPREAD
+    names_none = not strategy.selectors and (is_spread or strategy.kind is StrategyKind.DEFAULT)
+    num = len(nodes)
+    if num <= NODES_LOOKED_AT or not names_none:
+        yield nodes
+        return
+    place = bisect_right(nodes, last_node_id, key=lambda node: node.node_id)
+    begin = place if is_spread else max(place - 1, 0)
+    for first in range(begin, begin + num, NODES_LOOKED_AT):
+        end = min(first + NODES_LOOKED_AT, begin + num)
+        yield [*nodes[first:end], *nodes[max(first - num, 0) : max(end - num, 0)]]
 
 
 def choose(

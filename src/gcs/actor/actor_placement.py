@@ -6,6 +6,7 @@ request on, and decides.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
@@ -14,7 +15,16 @@ from ray_mono.common.ids import NodeID
 from ray_mono.common.scheduling.bundle_resources import ANY_BUNDLE, plain
 from ray_mono.common.scheduling.labels import told
 from ray_mono.common.scheduling.node_snapshot import NodeSnapshot
-from ray_mono.common.scheduling.policy import allowed, available, choose, drained, feasible
+from ray_mono.common.scheduling.policy import (
+    NODES_LOOKED_AT,
+    allowed,
+    available,
+    choose,
+    drained,
+    feasible,
+    in_turn,
+    is_spared,
+)
 from ray_mono.common.scheduling.resources import ResourceSet
 from ray_mono.common.scheduling.strategy import Strategy, StrategyKind
 from ray_mono.protobuf import common_pb2
@@ -58,18 +68,34 @@ class Shortage:
         return self.code is not WaitCode.STARTING
 
 
-def choose_node(demand: Demand, nodes: Sequence[NodeSnapshot], last_in_turn: bytes = b"") -> NodeID | None:
+def choose_node(demand: Demand, nodes: Sequence[NodeSnapshot], last_node_id: bytes = b"") -> NodeID | None:
     """The node to ask, where the demand fits now or else could ever; None where it could nowhere.
 
-    nodes: the living ones, less what is being placed there now. Ties go to the lowest id. last_in_turn: where
-    the last actor with SPREAD went.
+    nodes: the living ones in the order of their ids, less what is being placed there now. Ties go to the
+    lowest id. last_node_id: where the last actor with this strategy went. Of many nodes some are looked at
+    (policy.in_turn), and the preferred one.
     """
-    able = _able(demand, nodes)
-    candidates = available(demand.resources, able) or able
-    if not candidates:
-        return None
     preferred = demand.preferred_node_id
-    return NodeID(choose(demand.resources, demand.strategy, candidates, preferred, last_in_turn).node_id)
+    first = _node_of(nodes, preferred) if preferred is not None and len(nodes) > NODES_LOOKED_AT else []
+    able: list[NodeSnapshot] = []
+    spared: NodeSnapshot | None = None
+    for some in in_turn(demand.strategy, nodes, last_node_id):
+        able_here = _able(demand, [*first, *some])
+        if free := available(demand.resources, able_here):
+            chosen = choose(demand.resources, demand.strategy, free, preferred, last_node_id)
+            if demand.strategy.kind is StrategyKind.SPREAD or not is_spared(demand.resources, chosen):
+                return NodeID(chosen.node_id)
+            spared = spared or chosen
+        able += able_here
+    if spared is None and able:
+        spared = choose(demand.resources, demand.strategy, able, preferred, last_node_id)
+    return None if spared is None else NodeID(spared.node_id)
+
+
+def _node_of(nodes: Sequence[NodeSnapshot], node_id: bytes) -> Sequence[NodeSnapshot]:
+    """That one, if it is there."""
+    place = bisect_left(nodes, node_id, key=lambda node: node.node_id)
+    return [node for node in nodes[place : place + 1] if node.node_id == node_id]
 
 
 def strategy_at(demand: Demand, node_id: NodeID) -> common_pb2.SchedulingStrategy:

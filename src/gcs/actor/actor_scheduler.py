@@ -84,8 +84,8 @@ class ActorScheduler:
         # Of these, those for which a raylet is asked, and for what.
         self._asking: dict[ActorID, raylet_pb2.RequestWorkerLeaseRequest] = {}
         self._nodes_changed = asyncio.Event()
-        # The node that the last actor with SPREAD went to.
-        self._last_in_turn = b""
+        # The nodes that the last actors went to, by strategy.
+        self._last_node_ids: dict[StrategyKind, bytes] = {}
         # (job, class, demand) that the driver was warned of.
         self._warned: dict[tuple[bytes, str, ResourceSet], None] = {}
 
@@ -251,10 +251,10 @@ class ActorScheduler:
         tell_at_s: float | None = asyncio.get_running_loop().time() + self._config.pending_warning_s
         while True:
             self._check_affinity(demand)
-            node_id = choose_node(demand, self._leases.view(), self._last_in_turn)
+            kind = demand.strategy.kind
+            node_id = choose_node(demand, self._leases.in_order(), self._last_node_ids.get(kind, b""))
             if node_id is not None:
-                if demand.strategy.kind is StrategyKind.SPREAD:
-                    self._last_in_turn = node_id.binary()
+                self._last_node_ids[kind] = node_id.binary()
                 return node_id
             if tell_at_s is None:
                 self._tell_why(actor_id, demand)

@@ -7,10 +7,8 @@
   could never hold it; where it spills, also while the node has it not free. A hard one that fails then is
   refused.
 
-Of many nodes only NODES_LOOKED_AT in a row are looked at, beginning where the last one was found; if none of
-these has it free, the next ones. So a decision takes no longer in a large cluster while there is something
-free, and work still gathers on some nodes before it spreads. The first begins at this node's own place, so
-that not all nodes send to the same ones. What says which nodes it wants asks all of them.
+Of many nodes some are looked at, and this one (policy.in_turn). The first time it begins at this node's own
+place, so that not all nodes send to the same ones.
 
 What waits is decided again whenever anything changes. Where no node could ever hold it, the lease waits for
 one to join, and its driver is warned.
@@ -18,16 +16,13 @@ one to join, and its driver is warned.
 
 from __future__ import annotations
 
-from bisect import bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ray_mono.common.scheduling.node_snapshot import NodeSnapshot
-from ray_mono.common.scheduling.policy import allowed, available, choose, feasible, is_spared
+from ray_mono.common.scheduling.policy import allowed, available, choose, feasible, in_turn, is_spared
 from ray_mono.common.scheduling.resources import ResourceSet
 from ray_mono.common.scheduling.strategy import Strategy, StrategyKind
-
-NODES_LOOKED_AT = 128
 
 
 @dataclass(frozen=True)
@@ -89,7 +84,7 @@ def decide(
             return NoSuchNode(is_gone=bool(named))
     feasible_node_ids: set[bytes] = set()
     spared: NodeSnapshot | None = None
-    for some in _in_turn(strategy, others, last_node_id):
+    for some in in_turn(strategy, others, last_node_id):
         able = allowed(strategy, feasible(required, [here, *some], strategy.selectors))
         free = [node for node in able if fits_here_now and node is here]
         free += available(required, [node for node in able if node is not here])
@@ -104,19 +99,3 @@ def decide(
     if not feasible_node_ids:
         return Infeasible()
     return NotFree() if strategy.fails else Wait(tuple(sorted(feasible_node_ids)))
-
-
-def _in_turn(
-    strategy: Strategy, others: Sequence[NodeSnapshot], last_node_id: bytes
-) -> Iterator[Sequence[NodeSnapshot]]:
-    """All others, those first that are looked at first."""
-    is_spread = strategy.kind is StrategyKind.SPREAD
-    names_none = not strategy.selectors and (is_spread or strategy.kind is StrategyKind.DEFAULT)
-    if len(others) <= NODES_LOOKED_AT or not names_none:
-        yield others
-        return
-    place = bisect_right(others, last_node_id, key=lambda node: node.node_id)
-    begin = place if is_spread else max(place - 1, 0)
-    in_turn = [*others[begin:], *others[:begin]]
-    for first in range(0, len(in_turn), NODES_LOOKED_AT):
-        yield in_turn[first : first + NODES_LOOKED_AT]

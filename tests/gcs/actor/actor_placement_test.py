@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
+
+import pytest
 
 from ray_mono.common.ids import NodeID
 from ray_mono.common.scheduling.bundle_resources import asked_for_in, given_by
 from ray_mono.common.scheduling.node_snapshot import NodeSnapshot
+from ray_mono.common.scheduling.policy import NODES_LOOKED_AT
 from ray_mono.common.scheduling.resources import ResourceSet
 from ray_mono.common.scheduling.strategy import Strategy, StrategyKind
 from ray_mono.gcs.actor.actor_placement import (
@@ -66,6 +70,66 @@ def test_spread_takes_the_nodes_in_turn() -> None:
     assert choose_node(spread, nodes) == A
     assert choose_node(spread, nodes, A.binary()) == B
     assert choose_node(spread, nodes, B.binary()) == A
+
+
+def many(
+    free: Mapping[int, float], num_nodes: int = 3 * NODES_LOOKED_AT, **more: float
+) -> list[NodeSnapshot]:
+    """In the order of their ids, with nothing free but where `free` says it."""
+    return [node(numbered(number), 4, free.get(number, 0), **more) for number in range(num_nodes)]
+
+
+def numbered(number: int) -> NodeID:
+    return NodeID(number.to_bytes(28, "big"))
+
+
+LAST = 3 * NODES_LOOKED_AT - 1
+
+
+@pytest.mark.parametrize("strategy", [Strategy(), SPREAD])
+@pytest.mark.parametrize("number", [0, NODES_LOOKED_AT - 1, NODES_LOOKED_AT, LAST])
+def test_the_only_free_one_of_many_nodes_is_asked_wherever_the_last_actor_went(
+    number: int, strategy: Strategy
+) -> None:
+    for last in (b"", *(numbered(each).binary() for each in (0, 200, LAST))):
+        assert choose_node(needs(strategy=strategy), many({number: 1}), last) == numbered(number)
+
+
+def test_of_many_nodes_the_owners_is_taken_wherever_it_is_when_the_actor_fits_there() -> None:
+    nodes = many(dict.fromkeys(range(LAST + 1), 4.0))
+    for number in (0, 200, LAST):
+        assert choose_node(needs(preferred=numbered(number)), nodes) == numbered(number)
+    assert choose_node(needs(preferred=NodeID(b"z" * 28)), nodes) == numbered(0)
+
+
+def test_among_many_full_nodes_one_that_could_hold_it_is_asked_and_none_where_none_could() -> None:
+    assert choose_node(needs(preferred=numbered(200)), many({})) == numbered(200)
+    assert choose_node(needs(cpus=5), many({})) is None
+
+
+def test_nodes_with_gpus_are_left_alone_as_long_as_there_are_others_among_many() -> None:
+    with_gpus = many(dict.fromkeys(range(200), 4.0), 200, GPU=1)
+    without = many({LAST: 1})[200:]
+    assert choose_node(needs(), [*with_gpus, *without]) == numbered(LAST)
+    assert choose_node(needs(), with_gpus) == numbered(0)
+
+
+@pytest.mark.parametrize("strategy", [Strategy(), SPREAD])
+def test_a_choice_among_ten_thousand_nodes_looks_at_no_more_of_them_than_among_a_few_hundred(
+    strategy: Strategy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked_at: set[bytes] = set()
+
+    def takes_work(node: NodeSnapshot) -> bool:
+        looked_at.add(node.node_id)
+        return True
+
+    monkeypatch.setattr(NodeSnapshot, "takes_work", property(takes_work))
+    nodes = many(dict.fromkeys(range(10_000), 4.0), 10_000)
+    for last in (b"", nodes[5_000].node_id):
+        looked_at.clear()
+        choose_node(needs(strategy=strategy, preferred=numbered(9_000)), nodes, last)
+        assert len(looked_at) <= NODES_LOOKED_AT + 1
 
 
 def test_the_raylet_of_the_chosen_node_keeps_the_actor_while_it_has_room() -> None:

@@ -7,10 +7,10 @@ from collections.abc import Mapping
 import pytest
 
 from ray_mono.common.scheduling.node_snapshot import NodeSnapshot
+from ray_mono.common.scheduling.policy import NODES_LOOKED_AT
 from ray_mono.common.scheduling.resources import ResourceSet
 from ray_mono.common.scheduling.strategy import Strategy, StrategyKind
 from ray_mono.raylet.scheduling.scheduling_policy import (
-    NODES_LOOKED_AT,
     Decision,
     Infeasible,
     NoSuchNode,
