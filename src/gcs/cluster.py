@@ -33,7 +33,7 @@ from ray_mono.gcs.node_manager import NodeManager, raylet_address
 from ray_mono.gcs.old_rows import OldRows
 from ray_mono.gcs.placement_group.placement_groups import PlacementGroups
 from ray_mono.gcs.pubsub.collections import Collections
-from ray_mono.gcs.pubsub.paced_news import death_news, resource_news
+from ray_mono.gcs.pubsub.paced_news import death_news, node_news, resource_news
 from ray_mono.gcs.pubsub.subscriptions import Subscriptions
 from ray_mono.gcs.storage.table_storage import Table
 from ray_mono.gcs.task_event_log import TaskEventLog
@@ -61,6 +61,7 @@ class Cluster:
         self.kv = KeyValueStore(environment.writes, config.kv_bytes_max)
         self.answers = Answers(environment.writes, config.answering_callers_max, config.kept_answers_max)
         self.subscriptions = Subscriptions(config.subscriber_queue_max)
+        self._node_news = node_news(environment.tasks, self.subscriptions)
         self._resource_news = resource_news(environment.tasks, self.subscriptions)
         self._death_news = death_news(environment.tasks, self.subscriptions)
         self.actor_table = table = ActorTable(environment.writes, self._publish_actor)
@@ -212,9 +213,12 @@ class Cluster:
         self.node_died(node_id, common_pb2.DeathCause(kind=common_pb2.DeathCause.NODE_DIED, message=message))
 
     def _write_node(self, row: common_pb2.NodeInfo) -> None:
-        payload = row.SerializeToString()
-        self._writes.put(Table.NODE, row.node_id, payload)
-        self._publish(gcs_pb2.NODE, row.node_id, payload)
+        self._writes.put(Table.NODE, row.node_id, row.SerializeToString())
+        # Who subscribes from now on gets this row, and must not get an earlier one after it.
+        self._node_news.forget(row.node_id)
+        news = common_pb2.NodeInfo()
+        news.CopyFrom(row)
+        self._writes.after_commit(lambda: self._node_news.add(row.node_id, news))
 
     # ---- jobs
 

@@ -126,8 +126,9 @@ class NodeDirectory:
         try:
             async for message in messages:
                 if message.channel == gcs_pb2.NODE:
-                    if self._learn_node(common_pb2.NodeInfo.FromString(message.payload)):
-                        self._may_be_dead.set()
+                    for node in gcs_pb2.NodeNews.FromString(message.payload).nodes:
+                        if self._learn_node(node):
+                            self._may_be_dead.set()
                 elif message.channel == gcs_pb2.WORKER_DEATH:
                     for worker_id in gcs_pb2.WorkerDeaths.FromString(message.payload).worker_ids:
                         self._on_owner_dead(WorkerKey(worker_id))

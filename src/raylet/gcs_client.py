@@ -317,7 +317,8 @@ class GcsClient:
                 self._misses_jobs.set()
             match message.channel:
                 case gcs_pb2.NODE:
-                    self._events.node_changed(common_pb2.NodeInfo.FromString(message.payload))
+                    for node in gcs_pb2.NodeNews.FromString(message.payload).nodes:
+                        self._events.node_changed(node)
                 case gcs_pb2.NODE_RESOURCES:
                     self._events.resources_changed(gcs_pb2.ResourceNews.FromString(message.payload).nodes)
                 case gcs_pb2.JOB:

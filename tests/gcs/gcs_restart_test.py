@@ -60,7 +60,8 @@ def test_calls_that_come_while_the_store_is_taken_over_wait_for_that() -> None:
         await starting
         assert (await asked).head_number == 1
         node = await scene.add_node({"CPU": 1})
-        assert (await row).key == node.node_id
+        [first] = gcs_pb2.NodeNews.FromString((await row).payload).nodes
+        assert first.node_id == node.node_id
 
     play(script)
 

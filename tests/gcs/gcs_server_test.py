@@ -48,6 +48,10 @@ async def next_message(received: asyncio.Queue[gcs_pb2.PubMessage | RpcError]) -
     return message
 
 
+def nodes_of(message: gcs_pb2.PubMessage) -> list[common_pb2.NodeInfo]:
+    return list(gcs_pb2.NodeNews.FromString(message.payload).nodes)
+
+
 def news_of(message: gcs_pb2.PubMessage) -> list[common_pb2.NodeResources]:
     return list(gcs_pb2.ResourceNews.FromString(message.payload).nodes)
 
@@ -65,12 +69,11 @@ def test_a_node_that_joins_is_published_after_the_rows_that_are_there() -> None:
         gcs = await scene.start_gcs()
         first = await scene.add_node({"CPU": 4})
         async with subscription(gcs, gcs_pb2.NODE, gcs_pb2.NODE_RESOURCES) as received:
-            row, resources = await next_message(received), await next_message(received)
-            [known] = news_of(resources)
-            assert (row.key, known.node_id) == (first.node_id, first.node_id)
+            [row], [known] = nodes_of(await next_message(received)), news_of(await next_message(received))
+            assert (row.node_id, known.node_id) == (first.node_id, first.node_id)
             second = await scene.add_node({"CPU": 2})
-            joined = await next_message(received)
-            assert common_pb2.NodeInfo.FromString(joined.payload).node_id == second.node_id
+            [joined] = nodes_of(await next_message(received))
+            assert joined.node_id == second.node_id
             await second.process.spawn(second.report(version=1, free={"CPU": 1}))
             [report] = news_of(await next_message(received))
             assert report.available.amounts == {"CPU": 10_000}
@@ -86,7 +89,7 @@ def test_a_raylet_that_dies_is_dead_within_a_second_because_its_connection_ends(
             await next_message(received)
             began_s = scene.world.clock.time_s()
             node.process.kill("SIGKILL")
-            dead = common_pb2.NodeInfo.FromString((await next_message(received)).payload)
+            [dead] = nodes_of(await next_message(received))
             assert dead.state == common_pb2.NODE_DEAD
             assert "did not answer health checks" in dead.death_cause.message
             assert scene.world.clock.time_s() - began_s < 1

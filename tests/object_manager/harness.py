@@ -276,7 +276,8 @@ class SmallGcs(GcsServiceServicer):
 
     @staticmethod
     def _node_message(node: common_pb2.NodeInfo) -> gcs_pb2.PubMessage:
-        return gcs_pb2.PubMessage(channel=gcs_pb2.NODE, key=node.node_id, payload=node.SerializeToString())
+        news = gcs_pb2.NodeNews(nodes=[node])
+        return gcs_pb2.PubMessage(channel=gcs_pb2.NODE, payload=news.SerializeToString())
 
 
 @asynccontextmanager

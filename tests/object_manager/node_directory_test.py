@@ -62,7 +62,8 @@ class Gcs(GcsServiceServicer):
         )
 
     def tell(self, info: common_pb2.NodeInfo) -> None:
-        message = gcs_pb2.PubMessage(channel=gcs_pb2.NODE, key=info.node_id, payload=info.SerializeToString())
+        news = gcs_pb2.NodeNews(nodes=[info])
+        message = gcs_pb2.PubMessage(channel=gcs_pb2.NODE, payload=news.SerializeToString())
         self.subscribers[-1].put_nowait(message)
 
     def hang_up(self) -> None:

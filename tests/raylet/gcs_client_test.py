@@ -28,6 +28,11 @@ LIMIT_S = 300.0
 EMPTY = common_pb2.Empty()
 
 
+def nodes_message(*node_ids: bytes) -> gcs_pb2.PubMessage:
+    news = gcs_pb2.NodeNews(nodes=[common_pb2.NodeInfo(node_id=node_id) for node_id in node_ids])
+    return gcs_pb2.PubMessage(channel=gcs_pb2.NODE, payload=news.SerializeToString())
+
+
 class FakeGcs(gcs_rpc.GcsServiceServicer):
     """Records what it is told, and answers when it is not told to hold its answers back."""
 
@@ -98,8 +103,7 @@ class FakeGcs(gcs_rpc.GcsServiceServicer):
     async def Subscribe(
         self, request: gcs_pb2.SubscribeRequest, context: CallContext
     ) -> AsyncIterator[gcs_pb2.PubMessage]:
-        row = common_pb2.NodeInfo(node_id=NODE_ID)
-        yield gcs_pb2.PubMessage(channel=gcs_pb2.NODE, key=NODE_ID, payload=row.SerializeToString())
+        yield nodes_message(NODE_ID)
         while (message := await self.published.get()) is not None:
             yield message
 
@@ -331,9 +335,8 @@ def test_a_node_learns_of_the_others_as_it_registers_and_while_a_head_on_an_empt
         gcs.nodes = [common_pb2.NodeInfo(node_id=b"came before")]
         await scene.start_client()
         assert scene.heard.nodes == [b"came before"]
-        row = common_pb2.NodeInfo(node_id=b"comes later").SerializeToString()
-        await gcs.published.put(gcs_pb2.PubMessage(channel=gcs_pb2.NODE, key=b"comes later", payload=row))
-        await until(lambda: scene.heard.nodes == [b"came before", b"comes later"])
+        await gcs.published.put(nodes_message(b"comes later", b"comes last"))
+        await until(lambda: scene.heard.nodes == [b"came before", b"comes later", b"comes last"])
 
     play(script)
 

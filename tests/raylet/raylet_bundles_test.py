@@ -78,8 +78,8 @@ class Gcs(gcs_rpc.GcsServiceServicer):
     async def Subscribe(
         self, request: gcs_pb2.SubscribeRequest, context: CallContext
     ) -> AsyncIterator[gcs_pb2.PubMessage]:
-        row = common_pb2.NodeInfo(node_id=HERE)
-        yield gcs_pb2.PubMessage(channel=gcs_pb2.NODE, key=HERE, payload=row.SerializeToString())
+        news = gcs_pb2.NodeNews(nodes=[common_pb2.NodeInfo(node_id=HERE)])
+        yield gcs_pb2.PubMessage(channel=gcs_pb2.NODE, payload=news.SerializeToString())
         await asyncio.Event().wait()
 
     async def WatchPlacementGroup(

@@ -15,7 +15,7 @@ from google.protobuf.message import Message
 from ray_mono.protobuf import common_pb2, gcs_pb2
 
 _PAYLOAD_TYPES: dict[int, type[Message]] = {
-    gcs_pb2.NODE: common_pb2.NodeInfo,
+    gcs_pb2.NODE: gcs_pb2.NodeNews,
     gcs_pb2.NODE_RESOURCES: gcs_pb2.ResourceNews,
     gcs_pb2.ACTOR: common_pb2.ActorInfo,
 }

@@ -1,8 +1,8 @@
 """What every node hears of all others, at a pace that does not grow with the cluster.
 
-A node that works reports its resources 20 times a second, and its workers end now and then. Were each of that
-passed on at once, what all nodes hear together would grow with the square of their number. So it gathers,
-of each node's resources the latest, and leaves together:
+A node that works reports its resources 20 times a second, its workers end now and then, and a cluster may
+start at once. Were each of that passed on at once, what all nodes hear together would grow with the square of
+their number. So it gathers, of each node the latest, and leaves together:
 
     news ──► waits ──── once a period, what has waited longest, BYTES_MAX of it ──► all subscribers
 
@@ -19,7 +19,8 @@ What the GCS sends is bounded, too: the period grows with the number of nodes be
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import islice
 from typing import Generic, TypeVar
 
 from ray_mono.common.background import BackgroundTasks
@@ -56,6 +57,10 @@ class PacedNews(Generic[T]):
             self._is_sending = True
             self._tasks.spawn(self._send(), "tell subscribers")
 
+    def forget(self, key: bytes) -> None:
+        """What waits under this key is not true any more."""
+        self._waiting.pop(key, None)
+
     async def _send(self) -> None:
         while self._waiting:
             num_reached = self._publish(self._take())
@@ -64,14 +69,38 @@ class PacedNews(Generic[T]):
 
     def _take(self) -> list[T]:
         """What has waited longest, for one message."""
-        keys: list[bytes] = []
-        left_bytes = BYTES_MAX
-        for key, news in self._waiting.items():
-            left_bytes -= self._size_bytes(news)
-            if keys and left_bytes < 0:
-                break
-            keys.append(key)
+        keys = list(islice(self._waiting, _how_many(map(self._size_bytes, self._waiting.values()))))
         return [self._waiting.pop(key) for key in keys]
+
+
+def _how_many(sizes_bytes: Iterable[int]) -> int:
+    """Fit in one message: one at least."""
+    left_bytes, count = BYTES_MAX, 0
+    for size_bytes in sizes_bytes:
+        left_bytes -= size_bytes
+        if count and left_bytes < 0:
+            break
+        count += 1
+    return count
+
+
+def in_parts(rows: Sequence[common_pb2.NodeInfo]) -> Iterator[Sequence[common_pb2.NodeInfo]]:
+    """As many together as fit in one message."""
+    begin = 0
+    while begin < len(rows):
+        end = begin + _how_many(row.ByteSize() for row in islice(rows, begin, None))
+        yield rows[begin:end]
+        begin = end
+
+
+def node_news(tasks: BackgroundTasks, subscriptions: Subscriptions) -> PacedNews[common_pb2.NodeInfo]:
+    """By node id."""
+
+    def publish(nodes: Sequence[common_pb2.NodeInfo]) -> int:
+        news = gcs_pb2.NodeNews(nodes=nodes)
+        return len(subscriptions.publish(gcs_pb2.NODE, b"", news.SerializeToString()))
+
+    return PacedNews(tasks, publish, common_pb2.NodeInfo.ByteSize)
 
 
 def resource_news(

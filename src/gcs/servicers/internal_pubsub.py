@@ -6,6 +6,7 @@ import contextlib
 from collections.abc import AsyncIterator
 
 from ray_mono.gcs.node_manager import NodeManager
+from ray_mono.gcs.pubsub.paced_news import in_parts
 from ray_mono.gcs.pubsub.publisher import Message
 from ray_mono.gcs.pubsub.subscriptions import Subscriptions
 from ray_mono.gcs.storage.write_through import WriteThrough
@@ -47,9 +48,8 @@ class InternalPubSubServicer(gcs_rpc.GcsServiceServicer):
         for wanted in request.channels:
             if wanted.channel == gcs_pb2.NODE:
                 messages += [
-                    Message(wanted.channel, row.node_id, row.SerializeToString())
-                    for row in self._nodes.rows()
-                    if not wanted.keys or row.node_id in wanted.keys
+                    Message(wanted.channel, b"", gcs_pb2.NodeNews(nodes=rows).SerializeToString())
+                    for rows in in_parts(self._nodes.rows())
                 ]
             elif wanted.channel == gcs_pb2.NODE_RESOURCES:
                 news = gcs_pb2.ResourceNews(nodes=self._nodes.resources())

@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 import pytest
 
 from ray_mono.common.background import BackgroundTasks
-from ray_mono.gcs.pubsub.paced_news import BYTES_MAX, PERIOD_S, resource_news
+from ray_mono.gcs.pubsub.paced_news import BYTES_MAX, PERIOD_S, in_parts, resource_news
 from ray_mono.gcs.pubsub.subscriptions import Subscriptions
 from ray_mono.protobuf import common_pb2, gcs_pb2
 from tests.simulation.loop import new_loop
@@ -120,3 +120,31 @@ def test_what_the_head_sends_in_a_second_is_bounded_where_thousands_listen() -> 
 
     scene = play(2_000, script)
     assert sum(map(len, scene.heard)) <= 10_000 + 2_000 and all(scene.heard)
+
+
+def test_a_row_that_is_not_true_any_more_is_not_told() -> None:
+    """Who subscribes meanwhile has the later one already."""
+
+    async def script(scene: Scene) -> None:
+        scene.report(1, version=1)
+        await asyncio.sleep(PERIOD_S / 2)
+        scene.report(2, version=1)
+        scene.report(3, version=1)
+        scene.news.forget(b"0002")
+        await asyncio.sleep(PERIOD_S)
+        scene.report(2, version=2)
+        await asyncio.sleep(PERIOD_S)
+
+    scene = play(1, script)
+    assert [told for _, told in scene.heard[0]] == [[(b"0001", 1)], [(b"0003", 1)], [(b"0002", 2)]]
+
+
+def test_many_rows_come_in_parts_that_fit_in_a_message() -> None:
+    rows = [common_pb2.NodeInfo(node_id=b"%05d" % number, host="h" * 90) for number in range(1_000)]
+    parts = list(in_parts(rows))
+    assert [row for part in parts for row in part] == rows
+    sizes_bytes = [sum(row.ByteSize() for row in part) for part in parts]
+    assert max(sizes_bytes) <= BYTES_MAX < min(sizes_bytes[:-1]) + rows[0].ByteSize()
+    assert list(in_parts([])) == []
+    large = [common_pb2.NodeInfo(host="h" * BYTES_MAX)] * 2
+    assert list(in_parts(large)) == [large[:1], large[1:]]
