@@ -59,13 +59,17 @@ class WaitReasons:
         raise ValueError(f"the head can tell of ACTOR, PLACEMENT_GROUP and HEAD, and was asked of {kind}")
 
     def waiting(self) -> common_pb2.WaitingReply:
-        """Actors that wait for a place or are constructed, by class, and placement groups that wait."""
+        """Actors that wait for a place or are constructed, by class and by what they ask for, and placement
+        groups that wait."""
         alike: dict[object, list[common_pb2.WaitSubject]] = {}
         for actor in self._actors.all():
             if actor.is_waiting_for_place:
                 class_name = actor.registration.class_name
                 subject = Subject(kind=Subject.ACTOR, id=actor.actor_id.binary(), name=class_name)
-                alike.setdefault(class_name, []).append(subject)
+                demand = demand_of(self._table.spec(actor.actor_id))
+                has_worker = actor.worker_id is not None
+                asks_for = demand.resources, demand.strategy
+                alike.setdefault((class_name, actor.state, has_worker, asks_for), []).append(subject)
         for group in self._groups.waiting():
             subject = Subject(kind=Subject.PLACEMENT_GROUP, id=group.group_id.binary())
             alike.setdefault((group.registration.bundles, group.registration.strategy), []).append(subject)

@@ -141,6 +141,20 @@ def test_actors_and_groups_that_wait_are_listed_alike_together() -> None:
     play(script)
 
 
+def test_actors_of_one_class_that_ask_for_different_things_are_listed_apart() -> None:
+    async def script(scene: GcsScene) -> None:
+        gcs = await begin(scene)
+        await scene.add_node({"CPU": 1})
+        for number, needs in enumerate(({"GPU": 1}, {"typo": 1}, {"GPU": 1}), 1):
+            await gcs.RegisterActor(registration(number, needs=needs))
+        told = (await gcs.ListWaiting(common_pb2.Empty())).alike
+        assert [each.count for each in told] == [2, 1]
+        reasons = [(await asked(gcs, each.example)).text for each in told]
+        assert "needs {GPU: 1}" in reasons[0] and "needs {typo: 1}" in reasons[1]
+
+    play(script)
+
+
 def test_what_the_head_does_not_know_is_said() -> None:
     async def script(scene: GcsScene) -> None:
         gcs = await begin(scene)
