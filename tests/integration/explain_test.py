@@ -3,6 +3,7 @@ with whatever waits there."""
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import signal
@@ -114,6 +115,12 @@ class Async:
     async def ask(self, refs: list[Any]) -> Any:
         return await refs[0]
 
+    async def rest(self) -> None:
+        await asyncio.Event().wait()
+
+    async def call_itself(self, this: Any) -> None:
+        await this.rest.remote()
+
 
 Program = Callable[[], Any]
 
@@ -136,6 +143,12 @@ def in_a_circle(number: int) -> Any:
     things = [Thing.options(name=f"thing {each}", lifetime="detached").remote() for each in range(number)]
     get([thing.know.remote(things[place - 1]) for place, thing in enumerate(things)])
     return things[0].answer.remote()
+
+
+def calls_itself(**options: Any) -> Any:
+    actor = Async.options(**options).remote()
+    KEPT.append(actor)
+    return actor.call_itself.remote(actor)
 
 
 def behind_another() -> Any:
@@ -280,6 +293,23 @@ STUCK: dict[str, tuple[Program, str, bool, tuple[str, ...]]] = {
         "DEADLOCK",
         True,
         ("a deadlock, in which answer() of actor",),
+    ),
+    "an actor that calls itself and has no thread for that": (
+        lambda: calls_itself(max_concurrency=1),
+        "DEADLOCK",
+        True,
+        ("rest() of actor ", "is behind Async.call_itself() of actor", " for each other"),
+    ),
+    "an actor that calls itself, which runs": (
+        calls_itself,
+        "RUNNING",
+        False,
+        (
+            "Async.call_itself() of actor ",
+            "waits in its code for 1 object",
+            "Async.rest() of actor ",
+            " runs",
+        ),
     ),
     "two actors that wait for each other": (lambda: in_a_circle(2), "DEADLOCK", True, ("for each other",)),
     "three actors in a circle": (lambda: in_a_circle(3), "DEADLOCK", True, (" and ", "for each other")),

@@ -225,7 +225,10 @@ class WaitReasons:
         name = named(task)
         if actor.state is CalledActorState.CONNECTED and actor.worker is not None:
             if task.state is PUSHED:
-                return reason_of(WaitCode.WORKER, f"{name} is with its actor", [self._at(task, actor.worker)])
+                at_actor = self._at(task, actor.worker)
+                # An actor that calls itself knows both ends of the call.
+                here = self._runs(at_actor) if actor.worker.worker_id == self._env.worker_id else None
+                return here or reason_of(WaitCode.WORKER, f"{name} is with its actor", [at_actor])
             sent = [self._at(each, actor.worker) for each in list(actor.in_flight.values())[:1]]
             before = [each for each in actor.queue if each is not task and each.waits_for_arguments][:1]
             waits_for = [self._subject(each) for each in before] or sent
