@@ -23,6 +23,7 @@ from ray_mono.rpc.surface import RpcError
 Subject = common_pb2.WaitSubject
 
 HOLDERS_TOLD_MAX = 32
+GROUPS_TOLD_MAX = 4
 
 
 class WaitReasons:
@@ -79,14 +80,14 @@ class WaitReasons:
         if not isinstance(decision, Wait):
             return reason_of(WaitCode.STARTING, f"{name} is about to get a worker")
         able = [node for node in (here, *others) if node.node_id in decision.feasible_node_ids]
-        waits_for = self._holders(required) if here in able else []
+        waits_for, by_groups, groups = self._holders(required) if here in able else ([], "", "")
         waits_for += [node_subject(node, required) for node in able if node is not here][:NODES_TOLD_MAX]
         return reason_of(
             WaitCode.RESOURCES,
-            text if strategy.group_id else f"{name} {text}",
+            (text if strategy.group_id else f"{name} {text}") + by_groups,
             waits_for,
             is_any=True,
-            unblock=f"wait for one of its holders to end, end one, or add a node with {what}",
+            unblock=f"wait for one of its holders to end, end one, {groups}or add a node with {what}",
             shortages=shortages(required, able),
         )
 
@@ -94,17 +95,20 @@ class WaitReasons:
 
     def _held_here(self, needs: ResourceSet) -> common_pb2.WaitReason:
         here, _ = self._stories.nodes()
+        holders, by_groups, groups = self._holders(needs)
         return reason_of(
             WaitCode.RESOURCES,
             f"node {here.node_id.hex()[:8]} has {here.available.beside(needs)} free of"
-            f" {here.total.beside(needs)}",
-            self._holders(needs),
+            f" {here.total.beside(needs)}{by_groups}",
+            holders,
             is_any=True,
+            unblock=f"wait for one of its holders to end, end one, {groups}or add a node" if groups else "",
             shortages=shortages(needs, [here]),
         )
 
-    def _holders(self, needs: ResourceSet) -> list[common_pb2.WaitSubject]:
-        """Whoever has what is missing here."""
+    def _holders(self, needs: ResourceSet) -> tuple[list[common_pb2.WaitSubject], str, str]:
+        """Whoever has what is missing here: workers; what placement groups have of it, and what could be done
+        about these, in words."""
         here, _ = self._stories.nodes()
         missing = {name for name, _ in needs.missing_from(here.available).items()}
         holders = []
@@ -114,7 +118,14 @@ class WaitReasons:
                 held = held - named(held, CPU)
             if lease.has_worker and any(name in missing for name, _ in held.items()):
                 holders.append(self._worker_of(lease))
-        return holders[:HOLDERS_TOLD_MAX]
+        held = list(self._stories.groups_with(missing).items())
+        told = "".join(
+            f"; placement group {group_id.hex()[:8]} holds {part} there until it is removed"
+            for group_id, part in held[:GROUPS_TOLD_MAX]
+        )
+        more = len(held) - GROUPS_TOLD_MAX
+        told += f", and {more} more groups" if more > 0 else ""
+        return holders[:HOLDERS_TOLD_MAX], told, "remove a placement group, " if held else ""
 
     def placed(self, subject: common_pb2.WaitSubject) -> common_pb2.WaitSubject | None:
         """A WORKER or a STORE of which only ids are known, with its address; None where nobody here knows

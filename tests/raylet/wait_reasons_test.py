@@ -99,6 +99,20 @@ def test_a_node_says_who_has_what_somebody_needs() -> None:
     assert "has {A: 0, CPU: 2} free of {A: 1, CPU: 2}" in told.text
 
 
+def test_a_placement_group_that_holds_what_somebody_needs_is_named() -> None:
+    scene = Scene(units(CPU=4, A=1))
+    group = b"g" * 18
+    scene.take(scene.manager.prepare_bundles(group, {0: units(CPU=3), 1: units(A=1)}, scene.now_s)[1])
+    scene.take(scene.manager.commit_bundles([(group, 0), (group, 1)], scene.now_s))
+    scene.ask("waits", resources=units(CPU=2))
+    told = reason(scene, "waits")
+    assert (told.code, names(told)) == ("RESOURCES", [])
+    assert told.text.endswith("; placement group 67676767 holds {CPU: 3} there until it is removed")
+    assert "remove a placement group" in told.unblock
+    told = reasons(scene).of(Subject(kind=Subject.NODE, id=HERE, needs=units(A=1).to_proto()))
+    assert "placement group 67676767 holds {A: 1}" in told.text and "remove" in told.unblock
+
+
 def test_what_a_raylet_knows_nothing_of_is_refused() -> None:
     with pytest.raises(ValueError, match="was asked of ACTOR 61"):
         reasons(Scene(units(CPU=1))).of(Subject(kind=Subject.ACTOR, id=b"a"))

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Container
+
 from ray_mono.common.scheduling.node_snapshot import NodeSnapshot
+from ray_mono.common.scheduling.resources import ResourceSet
 from ray_mono.raylet.scheduling import explanations
 from ray_mono.raylet.scheduling.cluster_view import ClusterView
 from ray_mono.raylet.scheduling.lease_scheduler import LeaseScheduler
@@ -51,6 +54,15 @@ class LeaseStories:
     def is_blocked(self, lease: WorkerLease) -> bool:
         """Whether what runs under it waits in get or wait: its CPUs are others' meanwhile."""
         return lease.has_worker and self._ledger.is_blocked(lease.lease_id)
+
+    def groups_with(self, names: Container[str]) -> dict[bytes, ResourceSet]:
+        """What placement groups hold here of resources of these names, in use or not."""
+        held: dict[bytes, ResourceSet] = {}
+        for bundle in self._ledger.bundles():
+            part = bundle.resources.only(*(name for name, _ in bundle.resources.items() if name in names))
+            if part:
+                held[bundle.group_id] = held.get(bundle.group_id, ResourceSet()) + part
+        return held
 
     @property
     def start_trouble(self) -> str:
