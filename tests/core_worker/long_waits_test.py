@@ -50,3 +50,31 @@ def test_a_short_wait_asks_nobody() -> None:
     with pytest.raises(GetTimeoutError):
         scene.core.get([ref], 0.5)
     assert not scene.wire.all("Explain")
+
+
+def told_by_name(request: Any) -> common_pb2.WaitReason:
+    """f is stuck, and other functions run."""
+    name = request.subject.name
+    return (
+        infeasible(request) if name == "f()" else common_pb2.WaitReason(code="RUNNING", text=f"{name} runs")
+    )
+
+
+def test_a_get_of_several_is_told_of_the_one_that_is_stuck() -> None:
+    scene = Scene(wait_warning_s=1.0)
+    runs, stuck = scene.submit(name="g"), scene.submit()
+    scene.wire.replies["Explain"] = told_by_name
+    with pytest.raises(GetTimeoutError):
+        scene.core.get([runs, stuck], 1.5)
+    (told,) = warnings_of(scene)
+    assert "(one of 2 that are missing): " in told and "f needs a moon" in told
+
+
+def test_a_wait_for_one_of_several_is_not_told_while_another_runs() -> None:
+    scene = Scene(wait_warning_s=1.0)
+    stuck, runs = scene.submit(), scene.submit(name="g")
+    scene.wire.replies["Explain"] = told_by_name
+    scene.core.wait([stuck, runs], 1, 1.5, False)
+    assert not warnings_of(scene)
+    scene.core.wait([stuck, runs], 2, 1.5, False)
+    assert len(warnings_of(scene)) == 1

@@ -361,6 +361,12 @@ STUCK: dict[str, tuple[Program, str, bool, tuple[str, ...]]] = {
     "an actor that lives": (lambda: Thing.remote(), "READY", False, ("is alive",)),
     "a get of several": (lambda: ask.remote([never.remote(), of_gpus()]), "INFEASIBLE", True, ("2 objects",)),
     "a wait": (lambda: ask_for_one.remote([of_gpus()]), "INFEASIBLE", True, ("waits in its code",)),
+    "a wait for one of two, of which one runs": (
+        lambda: ask_for_one.remote([of_gpus(), never.remote()]),
+        "RUNNING",
+        False,
+        ("waits in its code for 1 of 2 objects", "never() runs on"),
+    ),
     "an await": (
         lambda: (KEPT.append(actor := Async.remote()), actor.ask.remote([of_gpus()]))[1],
         "INFEASIBLE",

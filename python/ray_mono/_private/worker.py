@@ -85,14 +85,21 @@ def get(object_refs: Any, *, timeout: float | None = None) -> Any:
         raise shortened(error)  # noqa: B904
 
 
+REFS_EXPLAINED_MAX = 8
+"""Of those that an interrupted get had."""
+
+
 def _tell_why(core: CoreInterface, error: BaseException, refs: list[ObjectRef[Any]]) -> None:
     """A person who interrupts a get of a driver's wants to know what it waited for."""
     if not isinstance(error, KeyboardInterrupt) or not core.is_driver:
         return
     try:
         _, missing = core.wait(refs, len(refs), 0.0, False)
-        if missing:
-            why = core.explain("object", missing[0].binary())
+        # Where all of them exist somewhere, one was on its way.
+        told = [core.explain("object", ref.binary()) for ref in (missing or refs)[:REFS_EXPLAINED_MAX]]
+        waiting = [why for why in told if why.is_stuck or why.code != "READY"]
+        if waiting:
+            why = next((each for each in waiting if each.is_stuck), waiting[0])
             print(f"(ray_mono) Interrupted in get(): {why}", file=sys.stderr, flush=True)
     except Exception as failure:  # the interrupt is what counts
         print(f"(ray_mono) Interrupted in get(), and cannot say why: {failure}", file=sys.stderr, flush=True)

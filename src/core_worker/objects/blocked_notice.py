@@ -63,6 +63,8 @@ class BlockedNotice:
         self._before: Callable[[], None] | None = None
         # A worker's: which task waits, and for which objects.
         self._waits: dict[object, tuple[bytes, Collection[bytes]]] = {}
+        # How many of these are enough, where not all are needed.
+        self._enough: dict[object, int] = {}
         self._other_waits: dict[object, OtherWait] = {}
 
     @property
@@ -128,17 +130,26 @@ class BlockedNotice:
                 with env.lock:
                     self.unblock(epoch)
 
-    def wait_for(self, object_ids: Collection[bytes], waiter: Waiter, timeout_s: float | None) -> bool:
+    def wait_for(
+        self,
+        object_ids: Collection[bytes],
+        waiter: Waiter,
+        timeout_s: float | None,
+        num_enough: int | None = None,
+    ) -> bool:
         """As `wait`, for the values of these objects: their owners get owners_answer_s before the raylet is
-        told."""
+        told. num_enough: so many of them are; None: all are needed."""
         if not self._tells_raylet or waiter.done:
             return self.wait(waiter, timeout_s)
         this = object()
+        if num_enough is not None:
+            self._enough[this] = num_enough
         self._waits[this] = self._context.get().task_id, object_ids
         try:
             return self._wait_for(object_ids, waiter, timeout_s)
         finally:
             del self._waits[this]
+            self._enough.pop(this, None)
 
     @contextlib.contextmanager
     def fetches(self, object_ids: Collection[bytes], task_id: bytes | None = None) -> Iterator[None]:
@@ -156,6 +167,12 @@ class BlockedNotice:
         there, or not here. Lock held."""
         waits = [object_ids for waiting, object_ids in list(self._waits.values()) if waiting == task_id]
         return [each for object_ids in waits for each in object_ids if self._is_missing(each)]
+
+    def enough_for(self, task_id: bytes) -> int | None:
+        """How many of `waited_for_by` are enough for the task to go on; None where it needs all, or waits
+        several times. Lock held."""
+        waits = [this for this, (waiting, _) in list(self._waits.items()) if waiting == task_id]
+        return self._enough.get(waits[0]) if len(waits) == 1 else None
 
     def _is_missing(self, object_id: bytes) -> bool:
         return self._memory_store.is_pending(object_id) or self._plasma.is_fetched(object_id)

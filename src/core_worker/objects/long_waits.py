@@ -3,7 +3,8 @@ it.
 
     wait ──wait_warning_s──► explain ──stuck──► one line; again after twice as long
 
-Drivers look, not workers: of what a driver waits for, thousands of tasks may wait in turn.
+Drivers look, not workers: of what a driver waits for, thousands of tasks may wait in turn. A get is told of the
+first that is stuck, a wait only where too few of the others move.
 """
 
 from __future__ import annotations
@@ -15,6 +16,10 @@ from ray_mono.common.explanation import Explanation
 from ray_mono.core_worker.environment import Environment
 from ray_mono.core_worker.job_warnings import JobWarnings
 from ray_mono.core_worker.store_provider.memory_store import MemoryStore
+
+
+LOOKED_AT_MAX = 8
+"""Of what is missing. Each may take a while, and whoever waits is told no sooner that it came."""
 
 
 class LongWaits:
@@ -41,30 +46,34 @@ class LongWaits:
         object_ids: Collection[bytes],
         timeout_s: float | None,
         has_begun: bool = False,
+        num_enough: int | None = None,
     ) -> bool:
         """wait(timeout_s), which says whether these came. On the thread that waits, without the lock.
-        has_begun: it has waited for first_s."""
+        has_begun: it has waited for first_s. num_enough: so many are; None: all are needed."""
         clock = self._env.clock
         deadline_s = math.inf if timeout_s is None else clock.time_s() + timeout_s
         pause_s = self.first_s
         if has_begun:
-            self._look(object_ids, pause_s)
+            self._look(object_ids, pause_s, num_enough)
             pause_s *= 2
         while pause_s < (left_s := deadline_s - clock.time_s()):
             if wait(pause_s):
                 return True
             if self._env.reactor.is_closed:
                 return False
-            self._look(object_ids, pause_s)
+            self._look(object_ids, pause_s, num_enough)
             pause_s *= 2
         return wait(None if left_s == math.inf else max(0.0, left_s))
 
-    def _look(self, object_ids: Collection[bytes], waited_s: float) -> None:
+    def _look(self, object_ids: Collection[bytes], waited_s: float, num_enough: int | None) -> None:
         with self._env.lock:
             missing = [each for each in object_ids if self._memory_store.is_pending(each)]
-        if not missing:
-            return
-        explanation = self._explain("object", missing[0])
-        if explanation.is_stuck:
-            others = f" (one of {len(missing)} that are missing)" if len(missing) > 1 else ""
-            self._warnings.tell("long_wait", f"Waiting for more than {waited_s:g} s{others}: {explanation}")
+        num_may_fail = 0 if num_enough is None else len(object_ids) - num_enough
+        for object_id in missing[:LOOKED_AT_MAX]:
+            explanation = self._explain("object", object_id)
+            num_may_fail -= explanation.is_stuck
+            if num_may_fail < 0:
+                others = f" (one of {len(missing)} that are missing)" if len(missing) > 1 else ""
+                text = f"Waiting for more than {waited_s:g} s{others}: {explanation}"
+                self._warnings.tell("long_wait", text)
+                return

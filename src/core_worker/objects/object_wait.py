@@ -103,8 +103,9 @@ class ObjectWait:
                         self.pull(object_id, partial(pulled, object_id))
             try:
                 awaited = pending + elsewhere
-                wait = partial(self._blocked.wait_for, awaited, waiter)
-                self._long_waits.wait(wait, awaited, left_s)
+                num_enough = num_returns - len(ready)
+                wait = partial(self._blocked.wait_for, awaited, waiter, num_enough=num_enough)
+                self._long_waits.wait(wait, awaited, left_s, num_enough=num_enough)
             finally:
                 with env.lock:
                     self._memory_store.end_watch(watch)

@@ -79,11 +79,14 @@ class RunReasons:
         awaited = [*self._blocked.waited_for_by(task.task_id), *self._futures.awaited_by(task.task_id)]
         began_s = self._running.begun().get(task)
         if awaited:
+            num_enough = self._blocked.enough_for(task.task_id)
+            is_any = num_enough is not None and num_enough < len(awaited)
             what = f"{len(awaited)} object{'' if len(awaited) == 1 else 's'}"
+            what = f"{num_enough} of {what}" if is_any else what
             where = "in its code" if began_s is not None else "before it begins"
             text = f"{_named(task)} on {self._here} waits {where} for {what}"
             waits_for = map(self._reasons.awaited, awaited[:SUBJECTS_TOLD_MAX])
-            return reason_of(WaitCode.GET, text, waits_for)
+            return reason_of(WaitCode.GET, text, waits_for, is_any=is_any)
         if began_s is None:
             return self._of_waiting(_named(task))
         if (wait := self._blocked.other_wait_of(task.task_id)) is not None:
