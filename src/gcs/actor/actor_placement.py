@@ -139,6 +139,15 @@ def explain(class_name: str, demand: Demand, nodes: Sequence[NodeSnapshot]) -> S
 
 def _explain_in_group(class_name: str, demand: Demand, nodes: Sequence[NodeSnapshot]) -> Shortage:
     index, group = demand.strategy.bundle_index, demand.strategy.group_id.hex()
+def told_held(held: ResourceSet, demand: Demand) -> str:
+    """For people, what living actors have, beside what another wants; empty: nothing."""
+    if not demand.strategy.group_id:
+        return held.beside(demand.resources) if held else ""
+    # Only what is of that group, which has it under names of its own.
+    there = plain(held.only(*(name for name, _ in demand.resources.items())))
+    return f"{there}" if there else ""
+
+
     bundle = "" if index == ANY_BUNDLE else f"bundle {index} of "
     needs = f"Actor {class_name} needs {plain(demand.resources)} in {bundle}placement group {group}"
     able = _able(demand, nodes)

@@ -25,7 +25,7 @@ from ray_mono.common.scheduling.strategy import StrategyKind
 from ray_mono.gcs.actor.actor_effects import Effect, Place
 from ray_mono.gcs.actor.actor_ender import ActorEnder
 from ray_mono.gcs.actor.actor_manager import ActorManager
-from ray_mono.gcs.actor.actor_placement import Demand, choose_node, explain, moved_to, strategy_at
+from ray_mono.gcs.actor.actor_placement import Demand, choose_node, explain, moved_to, strategy_at, told_held
 from ray_mono.gcs.actor.actor_rows import demand_of
 from ray_mono.gcs.actor.actor_state import ActorLife, Death, DeathKind
 from ray_mono.gcs.actor.actor_table import ActorTable
@@ -378,8 +378,8 @@ class ActorScheduler:
         key = (registration.job_id.binary(), registration.class_name, demand.resources)
         if shortage.is_for_the_driver and key not in self._warned:
             self._warned[key] = None
-            held = self._held_by_living()
-            holders = f" Living actors hold {held.beside(demand.resources)} until they end." if held else ""
+            held = told_held(self._held_by_living(), demand)
+            holders = f" Living actors hold {held} until they end." if held else ""
             self._warn_driver(
                 common_pb2.ErrorInfo(
                     job_id=registration.job_id.binary(),

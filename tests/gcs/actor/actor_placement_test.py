@@ -20,6 +20,7 @@ from ray_mono.gcs.actor.actor_placement import (
     explain,
     moved_to,
     strategy_at,
+    told_held,
 )
 
 A, B, C = (NodeID(letter * 28) for letter in (b"a", b"b", b"c"))
@@ -203,3 +204,13 @@ def test_an_actor_in_a_placement_group_is_told_of_in_plain_names() -> None:
     assert explain("Learner", demand, [full]).message == f"{place}in use there."
     assert choose_node(demand, [node(B, 4, 4), there]) == A
     assert Strategy.from_proto(strategy_at(demand, A)) == demand.strategy
+
+
+def test_what_actors_hold_in_a_group_is_told_by_the_names_that_people_know() -> None:
+    group = b"g" * 18
+    units = ResourceSet.from_units({"CPU": 1})
+    demand = Demand(asked_for_in(units, group, -1), Strategy(StrategyKind.PLACEMENT_GROUP, group_id=group))
+    held = asked_for_in(units, group, -1) + ResourceSet.from_units({"CPU": 3})
+    assert told_held(held, demand) == "{CPU: 1}"
+    assert told_held(ResourceSet.from_units({"CPU": 3}), demand) == ""
+    assert told_held(held, needs()).startswith("{CPU: 3")
