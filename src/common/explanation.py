@@ -151,6 +151,12 @@ class Explanation:
         return next((code for code in codes if code not in PASSING), codes[-1] if codes else "UNKNOWN")
 
     @property
+    def has_begun(self) -> bool:
+        """It runs, or is there. What waits for something that runs has the same code."""
+        told = (link.code for link in self.links if link.code not in SILENT)
+        return next(told, "") in (WaitCode.READY, WaitCode.RUNNING)
+
+    @property
     def unblock(self) -> str:
         """What would help; empty where nothing has to be done."""
         if self.cycle:

@@ -480,6 +480,29 @@ def test_all_that_waits_is_listed_by_why(tmp_path: Path) -> None:
     KEPT.clear()
 
 
+def test_what_waits_for_something_that_runs_is_listed_and_apart_from_what_waits_for_other_things() -> None:
+    KEPT.extend([behind_another(), ask.remote([never.remote()])])
+    KEPT.extend([never.remote(never.remote()), never.remote(of_gpus())])
+    expected = {
+        "RUNNING": ["ask() on", "never() waits", "rest() of"],
+        "INFEASIBLE": ["never needs", "never() waits"],
+    }
+
+    def found() -> dict[str, list[str]]:
+        groups = ray.explain().by_code
+        return {code: sorted(str(group.example) for group in alike) for code, alike in groups.items()}
+
+    def is_as_expected() -> bool:
+        told = found()
+        return told.keys() == expected.keys() and all(
+            len(told[code]) == len(begins) and all(map(str.startswith, told[code], begins))
+            for code, begins in expected.items()
+        )
+
+    wait_until(is_as_expected, str(expected))
+    KEPT.clear()
+
+
 def test_where_nothing_waits_that_is_said() -> None:
     assert str(ray.explain()) == "Nothing waits." and not ray.explain().groups
 

@@ -3,8 +3,8 @@ it.
 
     wait ──wait_warning_s──► explain ──stuck──► one line; again after twice as long
 
-Drivers look, not workers: of what a driver waits for, thousands of tasks may wait in turn. A get is told of the
-first that is stuck, a wait only where too few of the others move.
+Drivers look, not workers: of what a driver waits for, thousands of tasks may wait in turn. A get is told of
+the first that is stuck, a wait only where too few of the others move.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ from ray_mono.common.explanation import Explanation
 from ray_mono.core_worker.environment import Environment
 from ray_mono.core_worker.job_warnings import JobWarnings
 from ray_mono.core_worker.store_provider.memory_store import MemoryStore
-
 
 LOOKED_AT_MAX = 8
 """Of what is missing. Each may take a while, and whoever waits is told no sooner that it came."""

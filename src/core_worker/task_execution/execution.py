@@ -116,9 +116,8 @@ class Execution:
             parts.unpickled,
             parts.blocked,
         )
-        parts.reasons.runs_by(
-            RunReasons(env, running, parts.blocked, parts.futures, parts.plasma, parts.reasons).of
-        )
+        runs = RunReasons(env, running, parts.blocked, parts.futures, parts.plasma, parts.reasons)
+        parts.reasons.runs_by(runs.of, runs.waiting)
         parts.blocked.before_each(before_blocking(env, running, self.receiver))
 
     def is_task_cancelled(self) -> bool:

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import time
 
-from ray_mono.common.explanation import WaitCode
+from ray_mono.common.explanation import MOVING, WaitCode
 from ray_mono.common.wait_messages import SUBJECTS_TOLD_MAX, reason_of
 from ray_mono.core_worker.context import TaskContext
 from ray_mono.core_worker.environment import Environment
@@ -45,6 +45,13 @@ class RunReasons:
         if subject.kind == Subject.WORKER:
             return self._of_worker(subject)
         return None
+
+    def waiting(self) -> list[common_pb2.WaitSubject]:
+        """The task that runs here, if it waits. Calls of an actor are told by who made them."""
+        task = self._running.task
+        if task is None or self._running.actor is not None or task.kind.actor_id:
+            return []
+        return [] if self._of_running(task).code in MOVING else [self._subject(task)]
 
     def _of_call(self, subject: common_pb2.WaitSubject) -> common_pb2.WaitReason:
         task = self._running.find(subject.id)

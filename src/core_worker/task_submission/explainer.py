@@ -155,7 +155,7 @@ class Explainer:
         ]
         # What has begun or ended meanwhile waits no more.
         waiting = [group for group in groups if group.example.links[0].code != WaitCode.UNKNOWN]
-        waiting = [group for group in waiting if group.example.code not in (WaitCode.READY, WaitCode.RUNNING)]
+        waiting = [group for group in waiting if not group.example.has_begun]
         return WaitingOverview(tuple(waiting), max(0, len(alike) - GROUPS_MAX), tuple(silent))
 
     def _followed(self, subject: common_pb2.WaitSubject, until_s: float, silent: set[str]) -> Explanation:

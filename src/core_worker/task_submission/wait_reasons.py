@@ -4,7 +4,7 @@ links of the chains that docs/internals/explain.md tells of. It only looks. Lock
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from ray_mono.common import ids
 from ray_mono.common.explanation import WaitCode
@@ -32,6 +32,8 @@ from ray_mono.protobuf.raylet_rpc import RayletServiceStub
 
 Subject = common_pb2.WaitSubject
 Runs = Callable[[common_pb2.WaitSubject], common_pb2.WaitReason | None]
+Roots = frozenset[object]
+EMPTY: Roots = frozenset()
 
 LOOK_AT_IT = "look at that process and its machine, or kill it"
 
@@ -63,12 +65,13 @@ class WaitReasons:
         self._actor_tasks = actor_tasks
         self._groups = groups
         self._runs: Runs = lambda subject: None
+        self._waiting_here: Callable[[], list[common_pb2.WaitSubject]] = list
         self.stories_of = TaskStories(tasks, normal_tasks, actor_tasks).of
 
-    def runs_by(self, runs: Runs) -> None:
+    def runs_by(self, runs: Runs, waiting_here: Callable[[], list[common_pb2.WaitSubject]]) -> None:
         """A worker's: runs(subject) says what it does about a call, or in general; None where it does not
-        know the call."""
-        self._runs = runs
+        know the call. waiting_here(): its task, if that waits in its code."""
+        self._runs, self._waiting_here = runs, waiting_here
 
     def of(self, subject: common_pb2.WaitSubject) -> common_pb2.WaitReason:
         """Of an OBJECT, a TASK, and of this WORKER. Of others: UNKNOWN."""
@@ -89,22 +92,50 @@ class WaitReasons:
 
     def waiting(self) -> common_pb2.WaitingReply:
         """What was submitted here and does not run yet, alike together: of one function or actor's method,
-        with the same options, and as far in its life. A call that its actor has may run, or wait there."""
-        by_template: dict[tuple[CallTemplate, TaskState], list[PendingTask]] = {}
+        with the same options, as far in its life, and waiting for the same. A call that its actor has may
+        run, or wait there. And what runs here and waits in its code."""
+        by_template: dict[tuple[CallTemplate, TaskState, Roots], list[PendingTask]] = {}
+        roots: dict[bytes, Roots] = {}
         for task in self._tasks.values():
-            by_template.setdefault((task.template, task.state), []).append(task)
+            waits_for = EMPTY
+            if task.waits_for_arguments:
+                waits_for = roots[task.task_id] = self._roots_of(task, roots)
+            elif task.state is PUSHED and self._is_with_worker(task):
+                continue
+            by_template.setdefault((task.template, task.state, waits_for), []).append(task)
         # Each `.options()` makes a template of its own.
         alike: dict[object, list[PendingTask]] = {}
-        for (template, state), tasks in by_template.items():
-            spec = template.spec
-            if state is not PUSHED or spec.type == common_pb2.ACTOR_TASK:
-                alike.setdefault((spec.SerializeToString(deterministic=True), state), []).extend(tasks)
-        return common_pb2.WaitingReply(
-            alike=[
-                common_pb2.WaitingReply.Alike(example=self._subject(tasks[0]), count=len(tasks))
-                for tasks in alike.values()
-            ]
-        )
+        for (template, state, waits_for), tasks in by_template.items():
+            spec = template.spec.SerializeToString(deterministic=True)
+            alike.setdefault((spec, state, waits_for), []).extend(tasks)
+        # Of calls that an actor has, the last one waits if any does.
+        pushed = [
+            common_pb2.WaitingReply.Alike(example=self._subject(tasks[-1]), count=len(tasks))
+            for tasks in alike.values()
+        ]
+        run_here = [common_pb2.WaitingReply.Alike(example=each, count=1) for each in self._waiting_here()]
+        return common_pb2.WaitingReply(alike=[*pushed, *run_here])
+
+    def _is_with_worker(self, task: PendingTask) -> bool:
+        """Not behind another one there: if it waits in its code, its worker tells so."""
+        if task.template.spec.type == common_pb2.ACTOR_TASK:
+            return False
+        lease = self._normal_tasks.lease_of(task)
+        return lease is None or not lease.tasks or lease.tasks[0] is task
+
+    def _roots_of(self, task: PendingTask, roots: Mapping[bytes, Roots]) -> Roots:
+        """What makes the arguments that it waits for in the end: calls of which functions, as far in their
+        lives. roots: those of calls that were submitted earlier and wait for arguments, too."""
+        found: set[object] = set()
+        for object_id in self._missing_of(task):
+            maker = self._tasks.get(object_id[: -ids.INDEX_BYTES])
+            if maker is None:
+                found.add(self.subject_of(object_id).at.worker_id)
+            elif maker.waits_for_arguments:
+                found |= roots.get(maker.task_id, EMPTY)
+            else:
+                found.add((maker.template, maker.state))
+        return frozenset(found)
 
     def subject_of(self, object_id: bytes) -> common_pb2.WaitSubject:
         """The object, with its owner."""
@@ -173,10 +204,13 @@ class WaitReasons:
         return self._of_queued(task, self._normal_tasks.queue_of(task))
 
     def _of_arguments(self, task: PendingTask) -> common_pb2.WaitReason:
-        args = [arg.reference.object_id for arg in task.request.args if arg.WhichOneof("arg") == "reference"]
-        missing = [object_id for object_id in args if self._memory_store.is_pending(object_id)]
+        missing = self._missing_of(task)
         text = f"{named(task)} waits for {_count(len(missing), 'argument')}"
         return reason_of(WaitCode.DEPENDENCIES, text, map(self.subject_of, missing[:SUBJECTS_TOLD_MAX]))
+
+    def _missing_of(self, task: PendingTask) -> list[bytes]:
+        args = [arg.reference.object_id for arg in task.request.args if arg.WhichOneof("arg") == "reference"]
+        return [object_id for object_id in args if self._memory_store.is_pending(object_id)]
 
     def _of_pushed(self, task: PendingTask, lease: Lease) -> common_pb2.WaitReason:
         first = lease.tasks[0]
