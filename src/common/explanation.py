@@ -67,6 +67,8 @@ class WaitCode(enum.StrEnum):
     """The head does not answer."""
     NODE_DRAINED = "NODE_DRAINED"
     """Only a node that is drained has what it needs."""
+    OWNER_DIED = "OWNER_DIED"
+    """An object: the process that owned it has ended, and the value with it."""
     UNKNOWN = "UNKNOWN"
     """Nobody knows it, or knows why."""
 

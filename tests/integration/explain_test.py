@@ -98,6 +98,21 @@ class Thing:
     def pid(self) -> int:
         return os.getpid()
 
+    def make(self) -> list[Any]:
+        """A reference that it owns."""
+        return [never.remote()]
+
+
+@ray.remote(num_cpus=0, concurrency_groups={"near": 1, "far": 1})
+class Grouped:
+    @ray.method(concurrency_group="near")
+    def near(self) -> None:
+        threading.Event().wait()
+
+    @ray.method(concurrency_group="far")
+    def far(self) -> None:
+        threading.Event().wait()
+
 
 @ray.remote(num_cpus=0)
 class Slow:
@@ -208,6 +223,26 @@ def next_item() -> Any:
     KEPT.append(generator)
     get(next(generator))
     return generator
+
+
+def nobody_takes() -> Any:
+    generator = items.options(_generator_backpressure_num_objects=1).remote(2)
+    KEPT.append(generator)
+    get(next(generator))
+    return generator.completed()
+
+
+def of_an_ended_owner() -> Any:
+    thing = Thing.remote()
+    (ref,) = get(thing.make.remote())
+    ray.kill(thing)
+    return ref
+
+
+def group_busy() -> Any:
+    thing = Grouped.remote()
+    KEPT.extend([thing, thing.near.remote(), thing.far.remote()])
+    return thing.far.remote()
 
 
 def all_threads_busy() -> Any:
@@ -372,6 +407,18 @@ STUCK: dict[str, tuple[Program, str, bool, tuple[str, ...]]] = {
         "INFEASIBLE",
         True,
         ("Async.ask() of actor",),
+    ),
+    "a generator whose items nobody takes": (
+        nobody_takes,
+        "BACKPRESSURE",
+        True,
+        ("waits in its code for its caller, who has taken 1 of the 2 items", "take items of it"),
+    ),
+    "a value whose owner has ended": (
+        of_an_ended_owner,
+        "OWNER_DIED",
+        True,
+        (", which owned object ", "has ended, and the value with it", "make it again"),
     ),
     "the next item of a generator": (next_item, "RUNNING", False, ("items() runs on",)),
     "a placement group larger than the cluster": (

@@ -193,12 +193,21 @@ class Explainer:
                 return reply
             if error is None:
                 silent.add(who)
+            elif self._has_ended(subject):
+                return _ended(who, subject)
         why = f"it did not answer within {ANSWER_S:g} s" if error is None else error.message
         knows = "" if subject.kind == Subject.HEAD else f", which knows about {_told(subject)},"
         text = f"{who}{knows} cannot be asked: {why}"
         if who == THE_HEAD:
             return reason_of(WaitCode.HEAD_AWAY, text, unblock="look at the head, or start it again")
         return reason_of(WaitCode.UNREACHABLE, text, unblock=LOOK_AT_IT)
+
+    def _has_ended(self, subject: common_pb2.WaitSubject) -> bool:
+        """The process that knows it, as the head knows."""
+        if not subject.at.worker_id:
+            return False
+        processes = self._processes()
+        return bool(processes) and all(at.worker_id != subject.at.worker_id for at in processes)
 
     def _answers(self, calls: Sequence[tuple[Any, Any]]) -> list[tuple[Any, RpcError | None]]:
         """Of these methods with these requests, made together: (reply, error), (None, None) for what did not
@@ -244,6 +253,13 @@ class Explainer:
         if at.node_id == env.node_id:
             return "this node's raylet", env.raylet
         return f"the raylet at {at.host}:{at.port}", self._peers.raylet_at(f"{at.host}:{at.port}")
+
+
+def _ended(who: str, subject: common_pb2.WaitSubject) -> common_pb2.WaitReason:
+    if subject.kind != Subject.OBJECT:
+        return reason_of(WaitCode.STARTING, f"{who}, where {_told(subject)} was, has ended a moment ago")
+    text = f"{who}, which owned {_told(subject)}, has ended, and the value with it"
+    return reason_of(WaitCode.OWNER_DIED, text, unblock="make it again, owned by a process that lives on")
 
 
 def _plain(link: Link) -> WaitLink:
