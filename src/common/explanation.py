@@ -61,6 +61,8 @@ class WaitCode(enum.StrEnum):
     """A node's object store has no room for it."""
     HELD_BY_DRIVER = "HELD_BY_DRIVER"
     """A driver holds references until it drops them."""
+    BACKPRESSURE = "BACKPRESSURE"
+    """A generator: its caller has not taken what it yielded."""
     HEAD = "HEAD"
     """It waits for an answer of the head."""
     HEAD_AWAY = "HEAD_AWAY"

@@ -73,8 +73,8 @@ def told(refs: list[Any]) -> str:
 
 
 @ray.remote(num_cpus=0)
-def items() -> Iterator[int]:
-    yield 1
+def items(number: int = 1) -> Iterator[int]:
+    yield from range(number)
     signal.pause()
 
 

@@ -33,7 +33,9 @@ class OtherWait:
     task_id: bytes
     code: WaitCode
     what: str
-    subject: common_pb2.WaitSubject
+    subject: common_pb2.WaitSubject | None
+    """Whom it waits for, where that says more."""
+    unblock: str = ""
 
 
 class BlockedNotice:
@@ -178,10 +180,18 @@ class BlockedNotice:
         return self._memory_store.is_pending(object_id) or self._plasma.is_fetched(object_id)
 
     @contextlib.contextmanager
-    def noted(self, code: WaitCode, what: str, subject: common_pb2.WaitSubject) -> Iterator[None]:
-        """Around a wait of a task that is for no value: so `explain` knows of it."""
+    def noted(
+        self,
+        code: WaitCode,
+        what: str,
+        subject: common_pb2.WaitSubject | None,
+        task_id: bytes | None = None,
+        unblock: str = "",
+    ) -> Iterator[None]:
+        """Around a wait of a task that is for no value: so `explain` knows of it. task_id: None is the one of
+        this thread."""
         this = object()
-        self._other_waits[this] = OtherWait(self._context.get().task_id, code, what, subject)
+        self._other_waits[this] = OtherWait(task_id or self._context.task_id(), code, what, subject, unblock)
         try:
             yield
         finally:

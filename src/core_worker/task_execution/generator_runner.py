@@ -23,6 +23,7 @@ from types import AsyncGeneratorType, GeneratorType
 from typing import Any, NamedTuple
 
 from ray_mono.common import raw_error
+from ray_mono.common.explanation import WaitCode
 from ray_mono.core_worker.context import TaskContext
 from ray_mono.core_worker.object_ref_generator import StreamingGeneratorStats
 from ray_mono.core_worker.objects.blocked_notice import BlockedNotice
@@ -150,7 +151,8 @@ class GeneratorRunner:
             with env.lock:
                 if env.reactor.is_closed or sender.start_wait(waiter.set):
                     return
-            self._blocked.wait(waiter, None)
+            with self._rests(sender):
+                self._blocked.wait(waiter, None)
 
     async def _rest_async(self, sender: ItemSender) -> None:
         loop = asyncio.get_running_loop()
@@ -159,7 +161,17 @@ class GeneratorRunner:
             with self._env.lock:
                 if sender.start_wait(partial(_set_on, loop, room)):
                     return
-            await room.wait()
+            with self._rests(sender):
+                await room.wait()
+
+    def _rests(self, sender: ItemSender) -> contextlib.AbstractContextManager[None]:
+        """Around a wait for room."""
+        if not sender.is_ahead:
+            return contextlib.nullcontext()
+        made, taken = sender.num_made, sender.num_taken
+        what = f"its caller, who has taken {taken} of the {made} items that it yielded"
+        unblock = "take items of it, or let it run further ahead (_generator_backpressure_num_objects)"
+        return self._blocked.noted(WaitCode.BACKPRESSURE, what, None, sender.task_id, unblock)
 
 
 def _takes(generator: GeneratorType[Any, Any, Any]) -> bool:

@@ -77,7 +77,8 @@ class ItemSender:
         self._backpressure: int = call.spec.message.generator_backpressure_num_objects
         self.num_made = 0
         self._num_received = 0
-        self._num_taken = 0
+        self.num_taken = 0
+        """Of the items, by the user. Acknowledged only under backpressure."""
         # (number of the last item, bytes) of each part that was sent and not acknowledged.
         self._unacknowledged: deque[tuple[int, int]] = deque()
         self._in_flight_bytes = 0
@@ -248,15 +249,20 @@ class ItemSender:
         under the lock."""
         if self.is_dropped or self.is_stopped:
             return False
-        if self._backpressure > 0 and self.num_made - self._num_taken >= self._backpressure:
+        if self.is_ahead:
             return True
         config = self._env.config
         return self._is_near(config.items_in_flight_max, config.items_in_flight_bytes_max)
 
+    @property
+    def is_ahead(self) -> bool:
+        """Its user asked for backpressure, and has not taken enough."""
+        return 0 < self._backpressure <= self.num_made - self.num_taken
+
     def acknowledge(self, request: Any) -> None:
         """The owner has received items, or its user has taken some, or will take no more."""
         self._num_received = max(self._num_received, request.received)
-        self._num_taken = max(self._num_taken, request.taken)
+        self.num_taken = max(self.num_taken, request.taken)
         while self._unacknowledged and self._unacknowledged[0][0] <= self._num_received:
             self._in_flight_bytes -= self._unacknowledged.popleft()[1]
         if request.is_dropped:

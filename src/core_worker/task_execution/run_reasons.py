@@ -98,7 +98,8 @@ class RunReasons:
             return self._of_waiting(_named(task))
         if (wait := self._blocked.other_wait_of(task.task_id)) is not None:
             text = f"{_named(task)} on {self._here} waits in its code for {wait.what}"
-            return reason_of(wait.code, text, [wait.subject])
+            subjects = [] if wait.subject is None else [wait.subject]
+            return reason_of(wait.code, text, subjects, unblock=wait.unblock)
         for_s = time.perf_counter() - began_s
         return reason_of(WaitCode.RUNNING, f"{_named(task)} runs on {self._here}, for {for_s:.0f} s so far")
 
