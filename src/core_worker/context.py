@@ -103,6 +103,8 @@ class TaskKind:
     function: Any = None
     # An actor's call has it, by options(name=...).
     given_name: str = ""
+    # In which its actor runs it; empty: the default one.
+    concurrency_group: str = ""
     group: InGroup = IN_NONE
     # Of a detached actor's tasks.
     is_detached: bool = False

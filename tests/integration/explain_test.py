@@ -9,6 +9,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -350,6 +351,12 @@ STUCK: dict[str, tuple[Program, str, bool, tuple[str, ...]]] = {
     "three actors in a circle": (lambda: in_a_circle(3), "DEADLOCK", True, (" and ", "for each other")),
     "a call behind another": (behind_another, "RUNNING", False, ("is behind Thing.work() of actor",)),
     "a call where all threads are busy": (all_threads_busy, "RUNNING", False, ("is behind Thing.work()",)),
+    "a call whose concurrency group is busy": (
+        group_busy,
+        "RUNNING",
+        False,
+        ("Grouped.far() of actor", "(concurrency group far) is behind Grouped.far()"),
+    ),
     "a call of an actor that no node can hold": (
         lambda: call_of(Thing.options(num_gpus=1).remote()),
         "INFEASIBLE",

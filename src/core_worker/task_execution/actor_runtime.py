@@ -185,10 +185,12 @@ class ActorRuntime:
 
     # ---- concurrency
 
+    def concurrency_group_of(self, spec: KnownSpec) -> str:
+        return spec.concurrency_group or self._group_of_method.get(spec.name, DEFAULT_GROUP)
+
     def dispatch(self, call: Call, task: TaskContext, prepared: list[Any]) -> None:
         """Starts a call beside others. The main thread does so, in the order of the calls."""
-        spec = call.spec
-        group = spec.concurrency_group or self._group_of_method.get(spec.name, DEFAULT_GROUP)
+        group = self.concurrency_group_of(call.spec)
         self._calls[task.task_id] = task
         if self._loops:
             self._loops[group].start(call, task, prepared)

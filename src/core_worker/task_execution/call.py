@@ -174,6 +174,8 @@ class RunningActor(ActorNames, Protocol):
     group: InGroup
     is_detached: bool
 
+    def concurrency_group_of(self, spec: KnownSpec) -> str: ...
+
 
 def context_of(call: Call, actor: RunningActor | None) -> TaskContext:
     """Of a call that is about to run, in a worker that may hold an actor."""
@@ -215,6 +217,7 @@ def _new_context_of(call: Call, actor: RunningActor | None) -> TaskContext:
             actor.resource_ids,
             actor,
             given_name=spec.task_name,
+            concurrency_group=actor.concurrency_group_of(spec),
             group=actor.group,
             is_detached=actor.is_detached,
         )

@@ -5,6 +5,7 @@ tells of. It only looks. Lock held.
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 
 from ray_mono.common.explanation import MOVING, WaitCode
 from ray_mono.common.wait_messages import SUBJECTS_TOLD_MAX, reason_of
@@ -57,11 +58,10 @@ class RunReasons:
         task = self._running.find(subject.id)
         if task is not None:
             return self._of_running(task)
-        return self._of_waiting(subject.name)
+        return self._of_waiting(subject.name, list(self._running.begun()))
 
-    def _of_waiting(self, name: str) -> common_pb2.WaitReason:
-        """A call that has not begun."""
-        begun = list(self._running.begun())
+    def _of_waiting(self, name: str, begun: Sequence[TaskContext]) -> common_pb2.WaitReason:
+        """A call that has not begun. begun: what is before it."""
         if not begun:
             return reason_of(WaitCode.STARTING, f"{name} is about to begin on {self._here}, or has ended")
         text = f"{name} is behind {_named(begun[0])} on {self._here}"
@@ -95,7 +95,10 @@ class RunReasons:
             waits_for = map(self._reasons.awaited, awaited[:SUBJECTS_TOLD_MAX])
             return reason_of(WaitCode.GET, text, waits_for, is_any=is_any)
         if began_s is None:
-            return self._of_waiting(_named(task))
+            group = task.kind.concurrency_group
+            before = [each for each in self._running.begun() if each.kind.concurrency_group == group]
+            where = f" (concurrency group {group})" if group else ""
+            return self._of_waiting(f"{_named(task)}{where}", before)
         if (wait := self._blocked.other_wait_of(task.task_id)) is not None:
             text = f"{_named(task)} on {self._here} waits in its code for {wait.what}"
             subjects = [] if wait.subject is None else [wait.subject]
