@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from ray_mono.common.explanation import WaitCode
 from ray_mono.common.ids import ActorID, PlacementGroupID
 from ray_mono.common.scheduling.bundle_resources import plain
+from ray_mono.common.scheduling.labels import needed
 from ray_mono.common.scheduling.resources import ResourceSet
 from ray_mono.common.wait_messages import NODES_TOLD_MAX, node_subject, reason_of, shortages
 from ray_mono.gcs.actor.actor_manager import ActorManager
@@ -126,7 +127,7 @@ class WaitReasons:
         shortage = explain(actor.registration.class_name, demand, nodes)
         text, missing = shortage.message.rstrip("."), shortages(demand.resources, nodes)
         if shortage.code in (WaitCode.INFEASIBLE, WaitCode.NODE_DRAINED):
-            unblock = "start a node that has it, or ask for less"
+            unblock = f"start a node with {needed(demand.resources, demand.strategy.selectors)}, or ask for less"
             return reason_of(shortage.code, text, unblock=unblock, shortages=missing)
         if shortage.code is WaitCode.RESOURCES:
             holders = self._nodes_with(demand.resources)

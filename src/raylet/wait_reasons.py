@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from ray_mono.common.explanation import WaitCode
 from ray_mono.common.scheduling.bundle_resources import named
-from ray_mono.common.scheduling.labels import told
+from ray_mono.common.scheduling.labels import needed
 from ray_mono.common.scheduling.policy import drained
 from ray_mono.common.scheduling.resources import CPU, ResourceSet
 from ray_mono.common.wait_messages import NODES_TOLD_MAX, node_subject, reason_of, shortages
@@ -65,7 +65,7 @@ class WaitReasons:
         required, strategy = lease.shape.required, lease.shape.strategy
         decision = self._stories.decision_of(lease)
         text = explanations.without_hint(self._stories.why(lease))
-        what = f"{required} and {told(strategy.selectors)}" if strategy.selectors else f"{required}"
+        what = needed(required, strategy.selectors)
         if isinstance(decision, NoSuchNode):
             return reason_of(WaitCode.NO_SUCH_NODE, text, unblock="start that node, or ask for another one")
         if isinstance(decision, Infeasible):

@@ -209,6 +209,13 @@ def a_dead_actor() -> Any:
     return thing
 
 
+def a_group_beside_another() -> PlacementGroup:
+    first = placement_group([{"A": 1}])
+    KEPT.append(first)
+    assert first.wait(30)
+    return placement_group([{"A": 1}])
+
+
 def a_group_beside_an_actor() -> PlacementGroup:
     held_by_an_actor()
     return placement_group([{"A": 1}])
@@ -369,6 +376,12 @@ STUCK: dict[str, tuple[Program, str, bool, tuple[str, ...]]] = {
         True,
         ("Actor Thing needs {GPU: 1}",),
     ),
+    "an actor with a label that no node has": (
+        lambda: Thing.options(label_selector={"zone": "mars"}).remote(),
+        "INFEASIBLE",
+        True,
+        ("zone = mars", "(there no node has zone)", "start a node with zone = mars"),
+    ),
     "an actor beside a task": (
         lambda: (with_a(), Thing.options(resources={"A": 1}).remote())[1],
         "RESOURCES",
@@ -433,6 +446,18 @@ STUCK: dict[str, tuple[Program, str, bool, tuple[str, ...]]] = {
         "INFEASIBLE",
         True,
         ("could not hold if nothing else ran there", "make its bundles smaller"),
+    ),
+    "a placement group with a label that no node has": (
+        lambda: placement_group([{"CPU": 1}], bundle_label_selector=[{"zone": "mars"}]),
+        "INFEASIBLE",
+        True,
+        ("{CPU: 1} on a node with zone = mars", "has {A: 1, B: 1, CPU: 4}; there no node has zone)"),
+    ),
+    "a placement group beside another": (
+        a_group_beside_another,
+        "RESOURCES",
+        True,
+        ("which is in use", " holds {A: 1} there until it is removed", "remove a placement group"),
     ),
     "a placement group beside an actor": (
         a_group_beside_an_actor,

@@ -7,9 +7,11 @@ the hard and soft parts of a NodeLabelSchedulingStrategy).
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+from ray_mono.common.scheduling.resources import ResourceSet
 from ray_mono.protobuf import common_pb2
 
 NODE_ID_LABEL = "ray.io/node-id"
@@ -20,6 +22,9 @@ EXISTS = common_pb2.LabelRequirement.EXISTS
 DOES_NOT_EXIST = common_pb2.LabelRequirement.DOES_NOT_EXIST
 
 Labels = Mapping[str, str]
+
+VALUES_TOLD_MAX = 5
+"""Of one label."""
 
 
 class LabelRequirement(NamedTuple):
@@ -69,6 +74,23 @@ def told(selectors: Sequence[LabelSelector]) -> str:
     return ", or else ".join(
         " and ".join(str(requirement) for requirement in selector) or "any labels" for selector in selectors
     )
+
+
+def needed(resources: ResourceSet, selectors: Sequence[LabelSelector]) -> str:
+    """For people, what a node has to have: "{CPU: 1} and zone = mars"."""
+    parts = [f"{resources}"] if resources or not selectors else []
+    return " and ".join([*parts, told(selectors)] if selectors else parts)
+
+
+def told_values(selectors: Sequence[LabelSelector], nodes: Sequence[Labels]) -> str:
+    """For people, what nodes have of the labels asked for: "region is us (2), eu (1); no node has gpu"."""
+    have = []
+    for key in sorted({requirement.key for selector in selectors for requirement in selector}):
+        values = Counter(labels.get(key) for labels in nodes)
+        named = [f"{value} ({count})" for value, count in values.most_common() if value is not None]
+        shown = ", ".join(named[:VALUES_TOLD_MAX]) + (", …" if len(named) > VALUES_TOLD_MAX else "")
+        have.append(f"{key} is {shown}" if shown else f"no node has {key}")
+    return "; ".join(have)
 
 
 def selector_from_proto(message: common_pb2.LabelSelector) -> LabelSelector:

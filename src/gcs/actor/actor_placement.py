@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from ray_mono.common.explanation import WaitCode
 from ray_mono.common.ids import NodeID
 from ray_mono.common.scheduling.bundle_resources import ANY_BUNDLE, plain
-from ray_mono.common.scheduling.labels import told
+from ray_mono.common.scheduling.labels import any_selects, told, told_values
 from ray_mono.common.scheduling.node_snapshot import NodeSnapshot
 from ray_mono.common.scheduling.policy import (
     NODES_LOOKED_AT,
@@ -126,6 +126,8 @@ def explain(class_name: str, demand: Demand, nodes: Sequence[NodeSnapshot]) -> S
         ends = drained(demand.resources, nodes, demand.strategy.selectors)
         which = f"which only node {ends[0].node_id.hex()[:8]} has, and that is drained" if ends else ""
         alive = [node for node in nodes if node.takes_work]
+        if not ends and not any(any_selects(selectors, node.labels) for node in alive):
+            which = f"which no node has (there {told_values(selectors, [node.labels for node in alive])})"
         return Shortage(
             f"{needs}, {which or 'which no node has'}; the cluster has {_told(alive, demand, False)}.",
             WaitCode.NODE_DRAINED if ends else WaitCode.INFEASIBLE,
@@ -137,8 +139,6 @@ def explain(class_name: str, demand: Demand, nodes: Sequence[NodeSnapshot]) -> S
     )
 
 
-def _explain_in_group(class_name: str, demand: Demand, nodes: Sequence[NodeSnapshot]) -> Shortage:
-    index, group = demand.strategy.bundle_index, demand.strategy.group_id.hex()
 def told_held(held: ResourceSet, demand: Demand) -> str:
     """For people, what living actors have, beside what another wants; empty: nothing."""
     if not demand.strategy.group_id:
@@ -148,6 +148,8 @@ def told_held(held: ResourceSet, demand: Demand) -> str:
     return f"{there}" if there else ""
 
 
+def _explain_in_group(class_name: str, demand: Demand, nodes: Sequence[NodeSnapshot]) -> Shortage:
+    index, group = demand.strategy.bundle_index, demand.strategy.group_id.hex()
     bundle = "" if index == ANY_BUNDLE else f"bundle {index} of "
     needs = f"Actor {class_name} needs {plain(demand.resources)} in {bundle}placement group {group}"
     able = _able(demand, nodes)

@@ -10,12 +10,14 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from ray_mono.common.ids import NodeID
+from ray_mono.common.scheduling.labels import told, told_values
 from ray_mono.common.scheduling.node_snapshot import NodeSnapshot
 from ray_mono.common.scheduling.resources import ResourceSet
 from ray_mono.gcs.placement_group.bundle_placement import Bundle, BundleStrategy, drained_for, place
 from ray_mono.gcs.placement_group.group_state import PlacementGroup
 
 BUNDLES_TOLD_MAX = 4
+NODES_TOLD_MAX = 4
 
 
 class WantedPlaces(NamedTuple):
@@ -66,7 +68,12 @@ class WantedPlaces(NamedTuple):
     def why_not(self, nodes: Iterable[NodeSnapshot]) -> tuple[str, bool]:
         """For people; and whether no node could hold it if nothing else ran there."""
         nodes = [node for node in nodes if NodeID(node.node_id) not in self.shunned]
-        needs = ", ".join(str(bundle.resources) for bundle in self.bundles[:BUNDLES_TOLD_MAX])
+        needs = ", ".join(
+            f"{bundle.resources} on a node with {told((bundle.selector,))}"
+            if bundle.selector
+            else f"{bundle.resources}"
+            for bundle in self.bundles[:BUNDLES_TOLD_MAX]
+        )
         num_more = len(self.bundles) - BUNDLES_TOLD_MAX
         more = f", and {num_more} more" if num_more > 0 else ""
         what = f"it needs {needs}{more} by {self.strategy.value}"
@@ -75,6 +82,20 @@ class WantedPlaces(NamedTuple):
             cluster = "only node" if len(alive) == 1 else f"{len(alive)} nodes"
             never = f"which the {cluster} of the cluster could not hold if nothing else ran there"
             ends = drained_for(self.bundles, nodes)
+            never += self._told_of(alive)
             more = f"; node {ends[0].node_id.hex()[:8]} could hold some of it, and is drained" if ends else ""
             return f"{what}, {never}{more}", True
         return f"{what}, which is in use", False
+
+    def _told_of(self, nodes: Sequence[NodeSnapshot]) -> str:
+        """What these nodes have in all, and of the labels that bundles ask for."""
+        needs = ResourceSet.sum_of(bundle.resources for bundle in self.bundles)
+        have = [
+            f"node {node.node_id.hex()[:8]} has {node.total.beside(needs)}" for node in nodes[:NODES_TOLD_MAX]
+        ]
+        selectors = [bundle.selector for bundle in self.bundles if bundle.selector]
+        if selectors:
+            have.append(f"there {told_values(selectors, [node.labels for node in nodes])}")
+        more = len(nodes) - NODES_TOLD_MAX
+        have += [f"and {more} more nodes"] if more > 0 else []
+        return f" ({'; '.join(have)})" if have else ""

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Sequence
 
 from ray_mono.common.scheduling.bundle_resources import ANY_BUNDLE, BUNDLE, name_in, plain
-from ray_mono.common.scheduling.labels import LabelSelector, any_selects, told
+from ray_mono.common.scheduling.labels import LabelSelector, any_selects, told, told_values
 from ray_mono.common.scheduling.node_snapshot import NodeSnapshot
 from ray_mono.common.scheduling.policy import drained
 from ray_mono.common.scheduling.resources import ResourceSet
@@ -16,8 +15,6 @@ from ray_mono.raylet.scheduling.scheduling_policy import Decision, Infeasible, N
 
 HINT = ". It waits until "
 """Where a sentence says what would help."""
-VALUES_SHOWN_MAX = 5
-"""Of one label."""
 NODES_SHOWN_MAX = 4
 """Of those that could hold a lease: others are counted."""
 
@@ -151,16 +148,10 @@ def no_such_labels(
     nodes: Sequence[NodeSnapshot],
 ) -> str:
     """No node that takes work has the labels."""
-    keys = sorted({requirement.key for selector in selectors for requirement in selector})
-    have = []
-    for key in keys:
-        values = Counter(node.labels.get(key) for node in nodes if node.takes_work)
-        named = [f"{value} ({count})" for value, count in values.most_common() if value is not None]
-        shown = ", ".join(named[:VALUES_SHOWN_MAX]) + (", …" if len(named) > VALUES_SHOWN_MAX else "")
-        have.append(f"{key} is {shown}" if shown else f"no node has {key}")
+    have = told_values(selectors, [node.labels for node in nodes if node.takes_work])
     return (
         f"{task_name} has to run on a node with {told(selectors)}, and no node of the cluster has such "
-        f"labels (there {'; '.join(have)}){_but_drained(required, nodes, selectors)}{HINT}one joins: start "
+        f"labels (there {have}){_but_drained(required, nodes, selectors)}{HINT}one joins: start "
         "it with --labels, ask for others, or cancel it."
     )
 
