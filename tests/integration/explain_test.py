@@ -3,13 +3,11 @@ with whatever waits there."""
 
 from __future__ import annotations
 
-import asyncio
 import json
 import os
 import signal
 import subprocess
 import sys
-import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -74,8 +72,8 @@ def told(refs: list[Any]) -> str:
 
 
 @ray.remote(num_cpus=0)
-def items(number: int = 1) -> Iterator[int]:
-    yield from range(number)
+def items() -> Iterator[int]:
+    yield 1
     signal.pause()
 
 
@@ -99,21 +97,6 @@ class Thing:
     def pid(self) -> int:
         return os.getpid()
 
-    def make(self) -> list[Any]:
-        """A reference that it owns."""
-        return [never.remote()]
-
-
-@ray.remote(num_cpus=0, concurrency_groups={"near": 1, "far": 1})
-class Grouped:
-    @ray.method(concurrency_group="near")
-    def near(self) -> None:
-        threading.Event().wait()
-
-    @ray.method(concurrency_group="far")
-    def far(self) -> None:
-        threading.Event().wait()
-
 
 @ray.remote(num_cpus=0)
 class Slow:
@@ -130,12 +113,6 @@ class Slow:
 class Async:
     async def ask(self, refs: list[Any]) -> Any:
         return await refs[0]
-
-    async def rest(self) -> None:
-        await asyncio.Event().wait()
-
-    async def call_itself(self, this: Any) -> None:
-        await this.rest.remote()
 
 
 Program = Callable[[], Any]
@@ -159,12 +136,6 @@ def in_a_circle(number: int) -> Any:
     things = [Thing.options(name=f"thing {each}", lifetime="detached").remote() for each in range(number)]
     get([thing.know.remote(things[place - 1]) for place, thing in enumerate(things)])
     return things[0].answer.remote()
-
-
-def calls_itself(**options: Any) -> Any:
-    actor = Async.options(**options).remote()
-    KEPT.append(actor)
-    return actor.call_itself.remote(actor)
 
 
 def behind_another() -> Any:
@@ -209,13 +180,6 @@ def a_dead_actor() -> Any:
     return thing
 
 
-def a_group_beside_another() -> PlacementGroup:
-    first = placement_group([{"A": 1}])
-    KEPT.append(first)
-    assert first.wait(30)
-    return placement_group([{"A": 1}])
-
-
 def a_group_beside_an_actor() -> PlacementGroup:
     held_by_an_actor()
     return placement_group([{"A": 1}])
@@ -231,26 +195,6 @@ def next_item() -> Any:
     KEPT.append(generator)
     get(next(generator))
     return generator
-
-
-def nobody_takes() -> Any:
-    generator = items.options(_generator_backpressure_num_objects=1).remote(2)
-    KEPT.append(generator)
-    get(next(generator))
-    return generator.completed()
-
-
-def of_an_ended_owner() -> Any:
-    thing = Thing.remote()
-    (ref,) = get(thing.make.remote())
-    ray.kill(thing)
-    return ref
-
-
-def group_busy() -> Any:
-    thing = Grouped.remote()
-    KEPT.extend([thing, thing.near.remote(), thing.far.remote()])
-    return thing.far.remote()
 
 
 def all_threads_busy() -> Any:
@@ -337,33 +281,10 @@ STUCK: dict[str, tuple[Program, str, bool, tuple[str, ...]]] = {
         True,
         ("a deadlock, in which answer() of actor",),
     ),
-    "an actor that calls itself and has no thread for that": (
-        lambda: calls_itself(max_concurrency=1),
-        "DEADLOCK",
-        True,
-        ("rest() of actor ", "is behind Async.call_itself() of actor", " for each other"),
-    ),
-    "an actor that calls itself, which runs": (
-        calls_itself,
-        "RUNNING",
-        False,
-        (
-            "Async.call_itself() of actor ",
-            "waits in its code for 1 object",
-            "Async.rest() of actor ",
-            " runs",
-        ),
-    ),
     "two actors that wait for each other": (lambda: in_a_circle(2), "DEADLOCK", True, ("for each other",)),
     "three actors in a circle": (lambda: in_a_circle(3), "DEADLOCK", True, (" and ", "for each other")),
     "a call behind another": (behind_another, "RUNNING", False, ("is behind Thing.work() of actor",)),
     "a call where all threads are busy": (all_threads_busy, "RUNNING", False, ("is behind Thing.work()",)),
-    "a call whose concurrency group is busy": (
-        group_busy,
-        "RUNNING",
-        False,
-        ("Grouped.far() of actor", "(concurrency group far) is behind Grouped.far()"),
-    ),
     "a call of an actor that no node can hold": (
         lambda: call_of(Thing.options(num_gpus=1).remote()),
         "INFEASIBLE",
@@ -375,12 +296,6 @@ STUCK: dict[str, tuple[Program, str, bool, tuple[str, ...]]] = {
         "INFEASIBLE",
         True,
         ("Actor Thing needs {GPU: 1}",),
-    ),
-    "an actor with a label that no node has": (
-        lambda: Thing.options(label_selector={"zone": "mars"}).remote(),
-        "INFEASIBLE",
-        True,
-        ("zone = mars", "(there no node has zone)", "start a node with zone = mars"),
     ),
     "an actor beside a task": (
         lambda: (with_a(), Thing.options(resources={"A": 1}).remote())[1],
@@ -416,29 +331,11 @@ STUCK: dict[str, tuple[Program, str, bool, tuple[str, ...]]] = {
     "an actor that lives": (lambda: Thing.remote(), "READY", False, ("is alive",)),
     "a get of several": (lambda: ask.remote([never.remote(), of_gpus()]), "INFEASIBLE", True, ("2 objects",)),
     "a wait": (lambda: ask_for_one.remote([of_gpus()]), "INFEASIBLE", True, ("waits in its code",)),
-    "a wait for one of two, of which one runs": (
-        lambda: ask_for_one.remote([of_gpus(), never.remote()]),
-        "RUNNING",
-        False,
-        ("waits in its code for 1 of 2 objects", "never() runs on"),
-    ),
     "an await": (
         lambda: (KEPT.append(actor := Async.remote()), actor.ask.remote([of_gpus()]))[1],
         "INFEASIBLE",
         True,
         ("Async.ask() of actor",),
-    ),
-    "a generator whose items nobody takes": (
-        nobody_takes,
-        "BACKPRESSURE",
-        True,
-        ("waits in its code for its caller, who has taken 1 of the 2 items", "take items of it"),
-    ),
-    "a value whose owner has ended": (
-        of_an_ended_owner,
-        "OWNER_DIED",
-        True,
-        (", which owned object ", "has ended, and the value with it", "make it again"),
     ),
     "the next item of a generator": (next_item, "RUNNING", False, ("items() runs on",)),
     "a placement group larger than the cluster": (
@@ -446,18 +343,6 @@ STUCK: dict[str, tuple[Program, str, bool, tuple[str, ...]]] = {
         "INFEASIBLE",
         True,
         ("could not hold if nothing else ran there", "make its bundles smaller"),
-    ),
-    "a placement group with a label that no node has": (
-        lambda: placement_group([{"CPU": 1}], bundle_label_selector=[{"zone": "mars"}]),
-        "INFEASIBLE",
-        True,
-        ("{CPU: 1} on a node with zone = mars", "has {A: 1, B: 1, CPU: 4}; there no node has zone)"),
-    ),
-    "a placement group beside another": (
-        a_group_beside_another,
-        "RESOURCES",
-        True,
-        ("which is in use", " holds {A: 1} there until it is removed", "remove a placement group"),
     ),
     "a placement group beside an actor": (
         a_group_beside_an_actor,
@@ -556,29 +441,6 @@ def test_all_that_waits_is_listed_by_why(tmp_path: Path) -> None:
     assert "RESOURCES: 2\n  2 × never() needs {A: 1}" in told
     assert at_a_shell().stdout == f"{told}\n"
     assert set(json.loads(at_a_shell("--json").stdout)["waiting"]) == set(expected)
-    KEPT.clear()
-
-
-def test_what_waits_for_something_that_runs_is_listed_and_apart_from_what_waits_for_other_things() -> None:
-    KEPT.extend([behind_another(), ask.remote([never.remote()])])
-    KEPT.extend([never.remote(never.remote()), never.remote(of_gpus())])
-    expected = {
-        "RUNNING": ["ask() on", "never() waits", "rest() of"],
-        "INFEASIBLE": ["never needs", "never() waits"],
-    }
-
-    def found() -> dict[str, list[str]]:
-        groups = ray.explain().by_code
-        return {code: sorted(str(group.example) for group in alike) for code, alike in groups.items()}
-
-    def is_as_expected() -> bool:
-        told = found()
-        return told.keys() == expected.keys() and all(
-            len(told[code]) == len(begins) and all(map(str.startswith, told[code], begins))
-            for code, begins in expected.items()
-        )
-
-    wait_until(is_as_expected, str(expected))
     KEPT.clear()
 
 

@@ -1,0 +1,218 @@
+"""Programs that wait for calls, generators and placement groups, and what `explain` says of them: the fourth
+table. And what is listed of all that waits."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import ray_mono as ray
+from ray_mono.util import placement_group
+from ray_mono.util.placement_group import PlacementGroup
+from tests.integration.bounded import get
+from tests.integration.explained import expect_explained
+from tests.waiting import wait_until
+
+
+@pytest.fixture(autouse=True)
+def session(shared_base: Path, by_value: None) -> Iterator[None]:
+    ray.init(address="local", num_cpus=4, resources={"A": 1}, log_to_driver=False)
+    yield
+    ray.shutdown()
+    KEPT.clear()
+
+
+KEPT: list[Any] = []
+
+
+@ray.remote(num_cpus=0)
+def never(*args: Any) -> int:
+    signal.pause()
+    return 1
+
+
+@ray.remote(num_cpus=0)
+def ask(refs: list[Any]) -> Any:
+    return ray.get(refs)
+
+
+@ray.remote(num_cpus=0)
+def ask_for_one(refs: list[Any]) -> Any:
+    return ray.wait(refs)
+
+
+@ray.remote(num_cpus=0)
+def items(number: int) -> Iterator[int]:
+    yield from range(number)
+
+
+@ray.remote(num_cpus=0)
+class Thing:
+    def work(self) -> None:
+        signal.pause()
+
+    def rest(self) -> None:
+        pass
+
+    def make(self) -> list[Any]:
+        """A reference that it owns."""
+        return [never.remote()]
+
+
+@ray.remote(num_cpus=0, concurrency_groups={"near": 1, "far": 1})
+class Grouped:
+    @ray.method(concurrency_group="near")
+    def near(self) -> None:
+        threading.Event().wait()
+
+    @ray.method(concurrency_group="far")
+    def far(self) -> None:
+        threading.Event().wait()
+
+
+@ray.remote(num_cpus=0)
+class Async:
+    async def rest(self) -> None:
+        await asyncio.Event().wait()
+
+    async def call_itself(self, this: Any) -> None:
+        await this.rest.remote()
+
+
+def of_gpus() -> Any:
+    return never.options(num_gpus=1).remote()
+
+
+def calls_itself(**options: Any) -> Any:
+    actor = Async.options(**options).remote()
+    KEPT.append(actor)
+    return actor.call_itself.remote(actor)
+
+
+def behind_another() -> Any:
+    thing = Thing.remote()
+    KEPT.extend([thing, thing.work.remote()])
+    return thing.rest.remote()
+
+
+def group_busy() -> Any:
+    thing = Grouped.remote()
+    KEPT.extend([thing, thing.near.remote(), thing.far.remote()])
+    return thing.far.remote()
+
+
+def nobody_takes() -> Any:
+    generator = items.options(_generator_backpressure_num_objects=1).remote(9)
+    KEPT.append(generator)
+    get(next(generator))
+    return generator.completed()
+
+
+def of_an_ended_owner() -> Any:
+    thing = Thing.remote()
+    (ref,) = get(thing.make.remote())
+    ray.kill(thing)
+    return ref
+
+
+def a_group_beside_another() -> PlacementGroup:
+    first = placement_group([{"A": 1}])
+    KEPT.append(first)
+    assert first.wait(30)
+    return placement_group([{"A": 1}])
+
+
+STUCK: dict[str, tuple[Callable[[], Any], str, bool, tuple[str, ...]]] = {
+    "an actor that calls itself and has no thread for that": (
+        lambda: calls_itself(max_concurrency=1),
+        "DEADLOCK",
+        True,
+        ("rest() of actor ", "is behind Async.call_itself() of actor", " for each other"),
+    ),
+    "an actor that calls itself, which runs": (
+        calls_itself,
+        "RUNNING",
+        False,
+        (
+            "Async.call_itself() of actor ",
+            "waits in its code for 1 object",
+            "Async.rest() of actor ",
+            " runs",
+        ),
+    ),
+    "a call whose concurrency group is busy": (
+        group_busy,
+        "RUNNING",
+        False,
+        ("Grouped.far() of actor", "(concurrency group far) is behind Grouped.far()"),
+    ),
+    "a wait for one of two, of which one runs": (
+        lambda: ask_for_one.remote([of_gpus(), never.remote()]),
+        "RUNNING",
+        False,
+        ("waits in its code for 1 of 2 objects", "never() runs on"),
+    ),
+    "a generator whose items nobody takes": (
+        nobody_takes,
+        "BACKPRESSURE",
+        True,
+        ("waits in its code for its caller, who has taken 1 of the 2 items", "take items of it"),
+    ),
+    "a value whose owner has ended": (
+        of_an_ended_owner,
+        "OWNER_DIED",
+        True,
+        (", which owned object ", "has ended, and the value with it", "make it again"),
+    ),
+    "an actor with a label that no node has": (
+        lambda: Thing.options(label_selector={"zone": "mars"}).remote(),
+        "INFEASIBLE",
+        True,
+        ("zone = mars", "(there no node has zone)", "start a node with zone = mars"),
+    ),
+    "a placement group with a label that no node has": (
+        lambda: placement_group([{"CPU": 1}], bundle_label_selector=[{"zone": "mars"}]),
+        "INFEASIBLE",
+        True,
+        ("{CPU: 1} on a node with zone = mars", "has {A: 1, CPU: 4}; there no node has zone)"),
+    ),
+    "a placement group beside another": (
+        a_group_beside_another,
+        "RESOURCES",
+        True,
+        ("which is in use", " holds {A: 1} there until it is removed", "remove a placement group"),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", STUCK)
+def test_what_waits_for_others_is_explained(name: str) -> None:
+    program, *expected = STUCK[name]
+    waits = program()
+    KEPT.append(waits)
+    expect_explained(waits, *expected)
+
+
+def test_what_waits_for_something_that_runs_is_listed_and_apart_from_what_waits_for_other_things() -> None:
+    KEPT.extend([behind_another(), ask.remote([never.remote()])])
+    KEPT.extend([never.remote(never.remote()), never.remote(of_gpus())])
+    expected = {
+        "RUNNING": ["ask() on", "never() waits", "rest() of"],
+        "INFEASIBLE": ["never needs", "never() waits"],
+    }
+
+    def is_as_expected() -> bool:
+        groups = ray.explain().by_code
+        told = {code: sorted(str(group.example) for group in alike) for code, alike in groups.items()}
+        return told.keys() == expected.keys() and all(
+            len(told[code]) == len(begins) and all(map(str.startswith, told[code], begins))
+            for code, begins in expected.items()
+        )
+
+    wait_until(is_as_expected, str(expected))
