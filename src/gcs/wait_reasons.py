@@ -127,7 +127,9 @@ class WaitReasons:
         shortage = explain(actor.registration.class_name, demand, nodes)
         text, missing = shortage.message.rstrip("."), shortages(demand.resources, nodes)
         if shortage.code in (WaitCode.INFEASIBLE, WaitCode.NODE_DRAINED):
-            unblock = f"start a node with {needed(demand.resources, demand.strategy.selectors)}, or ask for less"
+            unblock = (
+                f"start a node with {needed(demand.resources, demand.strategy.selectors)}, or ask for less"
+            )
             return reason_of(shortage.code, text, unblock=unblock, shortages=missing)
         if shortage.code is WaitCode.RESOURCES:
             holders = self._nodes_with(demand.resources)
