@@ -192,6 +192,20 @@ def test_affinity_that_may_not_wait_is_an_error_on_a_full_node(
         get(refs)
 
 
+def test_affinity_to_a_node_that_could_never_hold_it_or_has_other_labels_is_an_error(
+    here: str, there: str
+) -> None:
+    for node, options, why in (
+        (here, {"resources": {"there": 1}}, "which has .*there: 0.* in all"),
+        (there, {"label_selector": {"zone": "a"}}, "with zone = a, and that has other labels"),
+    ):
+        placed: Any = {"scheduling_strategy": on(node), **options}
+        with pytest.raises(TaskUnschedulableError, match=f"{node}.* {why}"):
+            get(where.options(**placed).remote())
+        with pytest.raises(ActorUnschedulableError, match=f"{node}.* {why}"):
+            get(Resident.options(**placed).remote().where.remote())
+
+
 # ---- labels
 
 

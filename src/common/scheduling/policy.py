@@ -19,7 +19,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 
-from ray_mono.common.scheduling.labels import LabelSelector, any_selects, selects
+from ray_mono.common.scheduling.labels import LabelSelector, any_selects, selects, told
 from ray_mono.common.scheduling.node_snapshot import NodeSnapshot
 from ray_mono.common.scheduling.resources import GPU, ResourceSet
 from ray_mono.common.scheduling.strategy import Strategy, StrategyKind
@@ -76,6 +76,16 @@ def in_turn(
     for first in range(begin, begin + num, NODES_LOOKED_AT):
         end = min(first + NODES_LOOKED_AT, begin + num)
         yield [*nodes[first:end], *nodes[max(first - num, 0) : max(end - num, 0)]]
+
+
+def why_never_there(required: ResourceSet, strategy: Strategy, node: NodeSnapshot) -> str:
+    """Why a node that takes work is none of the feasible ones, although an affinity names it: a clause."""
+    which = f"node {node.node_id.hex()}"
+    if required.fits_in(node.total):
+        clause = f"has to run on {which} with {told(strategy.selectors)}, and that has other labels"
+    else:
+        clause = f"needs {required} on {which}, which has {node.total.beside(required)} in all"
+    return f"{clause} (node affinity without soft=True)"
 
 
 def choose(

@@ -74,9 +74,9 @@ def _check(
         )
     allowed = bundles if index == bundle_resources.ANY_BUNDLE else [bundles[index]]
     if not any(needed.fits_in(bundle) for bundle in allowed):
-        told = ", ".join(f"{{{bundle}}}" for bundle in allowed)
+        told = ", ".join(map(str, allowed))
         if index == bundle_resources.ANY_BUNDLE:
             where = f"cannot fit into any bundle of placement group {group_id.hex()}, which has {told}"
         else:
             where = f"cannot fit into bundle {index} of placement group {group_id.hex()}, which is {told}"
-        raise ValueError(f"{what} needs {{{needed}}}: that {where}")
+        raise ValueError(f"{what} needs {needed}: that {where}")

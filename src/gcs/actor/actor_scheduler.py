@@ -20,6 +20,7 @@ from ray_mono.common.backoff import Backoff, pause_after_s
 from ray_mono.common.ids import ActorID, NodeID, WorkerID
 from ray_mono.common.our_bug import check
 from ray_mono.common.scheduling.argument_nodes import node_with_most
+from ray_mono.common.scheduling.policy import feasible, why_never_there
 from ray_mono.common.scheduling.resources import ResourceSet
 from ray_mono.common.scheduling.strategy import StrategyKind
 from ray_mono.gcs.actor.actor_effects import Effect, Place
@@ -273,6 +274,10 @@ class ActorScheduler:
             message = (
                 f"it has to live on node {wanted.hex()}, which is {state} (node affinity without soft=True)"
             )
+            raise NoPlaceEver(Death(DeathKind.UNSCHEDULABLE, message))
+        named = [node for node in self._leases.view() if node.node_id == wanted]
+        if named and not feasible(demand.resources, named, demand.strategy.selectors):
+            message = f"it {why_never_there(demand.resources, demand.strategy, named[0])}"
             raise NoPlaceEver(Death(DeathKind.UNSCHEDULABLE, message))
 
     # ---- the creation

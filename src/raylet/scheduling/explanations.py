@@ -7,9 +7,9 @@ from collections.abc import Iterable, Sequence
 from ray_mono.common.scheduling.bundle_resources import ANY_BUNDLE, BUNDLE, name_in, plain
 from ray_mono.common.scheduling.labels import LabelSelector, any_selects, told, told_values
 from ray_mono.common.scheduling.node_snapshot import NodeSnapshot
-from ray_mono.common.scheduling.policy import drained
+from ray_mono.common.scheduling.policy import drained, why_never_there
 from ray_mono.common.scheduling.resources import ResourceSet
-from ray_mono.common.scheduling.strategy import Strategy, StrategyKind
+from ray_mono.common.scheduling.strategy import Strategy
 from ray_mono.raylet.scheduling.leases import Shape
 from ray_mono.raylet.scheduling.scheduling_policy import Decision, Infeasible, NoSuchNode, Wait
 
@@ -50,13 +50,6 @@ def infeasible(
 ) -> str:
     """No node that the strategy allows could ever hold it. `nodes`: all of them, this one included."""
     alive = [node for node in nodes if node.takes_work]
-    if strategy.kind is StrategyKind.NODE_AFFINITY and not strategy.is_soft:
-        named = [node for node in alive if node.node_id == strategy.node_id]
-        total = named[0].total if named else ResourceSet()
-        return (
-            f"{task_name} needs {required} on node {strategy.node_id.hex()[:8]}, which has "
-            f"{total.beside(required)} in all: it waits for ever unless it asks for less or for another node."
-        )
     which = ""
     if strategy.selectors:
         alive = [node for node in alive if any_selects(strategy.selectors, node.labels)]
@@ -196,6 +189,10 @@ def no_such_node(task_name: str, node_id: bytes, is_gone: bool) -> str:
     state = "is dead, or drained" if is_gone else "is not in this cluster"
     name = task_name or "A task"
     return f"{name} has to run on node {node_id.hex()}, which {state} (node affinity without soft=True)."
+
+
+def never_there(task_name: str, required: ResourceSet, strategy: Strategy, node: NodeSnapshot) -> str:
+    return f"{task_name or 'A task'} {why_never_there(required, strategy, node)}."
 
 
 def node_is_drained(node_id: bytes) -> str:

@@ -34,6 +34,7 @@ from ray_mono.raylet.scheduling.reservations import Reservations
 from ray_mono.raylet.scheduling.scheduling_policy import (
     Decision,
     Infeasible,
+    NeverThere,
     NoSuchNode,
     NotFree,
     RunHere,
@@ -220,7 +221,7 @@ class LeaseScheduler:
         for shape in self._queue.shapes():
             decision = self.decide(shape)
             is_placed = isinstance(decision, RunHere | SpillTo) or decision == NoSuchNode(is_gone=True)
-            is_placed = is_placed or isinstance(decision, NotFree)
+            is_placed = is_placed or isinstance(decision, NotFree | NeverThere)
             check(not is_placed, f"what needs {shape.required} waits, and {decision} is decided")
 
     def grant_of(self, lease: WorkerLease) -> Granted:
@@ -277,6 +278,8 @@ class LeaseScheduler:
                 lease = self._queue.pop(job_id, shape)
                 text = explanations.not_free(lease.request.task_name, shape.required, shape.strategy.node_id)
                 effects.append(Rejected(lease.lease_id, RejectionKind.INFEASIBLE, text))
+            case NeverThere(node):
+                effects.append(_never_there(self._queue.pop(job_id, shape), node))
             case Wait() | Infeasible() | NoSuchNode():
                 return False
             case _:
@@ -299,3 +302,9 @@ def _no_such_node(lease: WorkerLease, is_gone: bool) -> Rejected:
         return Rejected(lease.lease_id, RejectionKind.NOT_HERE, explanations.node_is_drained(node_id))
     text = explanations.no_such_node(lease.request.task_name, node_id, is_gone)
     return Rejected(lease.lease_id, RejectionKind.INFEASIBLE, text)
+
+
+def _never_there(lease: WorkerLease, node: NodeSnapshot) -> Rejected:
+    text = explanations.never_there(lease.request.task_name, lease.shape.required, lease.shape.strategy, node)
+    kind = RejectionKind.INFEASIBLE if lease.request.bundles is None else RejectionKind.NOT_HERE
+    return Rejected(lease.lease_id, kind, text)

@@ -5,7 +5,7 @@
 - SPREAD: the nodes in turn, among those that have it free.
 - Node affinity: that node and no other. A soft one is as the default where the node is dead, is drained, or
   could never hold it; where it spills, also while the node has it not free. A hard one that fails then is
-  refused.
+  refused, and one whose node could never hold it, or has other labels.
 
 Of many nodes some are looked at, and this one (policy.in_turn). The first time it begins at this node's own
 place, so that not all nodes send to the same ones.
@@ -60,7 +60,14 @@ class NotFree:
     """Hard affinity to a node that has it not free now, and that is an error (final)."""
 
 
-Decision = RunHere | SpillTo | Wait | Infeasible | NoSuchNode | NotFree
+@dataclass(frozen=True)
+class NeverThere:
+    """Hard affinity to a node that could never hold it, or has other labels (final)."""
+
+    node: NodeSnapshot
+
+
+Decision = RunHere | SpillTo | Wait | Infeasible | NoSuchNode | NotFree | NeverThere
 
 
 def decide(
@@ -78,6 +85,7 @@ def decide(
     last lease of this strategy went.
     """
     only = strategy.only_node_id
+    named: list[NodeSnapshot] = []
     if only is not None:
         named = [node for node in (here, *others) if node.node_id == only]
         if not named or not named[0].takes_work:
@@ -97,5 +105,5 @@ def decide(
     if spared is not None:
         return RunHere() if spared is here else SpillTo(spared)
     if not feasible_node_ids:
-        return Infeasible()
+        return NeverThere(named[0]) if named else Infeasible()
     return NotFree() if strategy.fails else Wait(tuple(sorted(feasible_node_ids)))

@@ -338,6 +338,14 @@ def test_hard_affinity_to_a_node_nobody_knows_fails_after_a_while_and_to_a_dead_
     assert "is dead" in scene.messages["late"]
 
 
+def test_hard_affinity_to_a_node_that_could_never_hold_it_fails_at_once() -> None:
+    scene = Scene(units(CPU=4))
+    scene.other_node(units(CPU=1))
+    scene.ask("large", resources=units(CPU=2), strategy=Strategy(StrategyKind.NODE_AFFINITY, THERE))
+    assert scene.rejected == {"large": RejectionKind.INFEASIBLE}
+    assert "which has {CPU: 1} in all" in scene.messages["large"]
+
+
 def test_spread_leases_go_round_the_nodes() -> None:
     scene = Scene(units(CPU=4))
     scene.other_node(units(CPU=4))

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 import pytest
 
+from ray_mono.common.scheduling.labels import IN, LabelRequirement
 from ray_mono.common.scheduling.node_snapshot import NodeSnapshot
 from ray_mono.common.scheduling.policy import NODES_LOOKED_AT
 from ray_mono.common.scheduling.resources import ResourceSet
@@ -13,6 +14,7 @@ from ray_mono.common.scheduling.strategy import Strategy, StrategyKind
 from ray_mono.raylet.scheduling.scheduling_policy import (
     Decision,
     Infeasible,
+    NeverThere,
     NoSuchNode,
     NotFree,
     RunHere,
@@ -89,7 +91,13 @@ def test_hard_affinity_waits_for_its_node_and_takes_no_other() -> None:
     assert choose(0, [node("a", 4)], affinity("b")) == Wait((HERE,))
     assert isinstance(choose(4, [node("a", 1)], affinity("a")), SpillTo)
     assert choose(4, [node("a", 0)], affinity("a")) == Wait((b"a" * 28,))
-    assert choose(4, [node("a", 0, total=0.5)], affinity("a")) == Infeasible()
+
+
+def test_hard_affinity_is_refused_where_its_node_could_never_hold_it_or_has_other_labels() -> None:
+    small, plain = node("a", 0, total=0.5), node("a", 4)
+    assert choose(4, [small], affinity("a")) == NeverThere(small)
+    labelled = affinity("a")._replace(selectors=((LabelRequirement("zone", IN, ("z",)),),))
+    assert choose(4, [plain], labelled) == NeverThere(plain)
 
 
 def test_soft_affinity_that_spills_leaves_its_node_where_that_is_busy() -> None:
