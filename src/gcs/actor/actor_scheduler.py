@@ -275,9 +275,11 @@ class ActorScheduler:
                 f"it has to live on node {wanted.hex()}, which is {state} (node affinity without soft=True)"
             )
             raise NoPlaceEver(Death(DeathKind.UNSCHEDULABLE, message))
-        named = [node for node in self._leases.view() if node.node_id == wanted]
-        if named and not feasible(demand.resources, named, demand.strategy.selectors):
-            message = f"it {why_never_there(demand.resources, demand.strategy, named[0])}"
+        if wanted is None:
+            return
+        named = self._nodes.placement(NodeID(wanted))
+        if not feasible(demand.resources, [named], demand.strategy.selectors):
+            message = f"it {why_never_there(demand.resources, demand.strategy, named)}"
             raise NoPlaceEver(Death(DeathKind.UNSCHEDULABLE, message))
 
     # ---- the creation
