@@ -33,7 +33,7 @@ from ray_mono.gcs.node_manager import NodeManager, raylet_address
 from ray_mono.gcs.old_rows import OldRows
 from ray_mono.gcs.placement_group.placement_groups import PlacementGroups
 from ray_mono.gcs.pubsub.collections import Collections
-from ray_mono.gcs.pubsub.paced_news import death_news, node_news, resource_news
+from ray_mono.gcs.pubsub.paced_news import ClusterNews
 from ray_mono.gcs.pubsub.subscriptions import Subscriptions
 from ray_mono.gcs.storage.table_storage import Table
 from ray_mono.gcs.task_event_log import TaskEventLog
@@ -61,9 +61,7 @@ class Cluster:
         self.kv = KeyValueStore(environment.writes, config.kv_bytes_max)
         self.answers = Answers(environment.writes, config.answering_callers_max, config.kept_answers_max)
         self.subscriptions = Subscriptions(config.subscriber_queue_max)
-        self._node_news = node_news(environment.tasks, self.subscriptions)
-        self._resource_news = resource_news(environment.tasks, self.subscriptions)
-        self._death_news = death_news(environment.tasks, self.subscriptions)
+        self._news = ClusterNews(environment.tasks, self.subscriptions)
         self.actor_table = table = ActorTable(environment.writes, self._publish_actor)
         self.fences = NodeFences(config.fence_margin_s)
         self.health = NodeHealth(
@@ -155,7 +153,7 @@ class Cluster:
         """Raises UnknownNode, NodeIsDead."""
         totals = dict(self.nodes.resources_of(NodeID(resources.node_id)).total.amounts)
         if self.nodes.report(resources):
-            self._resource_news.add(resources.node_id, resources)
+            self._news.reported(resources)
             self.leases.reported(NodeID(resources.node_id))
             if dict(resources.total.amounts) != totals:
                 self.scheduler.nodes_changed()
@@ -214,11 +212,7 @@ class Cluster:
 
     def _write_node(self, row: common_pb2.NodeInfo) -> None:
         self._writes.put(Table.NODE, row.node_id, row.SerializeToString())
-        # Who subscribes from now on gets this row, and must not get an earlier one after it.
-        self._node_news.forget(row.node_id)
-        news = common_pb2.NodeInfo()
-        news.CopyFrom(row)
-        self._writes.after_commit(lambda: self._node_news.add(row.node_id, news))
+        self._news.node_changed(row, self._writes.after_commit)
 
     # ---- jobs
 
@@ -313,7 +307,7 @@ class Cluster:
         payload = row.SerializeToString()
         self._writes.put(Table.WORKER, row.worker_id, payload)
         self._old.forget_workers()
-        self._writes.after_commit(lambda: self._death_news.add(info.worker_id, info.worker_id))
+        self._writes.after_commit(lambda: self._news.worker_died(info.worker_id))
         return True
 
     # ---- actors

@@ -118,14 +118,14 @@ class WaitReasons:
                 held = held - named(held, CPU)
             if lease.has_worker and any(name in missing for name, _ in held.items()):
                 holders.append(self._worker_of(lease))
-        held = list(self._stories.groups_with(missing).items())
+        of_groups = list(self._stories.groups_with(missing).items())
         told = "".join(
             f"; placement group {group_id.hex()[:8]} holds {part} there until it is removed"
-            for group_id, part in held[:GROUPS_TOLD_MAX]
+            for group_id, part in of_groups[:GROUPS_TOLD_MAX]
         )
-        more = len(held) - GROUPS_TOLD_MAX
+        more = len(of_groups) - GROUPS_TOLD_MAX
         told += f", and {more} more groups" if more > 0 else ""
-        return holders[:HOLDERS_TOLD_MAX], told, "remove a placement group, " if held else ""
+        return holders[:HOLDERS_TOLD_MAX], told, "remove a placement group, " if of_groups else ""
 
     def placed(self, subject: common_pb2.WaitSubject) -> common_pb2.WaitSubject | None:
         """A WORKER or a STORE of which only ids are known, with its address; None where nobody here knows

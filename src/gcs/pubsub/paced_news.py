@@ -123,3 +123,28 @@ def death_news(tasks: BackgroundTasks, subscriptions: Subscriptions) -> PacedNew
         return len(subscriptions.publish(gcs_pb2.WORKER_DEATH, b"", news.SerializeToString()))
 
     return PacedNews(tasks, publish, len)
+
+
+class ClusterNews:
+    """What all nodes hear of each other."""
+
+    def __init__(self, tasks: BackgroundTasks, subscriptions: Subscriptions) -> None:
+        self._nodes = node_news(tasks, subscriptions)
+        self._resources = resource_news(tasks, subscriptions)
+        self._deaths = death_news(tasks, subscriptions)
+
+    def node_changed(
+        self, row: common_pb2.NodeInfo, after_commit: Callable[[Callable[[], object]], None]
+    ) -> None:
+        """It is told when it is durable. Who subscribes from now on gets this row, and must not get an
+        earlier one after it."""
+        self._nodes.forget(row.node_id)
+        news = common_pb2.NodeInfo()
+        news.CopyFrom(row)
+        after_commit(lambda: self._nodes.add(news.node_id, news))
+
+    def reported(self, resources: common_pb2.NodeResources) -> None:
+        self._resources.add(resources.node_id, resources)
+
+    def worker_died(self, worker_id: bytes) -> None:
+        self._deaths.add(worker_id, worker_id)

@@ -96,7 +96,8 @@ def test_hard_affinity_waits_for_its_node_and_takes_no_other() -> None:
 def test_hard_affinity_is_refused_where_its_node_could_never_hold_it_or_has_other_labels() -> None:
     small, plain = node("a", 0, total=0.5), node("a", 4)
     assert choose(4, [small], affinity("a")) == NeverThere(small)
-    labelled = affinity("a")._replace(selectors=((LabelRequirement("zone", IN, ("z",)),),))
+    selectors = ((LabelRequirement("zone", IN, ("z",)),),)
+    labelled = Strategy(StrategyKind.NODE_AFFINITY, b"a" * 28, selectors=selectors)
     assert choose(4, [plain], labelled) == NeverThere(plain)
 
 
