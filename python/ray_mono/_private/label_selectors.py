@@ -75,7 +75,7 @@ def _requirement(key: Any, expression: Any, name: str) -> LabelRequirement:
         raise TypeError(f"{name} must be a dict from labels to expressions, got {key!r}: {expression!r}")
     _check_key(key, name)
     read = re.fullmatch(_EXPRESSION, expression)
-    if read is None:
+    if read is None or expression == "!":
         raise ValueError(
             f"{name}: {key!r} takes {_EXPRESSION_RULE}, where a value is {_NAME_RULE}; got {expression!r}"
         )

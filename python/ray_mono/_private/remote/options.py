@@ -243,6 +243,8 @@ def _check_resources(resources: Any) -> None:
             raise ValueError(
                 f"resources may not hold {name!r}: use the option {RESOURCE_KEYWORDS[name]} instead"
             )
+        if amount is None:
+            raise TypeError(f"resources[{name!r}] must be {_AMOUNT.accepts}, got None")
         _AMOUNT.check(f"resources[{name!r}]", amount)
 
 

@@ -125,7 +125,8 @@ def _label_selectors(
             raise ValueError(
                 f"{name} must have 'label_selector' and nothing else, got {sorted(map(str, fallback))}"
             )
-        selectors.append(label_selectors.selector_of(fallback["label_selector"], f"{name}['label_selector']"))
+        own = fallback["label_selector"]
+        selectors.append(label_selectors.selector_of({} if own is None else own, f"{name}['label_selector']"))
     return selectors if any(selectors) else []
 
 

@@ -66,6 +66,8 @@ def units(resources: ResourceSet) -> dict[str, float]:
         ({"placement_group": object()}, TypeError, "placement_group must be a placement group or None"),
         ({"label_selector": {"a": "b c"}}, ValueError, "label_selector: 'a' takes 'value'"),
         ({"label_selector": {"a": 1}}, TypeError, "label_selector must be a dict from labels"),
+        ({"resources": {"x": None}}, TypeError, r"resources\['x'\] must be a number of at least 0, got None"),
+        ({"label_selector": {"zone": "!"}}, ValueError, "'zone' takes 'value'"),
         ({"fallback_strategy": [{}]}, ValueError, r"fallback_strategy\[0\] must have 'label_selector'"),
         ({"fallback_strategy": [{"num_cpus": 1}]}, ValueError, r"nothing else, got \['num_cpus'\]"),
         ({"fallback_strategy": ["a"]}, TypeError, r"fallback_strategy\[0\] must be a dict"),
@@ -271,6 +273,7 @@ def test_fallbacks_follow_the_label_selector_in_their_order() -> None:
         "any labels",
     ]
     assert labels_of(fallback_strategy=fallbacks)[1] == ["any labels", "zone = b", "any labels"]
+    assert labels_of(fallback_strategy=[fallbacks[0], {"label_selector": None}])[1][-1] == "any labels"
     assert labels_of(label_selector=None, fallback_strategy=None)[1] == labels_of(label_selector={})[1] == []
 
 
