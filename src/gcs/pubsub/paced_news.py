@@ -6,12 +6,12 @@ their number. So it gathers, of each node the latest, and leaves together:
 
     news ──► waits ──── once a period, what has waited longest, BYTES_MAX of it ──► all subscribers
 
-The first after a quiet period leaves at once. A node gets 20 messages a second at most. One has the resources
-of a hundred nodes, or of fewer where there are bundles of placement groups, which have names of their own.
-Where more nodes than that report all the time, each is heard of in its turn: of 1,000 all within a second. So
-what is known of a node is older in a larger cluster. Raylets count what they sent there themselves
-(raylet/scheduling/cluster_view.py), and a node that is full after all sends on what comes. Of a death only
-the id is told: whoever wants more asks.
+The first after a quiet period leaves at once, and in small clusters each row of a node. A node gets 20
+messages a second at most. One has the resources of a hundred nodes, or of fewer where there are bundles of
+placement groups, which have names of their own. Where more nodes than that report all the time, each is heard
+of in its turn: of 1,000 all within a second. So what is known of a node is older in a larger cluster. Raylets
+count what they sent there themselves (raylet/scheduling/cluster_view.py), and a node that is full after all
+sends on what comes. Of a death only the id is told: whoever wants more asks.
 
 What the GCS sends is bounded, too: the period grows with the number of nodes beyond NODES_PER_S.
 """
@@ -34,18 +34,26 @@ BYTES_MAX = 16 << 10
 """In one message, unless one node alone has more to tell."""
 NODES_PER_S = 10_000
 """So many nodes get a message in a second, which takes the GCS a tenth of it."""
+AT_ONCE_MAX = 40
+"""Of so many subscribers each is told of a node at once: a raylet and a store on each node are two."""
 
 
 class PacedNews(Generic[T]):
     """News of one kind, on its way."""
 
     def __init__(
-        self, tasks: BackgroundTasks, publish: Callable[[Sequence[T]], int], size_bytes: Callable[[T], int]
+        self,
+        tasks: BackgroundTasks,
+        publish: Callable[[Sequence[T]], int],
+        size_bytes: Callable[[T], int],
+        period_s: Callable[[int], float] = lambda num_reached: max(PERIOD_S, num_reached / NODES_PER_S),
     ) -> None:
-        """publish(news) returns how many subscribers it reached. size_bytes(one): of its message."""
+        """publish(news) returns how many subscribers it reached. size_bytes(one): of its message.
+        period_s(num_reached): until the next message."""
         self._tasks = tasks
         self._publish = publish
         self._size_bytes = size_bytes
+        self._period_s = period_s
         # By key, in the order of the first of a key that has not left.
         self._waiting: dict[bytes, T] = {}
         self._is_sending = False
@@ -64,7 +72,7 @@ class PacedNews(Generic[T]):
     async def _send(self) -> None:
         while self._waiting:
             num_reached = self._publish(self._take())
-            await asyncio.sleep(max(PERIOD_S, num_reached / NODES_PER_S))
+            await asyncio.sleep(self._period_s(num_reached))
         self._is_sending = False
 
     def _take(self) -> list[T]:
@@ -94,13 +102,17 @@ def in_parts(rows: Sequence[common_pb2.NodeInfo]) -> Iterator[Sequence[common_pb
 
 
 def node_news(tasks: BackgroundTasks, subscriptions: Subscriptions) -> PacedNews[common_pb2.NodeInfo]:
-    """By node id."""
+    """By node id. In small clusters each leaves at once: the next head after a lost store may know of a node
+    only what others have heard (adoption.py)."""
 
     def publish(nodes: Sequence[common_pb2.NodeInfo]) -> int:
         news = gcs_pb2.NodeNews(nodes=nodes)
         return len(subscriptions.publish(gcs_pb2.NODE, b"", news.SerializeToString()))
 
-    return PacedNews(tasks, publish, common_pb2.NodeInfo.ByteSize)
+    def period_s(num_reached: int) -> float:
+        return num_reached / NODES_PER_S if num_reached > AT_ONCE_MAX else 0.0
+
+    return PacedNews(tasks, publish, common_pb2.NodeInfo.ByteSize, period_s)
 
 
 def resource_news(
