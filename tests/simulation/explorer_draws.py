@@ -37,7 +37,7 @@ def draw_any(seed: int, num_tasks: int) -> Scenario:
 
 def draw_faults(seed: int, num_tasks: int) -> Scenario:
     if random.Random(f"{seed}/is cut").random() < CUTS_PROBABILITY:
-        return _draw_cuts(seed, random.Random(f"{seed}/which cut"))
+        return draw_any_cuts(seed)
     rng = random.Random(f"{seed}/any")
     weather = rng.choice(
         [Weather.CALM, Weather.DEATHS, Weather.DEATHS, Weather.SQUALL, Weather.STORM, Weather.STORM]
@@ -63,8 +63,9 @@ def draw_faults(seed: int, num_tasks: int) -> Scenario:
     )
 
 
-def _draw_cuts(seed: int, rng: random.Random) -> Scenario:
+def draw_any_cuts(seed: int) -> Scenario:
     """One long one, or several of all kinds."""
+    rng = random.Random(f"{seed}/which cut")
     if rng.random() < 0.5:
         kind, number = rng.choice([FaultKind.PARTITION, *STOPS]), rng.randint(1, 2)
         return lose_one_node(seed, kind, number, rng.choice([30.0, 90.0]), rng.choice([3.0, 12.0, 60.0]))

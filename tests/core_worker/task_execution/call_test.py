@@ -28,6 +28,9 @@ class Actor:
     def repr_name(self) -> str:
         return self.class_name
 
+    def concurrency_group_of(self, spec: KnownSpec) -> str:
+        return "the default one"
+
 
 def spec_of(kind: int) -> KnownSpec:
     return KnownSpec(
