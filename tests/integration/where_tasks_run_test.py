@@ -178,6 +178,10 @@ def test_affinity_that_may_not_wait_is_an_error_on_a_full_node(
     here: str, there: str, meeting: Meeting
 ) -> None:
     all_free()
+    # The head knows it, and this node's raylet a moment later.
+    spills = on(there, soft=True, _spill_on_unavailable=True)
+    soft = where.options(scheduling_strategy=spills)
+    wait_until(lambda: get(soft.remote()) == there, "there is room there")
     fails = on(there, _fail_on_unavailable=True)
     assert get(where.options(scheduling_strategy=fails).remote()) == there
     refs = meeting.begin(range(NUM_CPUS), scheduling_strategy=on(there))

@@ -17,7 +17,7 @@ all of them.
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from ray_mono.common.scheduling.labels import LabelSelector, any_selects, selects, told
 from ray_mono.common.scheduling.node_snapshot import NodeSnapshot
@@ -76,6 +76,30 @@ def in_turn(
     for first in range(begin, begin + num, NODES_LOOKED_AT):
         end = min(first + NODES_LOOKED_AT, begin + num)
         yield [*nodes[first:end], *nodes[max(first - num, 0) : max(end - num, 0)]]
+
+
+def search(
+    required: ResourceSet,
+    strategy: Strategy,
+    windows: Iterable[Sequence[NodeSnapshot]],
+    free_of: Callable[[Sequence[NodeSnapshot]], list[NodeSnapshot]],
+    preferred_node_id: bytes | None,
+    last_node_id: bytes,
+) -> tuple[NodeSnapshot | None, list[NodeSnapshot]]:
+    """The node that `choose` takes in the first of these windows where it is free, those that are spared
+    after all others; and where it is free nowhere, all that could ever hold it. free_of(nodes): those that
+    have it free."""
+    able: list[NodeSnapshot] = []
+    spared: NodeSnapshot | None = None
+    for some in windows:
+        able_here = allowed(strategy, feasible(required, some, strategy.selectors))
+        if free := free_of(able_here):
+            chosen = choose(required, strategy, free, preferred_node_id, last_node_id)
+            if strategy.kind is StrategyKind.SPREAD or not is_spared(required, chosen):
+                return chosen, able
+            spared = spared or chosen
+        able += able_here
+    return spared, able
 
 
 def why_never_there(required: ResourceSet, strategy: Strategy, node: NodeSnapshot) -> str:

@@ -153,10 +153,8 @@ class Explainer:
         groups = [
             Waiting(each.count, self._followed(each.example, until_s, met)) for each in alike[:GROUPS_MAX]
         ]
-        # What has begun or ended meanwhile waits no more.
-        waiting = [group for group in groups if group.example.links[0].code != WaitCode.UNKNOWN]
-        waiting = [group for group in waiting if not group.example.has_begun]
-        return WaitingOverview(tuple(waiting), max(0, len(alike) - GROUPS_MAX), tuple(silent))
+        waiting = tuple(group for group in groups if _waits(group.example))
+        return WaitingOverview(waiting, max(0, len(alike) - GROUPS_MAX), tuple(silent))
 
     def _followed(self, subject: common_pb2.WaitSubject, until_s: float, silent: set[str]) -> Explanation:
         """silent: who did not answer already. They are not waited for again."""
@@ -260,6 +258,11 @@ def _ended(who: str, subject: common_pb2.WaitSubject) -> common_pb2.WaitReason:
         return reason_of(WaitCode.STARTING, f"{who}, where {_told(subject)} was, has ended a moment ago")
     text = f"{who}, which owned {_told(subject)}, has ended, and the value with it"
     return reason_of(WaitCode.OWNER_DIED, text, unblock="make it again, owned by a process that lives on")
+
+
+def _waits(listed: Explanation) -> bool:
+    """What has begun or ended since it was listed does not."""
+    return not listed.has_begun and listed.links[0].code != WaitCode.UNKNOWN
 
 
 def _plain(link: Link) -> WaitLink:

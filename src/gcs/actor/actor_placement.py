@@ -9,6 +9,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 from ray_mono.common.explanation import WaitCode
 from ray_mono.common.ids import NodeID
@@ -23,14 +24,12 @@ from ray_mono.common.scheduling.policy import (
     drained,
     feasible,
     in_turn,
-    is_spared,
+    search,
 )
 from ray_mono.common.scheduling.resources import ResourceSet
 from ray_mono.common.scheduling.strategy import Strategy, StrategyKind
+from ray_mono.common.wait_messages import NODES_TOLD_MAX
 from ray_mono.protobuf import common_pb2
-
-# Nodes named in one explanation.
-NODES_TOLD_MAX = 8
 
 
 @dataclass(frozen=True)
@@ -77,19 +76,12 @@ def choose_node(demand: Demand, nodes: Sequence[NodeSnapshot], last_node_id: byt
     """
     preferred = demand.preferred_node_id
     first = _node_of(nodes, preferred) if preferred is not None and len(nodes) > NODES_LOOKED_AT else []
-    able: list[NodeSnapshot] = []
-    spared: NodeSnapshot | None = None
-    for some in in_turn(demand.strategy, nodes, last_node_id):
-        able_here = _able(demand, [*first, *some])
-        if free := available(demand.resources, able_here):
-            chosen = choose(demand.resources, demand.strategy, free, preferred, last_node_id)
-            if demand.strategy.kind is StrategyKind.SPREAD or not is_spared(demand.resources, chosen):
-                return NodeID(chosen.node_id)
-            spared = spared or chosen
-        able += able_here
-    if spared is None and able:
-        spared = choose(demand.resources, demand.strategy, able, preferred, last_node_id)
-    return None if spared is None else NodeID(spared.node_id)
+    windows = ([*first, *some] for some in in_turn(demand.strategy, nodes, last_node_id))
+    free_of = partial(available, demand.resources)
+    chosen, able = search(demand.resources, demand.strategy, windows, free_of, preferred, last_node_id)
+    if chosen is None and able:
+        chosen = choose(demand.resources, demand.strategy, able, preferred, last_node_id)
+    return None if chosen is None else NodeID(chosen.node_id)
 
 
 def _node_of(nodes: Sequence[NodeSnapshot], node_id: bytes) -> Sequence[NodeSnapshot]:

@@ -20,9 +20,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ray_mono.common.scheduling.node_snapshot import NodeSnapshot
-from ray_mono.common.scheduling.policy import allowed, available, choose, feasible, in_turn, is_spared
+from ray_mono.common.scheduling.policy import available, in_turn, search
 from ray_mono.common.scheduling.resources import ResourceSet
-from ray_mono.common.scheduling.strategy import Strategy, StrategyKind
+from ray_mono.common.scheduling.strategy import Strategy
 
 
 @dataclass(frozen=True)
@@ -90,20 +90,15 @@ def decide(
         named = [node for node in (here, *others) if node.node_id == only]
         if not named or not named[0].takes_work:
             return NoSuchNode(is_gone=bool(named))
-    feasible_node_ids: set[bytes] = set()
-    spared: NodeSnapshot | None = None
-    for some in in_turn(strategy, others, last_node_id):
-        able = allowed(strategy, feasible(required, [here, *some], strategy.selectors))
-        free = [node for node in able if fits_here_now and node is here]
-        free += available(required, [node for node in able if node is not here])
-        if free:
-            chosen = choose(required, strategy, free, here.node_id, last_node_id)
-            if strategy.kind is StrategyKind.SPREAD or not is_spared(required, chosen):
-                return RunHere() if chosen is here else SpillTo(chosen)
-            spared = spared or chosen
-        feasible_node_ids.update(node.node_id for node in able)
-    if spared is not None:
-        return RunHere() if spared is here else SpillTo(spared)
-    if not feasible_node_ids:
+
+    def free_of(nodes: Sequence[NodeSnapshot]) -> list[NodeSnapshot]:
+        free = [node for node in nodes if fits_here_now and node is here]
+        return free + available(required, [node for node in nodes if node is not here])
+
+    windows = ([here, *some] for some in in_turn(strategy, others, last_node_id))
+    chosen, able = search(required, strategy, windows, free_of, here.node_id, last_node_id)
+    if chosen is not None:
+        return RunHere() if chosen is here else SpillTo(chosen)
+    if not able:
         return NeverThere(named[0]) if named else Infeasible()
-    return NotFree() if strategy.fails else Wait(tuple(sorted(feasible_node_ids)))
+    return NotFree() if strategy.fails else Wait(tuple(sorted({node.node_id for node in able})))

@@ -13,8 +13,8 @@ from ray_mono.common.scheduling.node_snapshot import NodeSnapshot
 from ray_mono.common.scheduling.policy import NODES_LOOKED_AT
 from ray_mono.common.scheduling.resources import ResourceSet
 from ray_mono.common.scheduling.strategy import Strategy, StrategyKind
+from ray_mono.common.wait_messages import NODES_TOLD_MAX
 from ray_mono.gcs.actor.actor_placement import (
-    NODES_TOLD_MAX,
     Demand,
     choose_node,
     explain,
