@@ -23,7 +23,7 @@ from ray_mono.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from tests.chaos.far_network import FAR_IP, NEAR_IP, FarNetwork, far_network
 from tests.chaos.victims import Victims
 from tests.integration.bounded import get
-from tests.integration.clusters import join_cluster, processes_of_node, resume, run_command, service_pid
+from tests.integration.clusters import join_cluster, processes_of_node, run_command, service_pid, signal_all
 from tests.waiting import wait_until
 
 NUM_CALLS = 300
@@ -88,13 +88,12 @@ class Cut:
 
     def stop_node(self) -> None:
         self._processes = processes_of_node(self.node)
-        for process in self._processes:
-            process.suspend()
+        signal_all(self._processes, signal.SIGSTOP)
 
     def mend(self) -> None:
         if self._network is not None:
             self._network.mend()
-        resume(self._processes)
+        signal_all(self._processes, signal.SIGCONT)
 
 
 Make = Callable[[bool], Cut]

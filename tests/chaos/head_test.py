@@ -6,6 +6,7 @@ from __future__ import annotations
 import concurrent.futures
 import logging
 import os
+import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -19,6 +20,7 @@ from ray_mono.experimental import internal_kv
 from ray_mono.util import list_named_actors
 from tests.chaos.victims import Victims, lines_of
 from tests.integration.bounded import GET_TIMEOUT_S, get
+from tests.integration.clusters import signal_all
 from tests.integration.scripts import Script
 from tests.waiting import wait_until
 
@@ -107,9 +109,7 @@ def test_workers_that_start_while_there_is_no_head_run_what_is_known(start: Star
     actor = know_everything()
     actors_pid = get(actor.__ray_call__.remote(lambda self: os.getpid()))
     with victims.without_head():
-        for process in victims.workers():
-            if process.pid != actors_pid:
-                process.kill()
+        signal_all([each for each in victims.workers() if each.pid != actors_pid], signal.SIGKILL)
         assert len(set(get([pid_after.remote(0.3) for _ in range(4)]))) == 4
 
 
@@ -217,6 +217,7 @@ def test_what_is_asked_twice_since_the_head_died_is_done_once(start: Start, tmp_
 
 PROGRAM = """
 import os
+import signal
 import ray_mono as ray
 from tests.chaos.victims import Victims
 

@@ -19,13 +19,7 @@ import ray_mono as ray
 from ray_mono._private.node.session import NodeRecord
 from ray_mono.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from tests.integration.bounded import get
-from tests.integration.clusters import (
-    join_cluster,
-    processes_of_node,
-    resume,
-    run_command,
-    service_pid,
-)
+from tests.integration.clusters import join_cluster, processes_of_node, run_command, service_pid, signal_all
 from tests.waiting import wait_until
 
 SETTINGS = {
@@ -46,7 +40,7 @@ def doomed(session_base: Path) -> Iterator[NodeRecord]:
     finally:
         ray.shutdown()
         with contextlib.suppress(psutil.NoSuchProcess):  # a node that was lost may be gone
-            resume(processes_of_node(node))
+            signal_all(processes_of_node(node), signal.SIGCONT)
         assert run_command("stop").status == 0
 
 
@@ -55,13 +49,11 @@ def kill_raylet(node: NodeRecord) -> None:
 
 
 def kill_all(node: NodeRecord) -> None:
-    for process in processes_of_node(node):
-        process.kill()
+    signal_all(processes_of_node(node), signal.SIGKILL)
 
 
 def stop_all(node: NodeRecord) -> None:
-    for process in processes_of_node(node):
-        process.suspend()
+    signal_all(processes_of_node(node), signal.SIGSTOP)
 
 
 LOSSES = [kill_raylet, kill_all, stop_all]

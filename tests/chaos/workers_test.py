@@ -20,6 +20,7 @@ from ray_mono._private import internal_state
 from ray_mono.exceptions import ActorDiedError, ActorUnavailableError, OwnerDiedError, WorkerCrashedError
 from tests.chaos.victims import Victims, lines_of
 from tests.integration.bounded import get
+from tests.integration.clusters import signal_all
 from tests.waiting import wait_until
 
 Start = Callable[..., Victims]
@@ -95,8 +96,7 @@ def test_an_idle_worker_that_is_killed_is_not_missed(start: Start) -> None:
     victims = start()
     get([add.remote(1, 2) for _ in range(50)])
     for _ in range(3):
-        for worker in victims.workers():
-            worker.kill()
+        signal_all(victims.workers(), signal.SIGKILL)
         # Some of these are pushed to workers that are dead, and not known to be.
         assert get([add.remote(number, 1) for number in range(50)]) == list(range(1, 51))
 

@@ -12,6 +12,7 @@ import contextlib
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 from collections.abc import Iterable, Iterator, Sequence
@@ -164,11 +165,11 @@ def runs(process: psutil.Process) -> bool:
     return False
 
 
-def resume(processes: Iterable[psutil.Process]) -> None:
-    """SIGCONT to those that have not ended meanwhile."""
+def signal_all(processes: Iterable[psutil.Process], signum: signal.Signals) -> None:
+    """To those that have not ended meanwhile: some end because of others, or because they are idle."""
     for process in processes:
         with contextlib.suppress(psutil.NoSuchProcess):
-            process.resume()
+            process.send_signal(signum)
 
 
 def mapped_files(pid: int) -> set[str]:

@@ -17,7 +17,7 @@ from ray_mono._private.node.session import NodeRecord
 from ray_mono.util import placement_group
 from ray_mono.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from tests.integration.bounded import get
-from tests.integration.clusters import join_cluster, processes_of_node, resume, run_command
+from tests.integration.clusters import join_cluster, processes_of_node, run_command, signal_all
 from tests.integration.explained import expect_explained, first_node
 from tests.waiting import wait_until
 
@@ -200,13 +200,12 @@ def an_actor_of_a_silent_node(nodes: TwoNodes, tmp_path: Path) -> Iterator[Any]:
     waits = Thing.options(scheduling_strategy=strategy).remote()
     get(waits.one.remote())
     processes = processes_of_node(nodes.far)
-    for process in processes:
-        os.kill(process.pid, signal.SIGSTOP)
+    signal_all(processes, signal.SIGSTOP)
     try:
         yield waits
         assert get(waits.one.remote()) == 1
     finally:
-        resume(processes)
+        signal_all(processes, signal.SIGCONT)
 
 
 STUCK: dict[str, tuple[Program, str, bool, tuple[str, ...]]] = {

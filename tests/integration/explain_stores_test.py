@@ -18,7 +18,7 @@ import ray_mono as ray
 from ray_mono._private.node.session import NodeRecord
 from ray_mono.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from tests.integration.bounded import get
-from tests.integration.clusters import join_cluster, processes_of_node, resume, service_pid
+from tests.integration.clusters import join_cluster, processes_of_node, service_pid, signal_all
 from tests.integration.explained import expect_explained, first_node
 from tests.waiting import wait_until
 
@@ -228,13 +228,12 @@ def from_a_node_that_stands_still(stores: Stores, tmp_path: Path) -> Iterator[An
     waits = stores.far_piece()
     assert stores.far is not None
     processes = processes_of_node(stores.far)
-    for process in processes:
-        process.suspend()
+    signal_all(processes, signal.SIGSTOP)
     try:
         getting = Getting(waits)
         yield waits
     finally:
-        resume(processes)
+        signal_all(processes, signal.SIGCONT)
     assert getting.ended() == PIECE_BYTES
 
 
