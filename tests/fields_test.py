@@ -130,6 +130,7 @@ PRIVATE_USED = {
     "_at_fork_reinit": "of a lock, after a fork",
     "_backward_hooks": "torch's own name",
     "_clear_type_cache": "of sys",
+    "_current_frames": "of sys",
     "_exit": "of os",
     "_fail_on_unavailable": "Ray's own name",
     "_generator_ref": "Ray's own name",

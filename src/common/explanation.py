@@ -104,6 +104,8 @@ PASSING = frozenset(
 """Those of what waits for something else, whose reason says more."""
 SILENT = frozenset({WaitCode.WORKER, WaitCode.OWNER, WaitCode.LEASE})
 """Those that people need not hear of where another link follows."""
+CLAUSES_MAX = 10
+"""Of one sentence. `Explanation.links` has all of them."""
 DEADLOCK = "DEADLOCK"
 """The code of what waits for itself, over others."""
 
@@ -171,9 +173,12 @@ class Explanation:
     @property
     def text(self) -> str:
         """All of it in one sentence."""
-        told = "; ".join(
-            link.text for link in self.links if link is self.links[-1] or link.code not in SILENT
-        )
+        clauses = [link.text for link in self.links if link is self.links[-1] or link.code not in SILENT]
+        if len(clauses) > CLAUSES_MAX:
+            # The way there, and where it ends.
+            left_out = len(clauses) - CLAUSES_MAX
+            clauses[CLAUSES_MAX // 2 : -(CLAUSES_MAX // 2)] = [f"and so on, over {left_out} more"]
+        told = "; ".join(clauses)
         if self.cycle:
             waiting = {link.id: link.name for link in reversed(self.cycle) if link.name}
             names = list(dict.fromkeys(reversed(waiting.values()))) or ["it"]

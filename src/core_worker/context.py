@@ -270,6 +270,11 @@ class WorkerContext:
         """Whether this thread runs no task of its own: a driver's, or one that user code started."""
         return self.get() is self._main
 
+    @property
+    def threads_task_id(self) -> bytes:
+        """Of the main task: what threads run that user code starts."""
+        return self._main.task_id
+
     def task_id(self) -> bytes:
         return self.get().task_id
 

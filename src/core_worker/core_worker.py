@@ -144,7 +144,7 @@ class CoreWorker:
         self._events = TaskEvents(env, self._context)
         self._global_state = GcsGlobalState(env)
         self._blocked = BlockedNotice(env, self._context, references, store, plasma)
-        long_waits = LongWaits(env, store, self._warnings, self.explain)
+        long_waits = LongWaits(env, self._blocked.is_missing, self._warnings, self.explain)
         self._getter = Getter(
             env,
             references,
@@ -203,7 +203,7 @@ class CoreWorker:
             env, context, builder, tasks, dependencies, self._normal_tasks, self._actor_tasks, self
         )
         groups = self.placement_groups = GcsPlacementGroups(
-            env, context, references, store, self._dropped, self._blocked, normal.forget_group, self
+            env, context, references, store, self._dropped, self._blocked, normal.removed_groups, self
         )
         inherited = self._inherited = InheritedGroups(context, groups, builder, maps)
         creator = ActorCreator(

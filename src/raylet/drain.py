@@ -8,8 +8,9 @@
   there are no drivers and no primary copies of objects. A preemption is always accepted.
 - Asking again is harmless. The earlier deadline holds (none is later than all), and a preemption outweighs an
   idle termination. Nothing takes a drain back.
-- While it drains, nothing is placed here. What has a worker goes on. Whoever leased one for tasks is asked to
-  give it back. The head moves actors (gcs/node_drains.py). Primary copies go to other nodes (evacuation.py).
+- While it drains, nothing is placed here, but what drivers and tasks on it ask for and no other node could
+  ever hold: it waits for those. What has a worker goes on. Whoever leased one for tasks is asked to give it
+  back. The head moves actors (gcs/node_drains.py). Primary copies go to other nodes (evacuation.py).
 - Nothing is left when no lease holds resources, and there are no drivers, no primary copies whose owner lives
   elsewhere, and no workers. Idle workers are asked to end, and stay while others use what they own.
 - At the deadline the workers are killed, with the drain as the cause, so that whoever leased them hears it;

@@ -75,6 +75,8 @@ class WaitReasons:
             is_drained = drained(required, [here, *others], strategy.selectors)
             code = WaitCode.NODE_DRAINED if is_drained else WaitCode.INFEASIBLE
             unblock = f"start a node with {what}, or ask for less"
+            if strategy.group_id:
+                unblock = "make a placement group with such bundles, or ask for less"
             missing = shortages(required, [here, *others])
             return reason_of(code, text, unblock=unblock, shortages=missing)
         if not isinstance(decision, Wait):

@@ -39,6 +39,7 @@ def lease_request_from(message: raylet_pb2.RequestWorkerLeaseRequest, requester:
         depth=message.depth,
         is_retriable=message.is_retriable,
         owner_id=message.owner_id or message.requester.worker_id,
+        owner_node_id=message.owner_node_id or message.requester.node_id,
     )
 
 

@@ -35,3 +35,15 @@ def test_what_has_ended_since_it_was_listed_does_not_wait() -> None:
     scene.wire.replies["GetAllWorkers"] = lambda request: gcs_pb2.GetAllWorkersReply()
     scene.wire.replies["ListWaiting"] = listed
     assert str(scene.core.explain_all()) == "Nothing waits."
+
+
+def test_a_long_chain_is_one_short_sentence_and_has_all_links() -> None:
+    scene = Scene()
+    scene.wire.replies["Explain"] = lambda request: common_pb2.WaitReason(code="INFEASIBLE", text="f is here")
+    ref = scene.submit(name="f0")
+    for place in range(1, 20):
+        ref = scene.submit(ref, name=f"f{place}")
+    told = scene.core.explain("object", ref.binary())
+    assert told.is_stuck and len(told.links) > 20 and len(told.text) < 900
+    assert "is made by f19(); " in told.text and "; and so on, over 30 more; " in told.text
+    assert told.text.endswith("; f is here.")

@@ -8,7 +8,9 @@ import pytest
 
 from ray_mono.common.exceptions import GetTimeoutError
 from ray_mono.protobuf import common_pb2
-from tests.core_worker.scene import Scene
+from ray_mono.protobuf.object_manager_pb2 import GetReply
+from ray_mono.protobuf.object_manager_pb2 import ObjectFound as Found
+from tests.core_worker.scene import ELSEWHERE, Scene, in_store
 
 
 def warnings_of(scene: Scene) -> list[str]:
@@ -78,3 +80,19 @@ def test_a_wait_for_one_of_several_is_not_told_while_another_runs() -> None:
     assert not warnings_of(scene)
     scene.core.wait([stuck, runs], 2, 1.5, False)
     assert len(warnings_of(scene)) == 1
+
+
+@pytest.mark.parametrize("how", ["get", "wait"])
+def test_a_wait_for_a_copy_that_does_not_come_is_told(how: str) -> None:
+    scene = Scene(wait_warning_s=1.0)
+    scene.wire.replies["Explain"] = infeasible
+    ref = scene.submit()
+    scene.finish(ref, in_store(ref.binary(), ELSEWHERE))
+    if how == "get":
+        not_here = GetReply(objects=[Found(object_id=ref.binary(), state=Found.NOT_HERE)])
+        scene.reactor.call_later(3.5, lambda: scene.wire.open("Get")[0].answer(not_here))
+        with pytest.raises(GetTimeoutError):
+            scene.core.get([ref], 3.5)
+    else:
+        assert scene.core.wait([ref], 1, 3.5, True) == ([], [ref])
+    assert len(warnings_of(scene)) >= 2 and "f needs a moon" in warnings_of(scene)[0]

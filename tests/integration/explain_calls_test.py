@@ -4,6 +4,7 @@ table. And what is listed of all that waits."""
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -45,6 +46,12 @@ def ask(refs: list[Any]) -> Any:
 @ray.remote(num_cpus=0)
 def ask_for_one(refs: list[Any]) -> Any:
     return ray.wait(refs)
+
+
+@ray.remote(num_cpus=0)
+def ask_in_threads(refs: list[Any]) -> Any:
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        return list(pool.map(ray.get, refs))
 
 
 @ray.remote(num_cpus=0)
@@ -157,6 +164,12 @@ STUCK: dict[str, tuple[Callable[[], Any], str, bool, tuple[str, ...]]] = {
         "RUNNING",
         False,
         ("waits in its code for 1 of 2 objects", "never() runs on"),
+    ),
+    "a task whose threads wait": (
+        lambda: ask_in_threads.remote([of_gpus()]),
+        "INFEASIBLE",
+        True,
+        ("ask_in_threads() on", "waits in its code for its threads, and these for 1 object", "{GPU: 1}"),
     ),
     "a generator whose items nobody takes": (
         nobody_takes,

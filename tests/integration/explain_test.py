@@ -475,6 +475,12 @@ def test_an_id_is_explained_whoever_owns_it() -> None:
 def test_an_id_that_nobody_knows_is_said_to_be_unknown() -> None:
     told = at_a_shell("ab" * 28)
     assert told.returncode == 1 and "no process of the cluster knows object abab" in told.stdout
+    for kind, id_ in {
+        "node": ray.get_runtime_context().get_node_id(),
+        "worker process": ray.get_runtime_context().get_worker_id(),
+    }.items():
+        told = at_a_shell(id_)
+        assert told.returncode == 1 and f"{id_} is the id of a {kind}, and not of an object" in told.stdout
     told = at_a_shell("abc")
     assert told.returncode == 2 and "ID must be an id in hex" in told.stderr and "'abc'" in told.stderr
 

@@ -241,6 +241,8 @@ def test_what_libraries_ask_before_is_answered() -> None:
     module.check_placement_group_index(group, 0)
     with pytest.raises(ValueError, match="bundle_index must be -1 or that of one of the 1 bundles"):
         module.check_placement_group_index(group, 1)
+    with pytest.raises(TypeError, match="bundle_index must be a whole number, got None"):
+        module.check_placement_group_index(group, None)
 
 
 # ---- options

@@ -28,8 +28,10 @@ from dataclasses import dataclass, field
 
 from ray_mono.common.exceptions import ObjectLostError, ObjectReconstructionFailedError
 from ray_mono.common.ids import PUT_INDEX_BASE, JobID, TaskID
+from ray_mono.common.scheduling.bundle_resources import plain
 from ray_mono.common.scheduling.resources import CPU, ResourceSet
 from tests.simulation.actor_checkers import ActorJournal
+from tests.simulation.group_checkers import GroupJournal
 from tests.simulation.loop import SimulationError
 from tests.simulation.object_checkers import ObjectJournal
 from tests.simulation.stream_checkers import StreamJournal
@@ -89,6 +91,7 @@ class Journal:
     actors: ActorJournal = field(default_factory=ActorJournal)
     objects: ObjectJournal = field(init=False)
     streams: StreamJournal = field(default_factory=StreamJournal)
+    groups: GroupJournal = field(default_factory=GroupJournal)
     connections_break: bool = False
     """Whether a process that lives may count as dead to another."""
     is_harmless: bool = False
@@ -194,11 +197,15 @@ class Journal:
 
     def _check_node(self, node_id: bytes) -> None:
         held = ResourceSet()
-        for lease in self.leases.values():
-            if lease.node_id == node_id and lease.worker_id in self._have_waited:
-                held = held + (lease.resources - lease.resources.only(CPU))
-            elif lease.node_id == node_id:
-                held = held + lease.resources
+        there = [
+            (lease.resources, lease.worker_id in self._have_waited)
+            for lease in self.leases.values()
+            if lease.node_id == node_id
+        ]
+        self.groups.check_node(node_id, there)
+        for resources, has_waited in there:
+            resources = plain(resources)
+            held = held + (resources - resources.only(CPU) if has_waited else resources)
         total = self.node_totals[node_id]
         if not held.fits_in(total):
             raise CheckFailed(f"node {_short(node_id)} has {total} and its leases hold {held}")

@@ -94,6 +94,7 @@ class SimCluster:
         journal.objects.stored = self._stored
         journal.actors.is_stopped = self._is_stopped
         journal.is_cut_off = self._is_cut_off
+        journal.groups.is_over = self._may_be_over
         journal.objects.is_on_dead_node = self._is_dead
         journal.objects.lost_worker_answer_s = self._limits.lost_worker_answer_s
 
@@ -103,6 +104,10 @@ class SimCluster:
             for driver in self._drivers
             if driver.job_id == job_id
         )
+
+    def _may_be_over(self, job_id: bytes) -> bool:
+        drivers = [driver for driver in self._drivers if driver.job_id == job_id]
+        return self._is_cut_off(job_id) or not any(driver.process.is_alive for driver in drivers)
 
     def _is_dead(self, node_id: bytes) -> bool:
         return self._gcs is not None and self._gcs.cluster.nodes.is_dead(NodeID(node_id))
@@ -331,6 +336,7 @@ class SimCluster:
         if gcs is not None and process is not None and process.is_alive and process.has_run:
             process.has_run = False
             gcs.cluster.actors.check_invariants()
+            gcs.cluster.groups.manager.check_invariants()
         self.journal.objects.check_invariants()
         for node in self.nodes:
             _recount(node.process, node.raylet.leases.check_invariants)
@@ -364,6 +370,9 @@ class SimCluster:
         if self._gcs is not None:
             running = [job for job in self._gcs.cluster.jobs.rows() if not job.is_over]
             living = [actor for actor in self._gcs.cluster.actors.all() if actor.state is not ActorLife.DEAD]
+            left += [
+                f"the head holds a group: {group}" for group in self._gcs.cluster.groups.manager.living()
+            ]
             left += [f"the head holds job {job.job_id.hex()} to be running" for job in running]
             left += [f"the head holds an actor to be {actor.state.name}: {actor.story}" for actor in living]
         return left

@@ -89,6 +89,7 @@ def drawn(scenario: Scenario) -> collections.Counter[str]:
         ("scenarios", True),
         ("of losses", scenario.losses),
         ("harmless", scenario.is_harmless),
+        ("with placement groups", scenario.groups),
         ("nodes that run short of memory", scenario.memory_faults),
         (
             "short leases from the head",
@@ -224,6 +225,8 @@ def _counts(outcome: Outcome) -> dict[str, int]:
         "restarts": outcome.actor_restarts,
         "object_reads": outcome.object_reads[0],
         "object_errors": outcome.object_reads[1],
+        "groups": outcome.groups[0],
+        "group_removals": outcome.groups[1],
         "actor_calls": outcome.actor_calls[0],
         "failed_actor_calls": outcome.actor_calls[1],
     }

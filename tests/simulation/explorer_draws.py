@@ -15,6 +15,7 @@ from tests.simulation.draws import (
     draw_scenario,
     in_order,
 )
+from tests.simulation.group_programs import ABUNDANT, GroupScript
 from tests.simulation.memory import MemoryFault, draw_memory_fault
 from tests.simulation.scenario import STOPS, FaultKind, Scenario
 
@@ -29,10 +30,19 @@ GRAINS_S = 0.0, 0.0, 0.0005, 0.002
 
 
 def draw_any(seed: int, num_tasks: int) -> Scenario:
-    """Of half of the seeds each, callbacks take time, and processes hear in batches."""
+    """Of half of the seeds each, callbacks take time, processes hear in batches, and there are placement
+    groups."""
     scenario, rng = draw_faults(seed, num_tasks), random.Random(f"{seed}/busy")
     knobs = replace(scenario.knobs, grain_s=rng.choice(GRAINS_S))
-    return replace(scenario, slip_s=rng.choice(SLIPS_S), knobs=knobs)
+    scenario = replace(scenario, slip_s=rng.choice(SLIPS_S), knobs=knobs)
+    return with_groups(scenario, random.Random(f"{seed}/groups"))
+
+
+def with_groups(scenario: Scenario, rng: random.Random) -> Scenario:
+    number = rng.choice([0, 0, 1, 4])
+    groups = tuple(GroupScript(rng.getrandbits(32), rng.randint(1, 6)) for _ in range(number))
+    nodes = tuple({**units, ABUNDANT: 100.0} for units in scenario.node_units) if groups else None
+    return replace(scenario, groups=groups, node_units=nodes or scenario.node_units)
 
 
 def draw_faults(seed: int, num_tasks: int) -> Scenario:

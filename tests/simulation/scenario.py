@@ -38,6 +38,7 @@ from tests.simulation.checkers import Journal
 from tests.simulation.cluster import SimCluster
 from tests.simulation.core_process import SimDriver
 from tests.simulation.generator_programs import GeneratorScript, take_items
+from tests.simulation.group_programs import GroupScript, play_groups
 from tests.simulation.loss_programs import LossScript, play_losses
 from tests.simulation.memory import MemoryFault
 from tests.simulation.network import NetworkKnobs
@@ -127,6 +128,7 @@ class Scenario:
     """Over objects, of the drivers."""
     generators: tuple[GeneratorScript, ...] = ()
     maps: tuple[MapScript, ...] = ()
+    groups: tuple[GroupScript, ...] = ()
     losses: tuple[LossScript, ...] = ()
     """Over large values, of the drivers."""
     max_retries: int = 4
@@ -202,6 +204,8 @@ class Outcome:
     actor_restarts: int
     object_reads: tuple[int, int]
     """Of values, and of errors: owners and workers that died, cancels."""
+    groups: tuple[int, int]
+    """Placement groups that were seen created, and removals that somebody was told of."""
     head_commits: int
     """Of the GCS, from the time on at which the drivers began."""
 
@@ -227,6 +231,7 @@ def run_scenario(
             scenario.connections_break, scenario.hosts_fall_silent, is_harmless=not scenario.explains_errors
         )
         journal.actors.heads_forget = any(fault.kind is FaultKind.LOSE_HEAD for fault in scenario.faults)
+        journal.groups.heads_forget = journal.actors.heads_forget
         journal.actors.heads_stay_away = scenario.heads_stay_away
         cluster = SimCluster(
             world,
@@ -254,6 +259,7 @@ def run_scenario(
             (journal.actors.calls_done, journal.actors.calls_failed),
             journal.actors.restarts(),
             (journal.objects.values_read, journal.objects.errors_read),
+            (journal.groups.num_created, journal.groups.num_removals_read),
             cluster.num_commits,
         )
 
@@ -311,6 +317,8 @@ async def _drive(driver: SimDriver, scenario: Scenario, number: int, seed: int, 
             parts.append(driver.play(functools.partial(play_losses, script=losing), "losses"))
         for mapped in scenario.maps[share]:
             parts.append(driver.play(functools.partial(play_map, script=mapped), "map"))
+        for group in scenario.groups[share]:
+            parts.append(driver.play(functools.partial(play_groups, script=group), "groups"))
         for generator in scenario.generators[share]:
             parts.append(driver.play(functools.partial(take_items, script=generator), "generator"))
         await asyncio.gather(*parts)

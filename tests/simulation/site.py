@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from ray_mono.common import ids
 from ray_mono.common.exceptions import (
     ActorDiedError,
+    ActorPlacementGroupRemoved,
     ActorUnavailableError,
     LocalRayletDiedError,
     NodeDiedError,
@@ -25,6 +26,7 @@ from ray_mono.common.exceptions import (
     RaySystemError,
     RayTaskError,
     TaskCancelledError,
+    TaskPlacementGroupRemoved,
     TaskUnschedulableError,
     WorkerCrashedError,
 )
@@ -171,6 +173,8 @@ class Site:
         code = self._code.get(function)
         if code is None:
             code = self._code[function] = self.core.export(function, "function")
+        if options.strategy is not None:
+            return self.core.task_template(code, options)  # a message, by which nothing is found
         key = (function, options)
         template = self._templates.get(key)
         if template is None:
@@ -265,6 +269,12 @@ class Site:
             return
         if isinstance(error, WorkerCrashedError | NodeDiedError):
             self.journal.crash_read(task_id, error)
+        groups = self.journal.groups
+        if isinstance(error, TaskPlacementGroupRemoved | ActorPlacementGroupRemoved):
+            groups.removal_read(task_id, self.job_id)
+            return
+        if isinstance(error, ActorDiedError) and groups.is_removed_of(task_id):
+            return
         if isinstance(error, ObjectStoreFullError | OutOfDiskError | Expected):
             return
         if isinstance(error, TaskUnschedulableError) and self.says_job_is_over(error):

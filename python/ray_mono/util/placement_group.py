@@ -124,8 +124,11 @@ def get_current_placement_group() -> PlacementGroup | None:
 
 
 def check_placement_group_index(placement_group: PlacementGroup, bundle_index: int) -> None:
-    """Raises ValueError unless the group has such a bundle, or the index is -1 for any."""
+    """Raises ValueError unless the group has such a bundle, or the index is -1 for any; TypeError for what is
+    no group, or no whole number."""
     group_id, count = _id_of(placement_group), placement_group.bundle_count
+    if not isinstance(bundle_index, int) or isinstance(bundle_index, bool):
+        raise TypeError(f"bundle_index must be a whole number, got {bundle_index!r}")
     if not -1 <= bundle_index < count:
         raise ValueError(
             f"bundle_index must be -1 or that of one of the {count} bundles of placement group"

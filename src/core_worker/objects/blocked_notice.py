@@ -168,7 +168,7 @@ class BlockedNotice:
         """The objects that a task of this worker waits for in get or wait, or as arguments, and that are not
         there, or not here. Lock held."""
         waits = [object_ids for waiting, object_ids in list(self._waits.values()) if waiting == task_id]
-        return [each for object_ids in waits for each in object_ids if self._is_missing(each)]
+        return [each for object_ids in waits for each in object_ids if self.is_missing(each)]
 
     def enough_for(self, task_id: bytes) -> int | None:
         """How many of `waited_for_by` are enough for the task to go on; None where it needs all, or waits
@@ -176,7 +176,8 @@ class BlockedNotice:
         waits = [this for this, (waiting, _) in list(self._waits.items()) if waiting == task_id]
         return self._enough.get(waits[0]) if len(waits) == 1 else None
 
-    def _is_missing(self, object_id: bytes) -> bool:
+    def is_missing(self, object_id: bytes) -> bool:
+        """It is not there, or it is wanted here and not here. Lock held."""
         return self._memory_store.is_pending(object_id) or self._plasma.is_fetched(object_id)
 
     @contextlib.contextmanager

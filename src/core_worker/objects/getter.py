@@ -348,8 +348,13 @@ class Getter:
                 return found
         left_s = None if deadline_s is None else max(0.0, deadline_s - self._env.clock.time_s())
         timeout_ms = -1 if left_s is None else round(left_s * 1000)
-        with self._blocked.fetches([object_id for object_id, _, _ in wanted]):
-            return self._stores.fetch(wanted, timeout_ms, self._blocked.wait, may_go_elsewhere, priority)
+        object_ids = [object_id for object_id, _, _ in wanted]
+
+        def wait(waiter: Waiter, timeout_s: float | None) -> bool:
+            return self._long_waits.wait(partial(self._blocked.wait, waiter), object_ids, timeout_s)
+
+        with self._blocked.fetches(object_ids):
+            return self._stores.fetch(wanted, timeout_ms, wait, may_go_elsewhere, priority)
 
     def _tell_lost(self, missing: dict[bytes, list[bytes]], tries: dict[tuple[bytes, ...], int]) -> None:
         for object_id, node_ids in missing.items():

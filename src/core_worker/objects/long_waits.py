@@ -15,7 +15,6 @@ from collections.abc import Callable, Collection
 from ray_mono.common.explanation import Explanation
 from ray_mono.core_worker.environment import Environment
 from ray_mono.core_worker.job_warnings import JobWarnings
-from ray_mono.core_worker.store_provider.memory_store import MemoryStore
 
 LOOKED_AT_MAX = 8
 """Of what is missing. Each may take a while, and whoever waits is told no sooner that it came."""
@@ -27,13 +26,13 @@ class LongWaits:
     def __init__(
         self,
         env: Environment,
-        memory_store: MemoryStore,
+        is_missing: Callable[[bytes], bool],
         warnings: JobWarnings,
         explain: Callable[[str, bytes], Explanation],
     ) -> None:
-        """explain: see CoreInterface."""
+        """is_missing(object id): it is not there, or not here. Lock held. explain: see CoreInterface."""
         self._env = env
-        self._memory_store = memory_store
+        self._is_missing = is_missing
         self._warnings = warnings
         self._explain = explain
         self.first_s = env.config.wait_warning_s if env.is_driver else math.inf
@@ -66,7 +65,7 @@ class LongWaits:
 
     def _look(self, object_ids: Collection[bytes], waited_s: float, num_enough: int | None) -> None:
         with self._env.lock:
-            missing = [each for each in object_ids if self._memory_store.is_pending(each)]
+            missing = [each for each in object_ids if self._is_missing(each)]
         num_may_fail = 0 if num_enough is None else len(object_ids) - num_enough
         for object_id in missing[:LOOKED_AT_MAX]:
             explanation = self._explain("object", object_id)

@@ -116,7 +116,9 @@ class Execution:
             parts.unpickled,
             parts.blocked,
         )
-        runs = RunReasons(env, running, parts.blocked, parts.futures, parts.plasma, parts.reasons)
+        runs = RunReasons(
+            env, parts.context, running, parts.blocked, parts.futures, parts.plasma, parts.reasons
+        )
         parts.reasons.runs_by(runs.of, runs.waiting)
         parts.blocked.before_each(before_blocking(env, running, self.receiver))
 

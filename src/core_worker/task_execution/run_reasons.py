@@ -4,12 +4,14 @@ tells of. It only looks. Lock held.
 
 from __future__ import annotations
 
+import sys
+import threading
 import time
 from collections.abc import Sequence
 
 from ray_mono.common.explanation import MOVING, WaitCode
 from ray_mono.common.wait_messages import SUBJECTS_TOLD_MAX, reason_of
-from ray_mono.core_worker.context import TaskContext
+from ray_mono.core_worker.context import TaskContext, WorkerContext
 from ray_mono.core_worker.environment import Environment
 from ray_mono.core_worker.objects.blocked_notice import BlockedNotice
 from ray_mono.core_worker.objects.futures import ObjectFutures
@@ -27,6 +29,7 @@ class RunReasons:
     def __init__(
         self,
         env: Environment,
+        context: WorkerContext,
         running: Running,
         blocked: BlockedNotice,
         futures: ObjectFutures,
@@ -34,6 +37,7 @@ class RunReasons:
         reasons: WaitReasons,
     ) -> None:
         self._env = env
+        self._context = context
         self._running = running
         self._blocked = blocked
         self._futures = futures
@@ -83,17 +87,11 @@ class RunReasons:
         if without_room := self._plasma.without_room_of(task.task_id):
             text = f"{_named(task)} on {self._here} waits for room in its node's object store"
             return reason_of(WaitCode.GET, text, [self._reasons.in_store(without_room[0])])
-        awaited = [*self._blocked.waited_for_by(task.task_id), *self._futures.awaited_by(task.task_id)]
         began_s = self._running.begun().get(task)
-        if awaited:
+        if awaited := self._awaited_by(task.task_id):
             num_enough = self._blocked.enough_for(task.task_id)
-            is_any = num_enough is not None and num_enough < len(awaited)
-            what = f"{len(awaited)} object{'' if len(awaited) == 1 else 's'}"
-            what = f"{num_enough} of {what}" if is_any else what
             where = "in its code" if began_s is not None else "before it begins"
-            text = f"{_named(task)} on {self._here} waits {where} for {what}"
-            waits_for = map(self._reasons.awaited, awaited[:SUBJECTS_TOLD_MAX])
-            return reason_of(WaitCode.GET, text, waits_for, is_any=is_any)
+            return self._of_values(f"{_named(task)} on {self._here} waits {where} for", awaited, num_enough)
         if began_s is None:
             group = task.kind.concurrency_group
             before = [each for each in self._running.begun() if each.kind.concurrency_group == group]
@@ -103,8 +101,25 @@ class RunReasons:
             text = f"{_named(task)} on {self._here} waits in its code for {wait.what}"
             subjects = [] if wait.subject is None else [wait.subject]
             return reason_of(wait.code, text, subjects, unblock=wait.unblock)
+        if task is self._running.task and _waits_for_threads():
+            if awaited := self._awaited_by(self._context.threads_task_id):
+                text = f"{_named(task)} on {self._here} waits in its code for its threads, and these for"
+                return self._of_values(text, awaited, None)
         for_s = time.perf_counter() - began_s
         return reason_of(WaitCode.RUNNING, f"{_named(task)} runs on {self._here}, for {for_s:.0f} s so far")
+
+    def _awaited_by(self, task_id: bytes) -> list[bytes]:
+        return [*self._blocked.waited_for_by(task_id), *self._futures.awaited_by(task_id)]
+
+    def _of_values(
+        self, text: str, awaited: Sequence[bytes], num_enough: int | None
+    ) -> common_pb2.WaitReason:
+        """text goes on with what is awaited. num_enough: so many of them are; None: all are needed."""
+        is_any = num_enough is not None and num_enough < len(awaited)
+        what = f"{len(awaited)} object{'' if len(awaited) == 1 else 's'}"
+        what = f"{num_enough} of {what}" if is_any else what
+        waits_for = map(self._reasons.awaited, awaited[:SUBJECTS_TOLD_MAX])
+        return reason_of(WaitCode.GET, f"{text} {what}", waits_for, is_any=is_any)
 
     def _subject(self, task: TaskContext) -> common_pb2.WaitSubject:
         return Subject(kind=Subject.TASK, id=task.task_id, name=_named(task), at=self._env.address)
@@ -113,6 +128,12 @@ class RunReasons:
     def _here(self) -> str:
         env = self._env
         return f"worker {env.worker_id.hex()[:8]} (pid {env.pid}, node {env.node_id.hex()[:8]})"
+
+
+def _waits_for_threads() -> bool:
+    """The main thread stands in a lock, an event, a join or a future of Python's."""
+    frame = sys._current_frames().get(threading.main_thread().ident or 0)
+    return frame is not None and frame.f_code.co_filename == threading.__file__
 
 
 def _named(task: TaskContext) -> str:

@@ -126,7 +126,7 @@ class Explainer:
             if not is_known:
                 found = self._looked_for(subject)
                 if found is None:
-                    text = f"no process of the cluster knows object {id_.hex()}: it is freed, or never was"
+                    text = self._unknown(id_)
                     return Explanation((_plain(Link(subject, reason_of(WaitCode.UNKNOWN, text))),), True)
                 subject = found
         return self._followed(subject, self._env.clock.time_s() + WALK_S, set())
@@ -241,6 +241,15 @@ class Explainer:
             if told is not None and told.code != WaitCode.UNKNOWN:
                 return found
         return None
+
+    def _unknown(self, id_: bytes) -> str:
+        """What nobody knows as an object."""
+        for at in self._processes():
+            if id_ in (at.worker_id, at.node_id):
+                what = "a node" if id_ == at.node_id else "a worker process"
+                may_be = "ids of objects, tasks, actors and placement groups can be explained"
+                return f"{id_.hex()} is the id of {what}, and not of an object: {may_be}"
+        return f"no process of the cluster knows object {id_.hex()}: it is freed, or never was"
 
     def _service_of(self, subject: common_pb2.WaitSubject) -> tuple[str, Any]:
         env, at = self._env, subject.at

@@ -58,6 +58,7 @@ from ray_mono.core_worker.task_submission.lease import (
 from ray_mono.core_worker.task_submission.lost_worker import settle_lost
 from ray_mono.core_worker.task_submission.pending_task import PendingTask
 from ray_mono.core_worker.task_submission.reclaims import Reclaims
+from ray_mono.core_worker.task_submission.removed_groups import RemovedGroups
 from ray_mono.core_worker.task_submission.scheduling_queues import SchedulingQueues
 from ray_mono.core_worker.task_submission.shared_tasks import SharedTasks
 from ray_mono.core_worker.task_submission.stalls import Stalls
@@ -83,7 +84,7 @@ class NormalTaskSubmitter:
         self._lease_requests_max = env.config.lease_requests_max
         self._long_us = env.config.keep_up_us
         self._queues = queues = SchedulingQueues(env.config)
-        self.queue_for, self.forget_group = queues.queue_for, queues.forget_group
+        self.queue_for, self.removed_groups = queues.queue_for, RemovedGroups(self._end_group)
         self.forget_queued, self.trouble_with = queues.forget_queued, queues.trouble_with
         self.describe, self.lease_of, self.queue_of = queues.describe, queues.lease_of, queues.queue_of
         self._stalls = Stalls(env, self._on_closed, self.pump)
@@ -152,7 +153,18 @@ class NormalTaskSubmitter:
         self._num_asked += 1
         return self._lease_prefix + self._num_asked.to_bytes(_LEASE_COUNTER_BYTES, "little")
 
+    def _end_group(self, group_id: bytes) -> None:
+        """Its workers get no more tasks, and no other workers are asked for."""
+        leases = [lease for queue in self._queues.forget_group(group_id) for lease in queue.leases.values()]
+        for lease in leases:
+            if not lease.is_ending:
+                lease.end()
+                self._end_if_answered(lease)
+
     def _request(self, queue: SchedulingQueue, raylet: RayletServiceStub, spilled: bool) -> None:
+        if queue.group_id and queue.group_id in self.removed_groups:
+            self._fail_all(queue, TaskPlacementGroupRemoved())
+            return
         self._reclaims.watch(raylet)
         lease_id = self._new_lease_id()
         queue.requested[lease_id] = raylet
@@ -225,7 +237,7 @@ class NormalTaskSubmitter:
             self._fail_all(queue, TaskUnschedulableError(rejection.message))
         elif kind == raylet_pb2.Rejection.PLACEMENT_GROUP_REMOVED:
             self._fail_all(queue, TaskPlacementGroupRemoved())
-            self.forget_group(queue.group_id)
+            self.removed_groups.add(queue.group_id)
         elif kind == raylet_pb2.Rejection.NOT_HERE:
             self._retry_later(queue)
         elif queue.tasks and kind == raylet_pb2.Rejection.CANCELLED:

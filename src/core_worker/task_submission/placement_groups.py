@@ -36,6 +36,7 @@ from ray_mono.core_worker.objects.blocked_notice import BlockedNotice
 from ray_mono.core_worker.reference_counting.dropped_references import DroppedReferences
 from ray_mono.core_worker.reference_counting.reference_counter import ReferenceCounter
 from ray_mono.core_worker.store_provider.memory_store import MemoryStore
+from ray_mono.core_worker.task_submission.removed_groups import RemovedGroups
 from ray_mono.core_worker.values import serialization
 from ray_mono.protobuf import common_pb2, gcs_pb2
 from ray_mono.rpc.reactor import Waiter
@@ -44,8 +45,6 @@ from ray_mono.rpc.surface import RpcError, StatusCode
 Info = common_pb2.PlacementGroupInfo
 Subject = common_pb2.WaitSubject
 
-REMOVED_MAX = 10_000
-"""So many groups that were removed here are known for that without a question."""
 BUNDLES_MAX = 1_000
 """Of so many groups of others the bundles are kept, for those that inherit them."""
 
@@ -91,24 +90,21 @@ class GcsPlacementGroups:
         memory_store: MemoryStore,
         dropped: DroppedReferences,
         blocked: BlockedNotice,
-        on_removed: Callable[[bytes], None],
+        removed: RemovedGroups,
         home: ReferenceHome,
     ) -> None:
-        """on_removed(group id): this process removes the group. Lock held."""
         self._env = env
         self._context = context
         self._references = references
         self._memory_store = memory_store
         self._dropped = dropped
         self._blocked = blocked
-        self._on_removed = on_removed
+        self._removed = removed
         self._home = home
         self._timeout_s = env.config.gcs_timeout_s
         self._groups: dict[bytes, _WaitedFor] = {}
         # By object of `ready` that is not there: its group.
         self._ready: dict[bytes, bytes] = {}
-        # The latest ones, in their order.
-        self._removed: dict[bytes, None] = {}
         self._bundles: dict[bytes, tuple[ResourceSet, ...]] = {}
 
     # ---- made and removed
@@ -156,12 +152,9 @@ class GcsPlacementGroups:
             request = gcs_pb2.RemovePlacementGroupRequest(placement_group_id=group_id)
             self._env.gcs.RemovePlacementGroup.start(request, lambda reply, error: None)
             self._is_removed(group_id)
-            self._on_removed(group_id)
 
     def _is_removed(self, group_id: bytes) -> None:
-        self._removed[group_id] = None
-        if len(self._removed) > REMOVED_MAX:
-            del self._removed[next(iter(self._removed))]
+        self._removed.add(group_id)
         group = self._groups.pop(group_id, None)
         if group is not None:
             group.tell(Outcome.REMOVED)

@@ -35,9 +35,10 @@ class SchedulingQueues:
             self._num_made += 1
         return queue
 
-    def forget_group(self, group_id: bytes) -> None:
-        """The placement group is removed."""
+    def forget_group(self, group_id: bytes) -> list[SchedulingQueue]:
+        """The placement group is removed. Returns its queues, which go when nothing is in them."""
         self._ended_groups.add(group_id)
+        return [queue for queue in self.by_key.values() if queue.group_id == group_id]
 
     def _drop_ended(self) -> None:
         for key, queue in list(self.by_key.items()):

@@ -70,6 +70,8 @@ class Shortage:
 def choose_node(demand: Demand, nodes: Sequence[NodeSnapshot], last_node_id: bytes = b"") -> NodeID | None:
     """The node to ask, where the demand fits now or else could ever; None where it could nowhere.
 
+    None of those that are drained is chosen, but the owner's where no other could ever hold it.
+
     nodes: the living ones in the order of their ids, less what is being placed there now. Ties go to the
     lowest id. last_node_id: where the last actor with this strategy went. Of many nodes some are looked at
     (policy.in_turn), and the preferred one.
@@ -81,6 +83,10 @@ def choose_node(demand: Demand, nodes: Sequence[NodeSnapshot], last_node_id: byt
     chosen, able = search(demand.resources, demand.strategy, windows, free_of, preferred, last_node_id)
     if chosen is None and able:
         chosen = choose(demand.resources, demand.strategy, able, preferred, last_node_id)
+    if chosen is None and preferred is not None:
+        # A node that is drained waits for the actor's owner, who may wait for the actor.
+        ends = drained(demand.resources, _node_of(nodes, preferred), demand.strategy.selectors)
+        chosen = next(iter(allowed(demand.strategy, ends)), None)
     return None if chosen is None else NodeID(chosen.node_id)
 
 

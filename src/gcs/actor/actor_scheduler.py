@@ -230,6 +230,7 @@ class ActorScheduler:
             depth=spec.depth,
             is_retriable=spec.actor_creation.max_restarts != 0,
             owner_id=spec.caller.worker_id,
+            owner_node_id=spec.caller.node_id,
         )
         self._asking[actor_id] = wanted
         try:

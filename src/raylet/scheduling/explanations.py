@@ -88,13 +88,19 @@ def without_hint(text: str) -> str:
 def in_group(task_name: str, required: ResourceSet, strategy: Strategy, nodes: Sequence[NodeSnapshot]) -> str:
     """It waits for what a placement group has, or is to have. `nodes`: all of them."""
     text = f"{task_name} needs {_needed_in(required, strategy)}"
-    if strategy.selectors:
-        text += f" on a node with {told(strategy.selectors)}"
-        nodes = [node for node in nodes if any_selects(strategy.selectors, node.labels)]
-    if any(node.takes_work and required.fits_in(node.total) for node in nodes):
-        return f"{text}, which is in use there"
     if not is_placed(strategy, nodes):
         return f"{text}, which is not placed yet"
+    if strategy.selectors:
+        nodes = [node for node in nodes if any_selects(strategy.selectors, node.labels)]
+        text += f" on a node with {told(strategy.selectors)}"
+        if not is_placed(strategy, nodes):
+            return f"{text}, where that is not placed"
+    if any(node.takes_work and required.fits_in(node.total) for node in nodes):
+        return f"{text}, which is in use there"
+    for node in drained(required, nodes):
+        return (
+            f"{text}, on node {node.node_id.hex()[:8]}, which is drained: it has a place when that has ended"
+        )
     if strategy.bundle_index != ANY_BUNDLE:
         return f"{text}, which has not so much"
     return f"{text}, which has no bundle with so much"
@@ -109,7 +115,7 @@ def is_placed(strategy: Strategy, nodes: Iterable[NodeSnapshot]) -> bool:
 def _needed_in(required: ResourceSet, strategy: Strategy) -> str:
     """What is asked for in a placement group, under the names that people know."""
     bundle = "" if strategy.bundle_index == ANY_BUNDLE else f"bundle {strategy.bundle_index} of "
-    return f"{plain(required)} in {bundle}placement group {strategy.group_id.hex()[:8]}…"
+    return f"{plain(required) or 'a place'} in {bundle}placement group {strategy.group_id.hex()[:8]}…"
 
 
 def held_by_actors_in_group(

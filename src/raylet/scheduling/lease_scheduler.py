@@ -114,6 +114,8 @@ class LeaseScheduler:
                             stuck.clear()  # what was kept for it may be free now
                         break
                     stuck.add(shape)
+        if self._node.is_draining:
+            self._place_children(now_s)
         while lease := self._reserved.take(self._pool.can_serve):
             worker = self._pool.take(lease.binding, lease.lease_id, lease.request.for_actor, now_s)
             lease.grant(worker.worker_id, now_s)
@@ -145,6 +147,19 @@ class LeaseScheduler:
             waiting, endable, available, self._served_at_s, self._held_for, now_s
         )
         return effects + fair_share.leases_to_end(waiting, endable, available, self._held_for, now_s)
+
+    def _place_children(self, now_s: float) -> None:
+        """The node is drained, and waits for the drivers and tasks on it. So what those ask for is placed, if
+        no other node could ever hold it: say, it has to run in a bundle that is here."""
+        for shape in self._queue.shapes():
+            if not isinstance(self.decide(shape), Infeasible):
+                continue
+            for lease in list(self._queue.leases_of(shape)):
+                is_from_here = lease.request.owner_node_id == self._node.node_id
+                if is_from_here and self._ledger.can_grant(shape.required):
+                    self._queue.remove(lease)
+                    self.reserve(lease)
+                    self._served_at_s[shape] = now_s
 
     def _send_away(self, now_s: float) -> list[Effect]:
         """The node is drained: what could run on others waits there. Actors' leases the GCS asks for again,

@@ -112,6 +112,7 @@ class LeaseRequest(NamedTuple):
     """What it is for may be run again if the worker is killed."""
     owner_id: bytes = b""
     """The worker or driver whose task or actor it is for."""
+    owner_node_id: bytes = b""
     bundles: Mapping[int, ResourceSet] | None = None
     """Set where it asks for these bundles of a placement group instead of a worker (bundle_demand.py)."""
 

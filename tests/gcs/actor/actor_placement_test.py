@@ -214,3 +214,11 @@ def test_what_actors_hold_in_a_group_is_told_by_the_names_that_people_know() -> 
     assert told_held(held, demand) == "{CPU: 1}"
     assert told_held(ResourceSet.from_units({"CPU": 3}), demand) == ""
     assert told_held(held, needs()).startswith("{CPU: 3")
+
+
+def test_a_node_that_is_drained_takes_what_its_own_processes_wait_for_and_nothing_else() -> None:
+    ending = replace(node(A, 4, 4), is_draining=True)
+    assert choose_node(needs(preferred=A), [ending]) == A
+    assert choose_node(needs(), [ending]) is None
+    assert choose_node(needs(cpus=5, preferred=A), [ending]) is None
+    assert choose_node(needs(preferred=A), [ending, node(B, 4, 0)]) == B, "it has room in time"

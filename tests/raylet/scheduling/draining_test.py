@@ -123,3 +123,32 @@ def test_another_node_that_is_drained_gets_nothing() -> None:
     assert not scene.spilled
     scene.give_back("running")
     assert "waiting" in scene.granted
+
+
+def test_what_a_process_of_this_node_asks_for_is_placed_where_no_other_node_could_run_it() -> None:
+    scene = Scene(units(CPU=2))
+    scene.ask("parent")
+    drain(scene)
+    scene.ask("child", owner_node=HERE)
+    scene.ask("of somebody elsewhere")
+    scene.ask("second child", owner_node=HERE)
+    assert scene.running == ["child", "parent"]
+    scene.give_back("child")
+    assert scene.running == ["parent", "second child"]
+
+
+def test_so_is_an_actor_of_its() -> None:
+    scene = Scene(units(CPU=2))
+    drain(scene)
+    scene.ask("actor", for_actor=True, owner_node=HERE)
+    scene.ask("of somebody elsewhere", for_actor=True, owner_node=THERE)
+    assert scene.running == ["actor"] and scene.rejected == {"of somebody elsewhere": RejectionKind.NOT_HERE}
+
+
+def test_a_child_that_another_node_could_run_goes_there() -> None:
+    scene = Scene(units(CPU=2))
+    scene.other_node(units(CPU=0), total=units(CPU=1))
+    scene.ask("parent")
+    drain(scene)
+    scene.ask("child", owner_node=HERE)
+    assert scene.spilled == {"child": THERE}

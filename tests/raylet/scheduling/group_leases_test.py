@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ray_mono.common.scheduling.bundle_resources import ANY_BUNDLE, asked_for_in, given_by
+from ray_mono.common.scheduling.labels import IN, LabelRequirement, LabelSelector
 from ray_mono.common.scheduling.resources import ResourceSet
 from ray_mono.common.scheduling.strategy import Strategy, StrategyKind
 from ray_mono.raylet.effects import EndMode, RejectionKind
@@ -15,8 +16,13 @@ G, H = b"g" * 18, b"h" * 18
 GONE = RejectionKind.PLACEMENT_GROUP_REMOVED
 
 
-def in_group(index: int = ANY_BUNDLE, group: bytes = G) -> Strategy:
-    return Strategy(StrategyKind.PLACEMENT_GROUP, group_id=group, bundle_index=index)
+ON_MARS = ((LabelRequirement("zone", IN, ("mars",)),),)
+
+
+def in_group(
+    index: int = ANY_BUNDLE, group: bytes = G, selectors: tuple[LabelSelector, ...] = ()
+) -> Strategy:
+    return Strategy(StrategyKind.PLACEMENT_GROUP, group_id=group, bundle_index=index, selectors=selectors)
 
 
 def ask(
@@ -28,11 +34,12 @@ def ask(
     job: bytes = JOB_A,
     for_actor: bool = False,
     grant_or_reject: bool = False,
+    selectors: tuple[LabelSelector, ...] = (),
 ) -> None:
     scene.ask(
         name,
         job=job,
-        strategy=in_group(index, group),
+        strategy=in_group(index, group, selectors),
         resources=asked_for_in(needs, group, index),
         for_actor=for_actor,
         grant_or_reject=grant_or_reject,
@@ -260,6 +267,10 @@ def test_why_it_waits_for_a_group_is_told_in_plain_names() -> None:
     assert scene.why("h") == f"h needs {{CPU: 3}} in bundle 0 of {where}, which has not so much"
     ask(scene, "i", units(CPU=2), 0)
     assert scene.why("i") == f"i needs {{CPU: 2}} in bundle 0 of {where}, which is in use there"
+    ask(scene, "k", units(CPU=1), selectors=ON_MARS)
+    assert scene.why("k").endswith(f"{where} on a node with zone = mars, where that is not placed")
+    ask(scene, "m", units(), group=H)
+    assert scene.why("m").startswith("m needs a place in placement group")
     scene.ask("outside", resources=units(CPU=3))
     assert scene.why("outside") == "needs {CPU: 3}; node 62626262 has {CPU: 2} free of {CPU: 4}"
     ask(scene, "j", units(CPU=3), grant_or_reject=True)

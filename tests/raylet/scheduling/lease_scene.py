@@ -88,6 +88,7 @@ class Scene:
         resources: ResourceSet | None = None,
         key: int = 0,
         owner_id: bytes = b"",
+        owner_node: bytes = b"",
         is_retriable: bool = False,
     ) -> None:
         """Asks for one CPU unless `resources` says otherwise."""
@@ -105,6 +106,7 @@ class Scene:
             outlives_job=outlives_job,
             scheduling_key=key,
             owner_id=owner_id,
+            owner_node_id=owner_node,
             is_retriable=is_retriable,
         )
         self.take(self.manager.request(request, self.now_s))

@@ -24,7 +24,7 @@ from ray_mono._private.argument_checks import (
 )
 from ray_mono._private.remote import scheduling_option
 from ray_mono._private.runtime_env import runtime_env
-from ray_mono.common.scheduling.resources import CPU, GPU, MEMORY, OBJECT_STORE_MEMORY, ResourceSet
+from ray_mono.common.scheduling.resources import CPU, GPU, MEMORY, OBJECT_STORE_MEMORY, SCALE, ResourceSet
 from ray_mono.core_worker.options import (
     DYNAMIC_RETURNS,
     STREAMING_RETURNS,
@@ -38,6 +38,7 @@ ASYNC_MAX_CONCURRENCY = 1000
 # A node with such an accelerator has 1 of this resource; asking for a little places the task there.
 ACCELERATOR_RESOURCE_PREFIX = "accelerator_type:"
 ACCELERATOR_AMOUNT = 0.001
+AMOUNT_LEAST = 1 / SCALE
 RESOURCE_KEYWORDS = {
     CPU: "num_cpus",
     GPU: "num_gpus",
@@ -67,8 +68,12 @@ class _Option:
             raise ValueError(f"{name} must be {self.accepts}, got {value!r}")
 
 
+def _is_amount(value: Any) -> bool:
+    return value == 0 or value >= AMOUNT_LEAST
+
+
 def _is_accelerator_amount(value: Any) -> bool:
-    return 0 <= value <= 1 or (1 < value < math.inf and value == int(value))
+    return _is_amount(value) and (value <= 1 or (value < math.inf and value == int(value)))
 
 
 def _count(accepts: str, least: int, forever: bool = False) -> _Option:
@@ -82,7 +87,7 @@ def _is_retry_list(value: Any) -> bool:
     return isinstance(value, bool) or all(isinstance(e, type) and issubclass(e, Exception) for e in value)
 
 
-_AMOUNT = _Option((int, float), "a number of at least 0", lambda value: value >= 0, most=AMOUNT_MAX)
+_AMOUNT = _Option((int, float), f"0, or a number of at least {AMOUNT_LEAST}", _is_amount, most=AMOUNT_MAX)
 _BYTES = _Option((int, float), "a number of bytes, at least 0", lambda value: value >= 0, most=AMOUNT_MAX)
 _FLAG = _Option((bool,), "True or False", takes_bool=True)
 _COUNT_OR_FOREVER = _count("0, a positive whole number, or -1 for no limit", 0, forever=True)
@@ -106,11 +111,14 @@ _NUM_RETURNS = _Option(
 _COMMON = {
     "num_cpus": _AMOUNT,
     "num_gpus": _Option(
-        (int, float), "a whole number, or a part of 1", _is_accelerator_amount, most=AMOUNT_MAX
+        (int, float),
+        f"a whole number, or a part of 1 of at least {AMOUNT_LEAST}",
+        _is_accelerator_amount,
+        most=AMOUNT_MAX,
     ),
     "memory": _BYTES,
     "object_store_memory": _BYTES,
-    "resources": _Option((dict,), "a dict from names to numbers of at least 0"),
+    "resources": _Option((dict,), f"a dict from names to {_AMOUNT.accepts}"),
     "accelerator_type": _NAME,
     "name": _NAME,
     "runtime_env": _Option((dict, Mapping), "a dict"),

@@ -120,7 +120,8 @@ def _label_selectors(
     for place, fallback in enumerate(fallbacks or ()):
         name = f"fallback_strategy[{place}]"
         if not isinstance(fallback, Mapping):
-            raise TypeError(f"{name} must be a dict with 'label_selector', got {fallback!r}")
+            # Not a TypeError, as in Ray: it is the list's value that is wrong.
+            raise ValueError(f"{name} must be a dict with 'label_selector', got {fallback!r}")
         if set(fallback) != {"label_selector"}:
             raise ValueError(
                 f"{name} must have 'label_selector' and nothing else, got {sorted(map(str, fallback))}"
