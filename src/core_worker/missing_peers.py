@@ -26,7 +26,7 @@ class MissingPeers:
         self._clock = clock
         # Who was asked for here since the head has last answered.
         self._unreached: set[bytes] = set()
-        self._missing = MissingWorkers[bytes]()
+        self._missing: MissingWorkers[bytes] = MissingWorkers()
         self._gone: set[bytes] = set()
         self._asks_at_s: float | None = None
 

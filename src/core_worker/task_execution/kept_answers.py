@@ -53,7 +53,7 @@ class KeptAnswers:
     def __init__(self, env: Environment, board: StartBoard) -> None:
         self._env = env
         self._board = board
-        self._keep_call = board.keep_call
+        self._keep_call, self._keep_of_frame = board.keep_call, board.keep_of_frame
         self._board_lock = threading.Lock()
         self.has_some = False
         self.collected: deque[tuple[Call, bytes]] = deque()
@@ -92,17 +92,12 @@ class KeptAnswers:
         return True
 
     def keep_of_frame(self, connection: Any, frame_id: bytes, index: int, plain: bytes) -> bool:
-        """As keep, the usual answer of the call at this index of a frame. frame_id: its first task's id."""
-        lock = self._board_lock
-        if not lock.acquire(False):
+        """As keep_alone, the usual answer of the call at this index of a frame. frame_id: its first task's
+        id."""
+        if not self._keep_of_frame(frame_id, index + 1, plain):
             return False
-        try:
-            if not self._board.keep_of_frame(frame_id, index + 1, plain):
-                return False
-            if connection is not self._latest:
-                self._note(connection)
-        finally:
-            lock.release()
+        if connection is not self._latest:
+            self._note(connection)
         return True
 
     def keep_item(self, sender: ItemSource, item: bytes) -> bool:
