@@ -15,7 +15,7 @@ import asyncio
 import contextlib
 import logging
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import overload
 
@@ -89,11 +89,17 @@ class LeaseClient:
         nodes = self._nodes.placement_nodes()
         return [self._seen(node) for node in nodes] if self._asked else nodes
 
-    def in_order(self) -> Sequence[NodeSnapshot]:
-        """The same in the order of their ids. Each is looked at when it is asked for: of many some are."""
+    def in_order(self, changed: Mapping[NodeID, NodeSnapshot] | None = None) -> Sequence[NodeSnapshot]:
+        """The same in the order of their ids. Each is looked at when it is asked for: of many some are.
+        changed: what these are taken to be instead."""
+        known = {} if changed is None else changed
         return _InOrder(
-            self._nodes.placement_order(), lambda node_id: self._seen(self._nodes.placement(node_id))
+            self._nodes.placement_order(), lambda node_id: known.get(node_id) or self.node(node_id)
         )
+
+    def node(self, node_id: NodeID) -> NodeSnapshot:
+        """One of them. Raises KeyError for a node that does not live."""
+        return self._seen(self._nodes.placement(node_id))
 
     def _seen(self, node: NodeSnapshot) -> NodeSnapshot:
         amount = self._asked.get(node.node_id)

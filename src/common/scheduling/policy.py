@@ -72,7 +72,12 @@ def in_turn(
         yield nodes
         return
     place = bisect_right(nodes, last_node_id, key=lambda node: node.node_id)
-    begin = place if is_spread else max(place - 1, 0)
+    yield from windows(nodes, place if is_spread else max(place - 1, 0))
+
+
+def windows(nodes: Sequence[NodeSnapshot], begin: int) -> Iterator[Sequence[NodeSnapshot]]:
+    """All of these from this place on, and around: NODES_LOOKED_AT at a time."""
+    num = len(nodes)
     for first in range(begin, begin + num, NODES_LOOKED_AT):
         end = min(first + NODES_LOOKED_AT, begin + num)
         yield [*nodes[first:end], *nodes[max(first - num, 0) : max(end - num, 0)]]

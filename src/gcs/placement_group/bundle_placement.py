@@ -60,7 +60,8 @@ class _Room:
         self.used = node.used_share
 
     def takes(self, bundle: Bundle) -> bool:
-        return bundle.resources.fits_in(self.free) and selects(bundle.selector, self.node.labels)
+        fits = bundle.resources.fits_in(self.free)
+        return fits and (not bundle.selector or selects(bundle.selector, self.node.labels))
 
     def put(self, bundle: Bundle) -> bytes:
         self.free = self.free - bundle.resources
@@ -89,7 +90,7 @@ def place(
     """
     num_kept = Counter(kept)
     rooms = [
-        _Room(node, node.total if ever else node.available, num_kept[node.node_id])
+        _Room(node, node.total if ever else node.available, num_kept.get(node.node_id, 0))
         for node in nodes
         if node.takes_work
     ]
@@ -123,7 +124,8 @@ def _placed(
 def _on_one(bundles: Sequence[Bundle], rooms: Sequence[_Room], target_node_id: bytes) -> list[bytes] | None:
     together = ResourceSet.sum_of(bundle.resources for bundle in bundles)
     selector = tuple({requirement: None for bundle in bundles for requirement in bundle.selector})
-    able = [room for room in rooms if room.takes(Bundle(together, selector))]
+    whole = Bundle(together, selector)
+    able = [room for room in rooms if room.takes(whole)]
     if not able:
         return None
     chosen = min(able, key=lambda room: (room.node.node_id != target_node_id, -room.num_bundles, room.rank))

@@ -67,6 +67,8 @@ class GroupScheduler:
         # Of those that were refused: when they are looked at again, and how long they waited last.
         self._refused: dict[PlacementGroupID, tuple[float, float]] = {}
         self._turns = GroupTurns()
+        # Where the last group was placed.
+        self._last_node_id = b""
         # The one that is under way, and what is done when it is to end.
         self._turn: tuple[Turn, asyncio.Future[None]] | None = None
         self._num_rounds = 0
@@ -124,9 +126,8 @@ class GroupScheduler:
             self.look_again(min(later) - now_s)
         if self._is_paused or not unplaced:
             return
-        view = {node.node_id: node for node in self._leases.view()}
         waiting = [group for group in unplaced if not self._is_refused(group, now_s)]
-        chosen = self._choose(waiting, view)
+        chosen = self._choose(waiting)
         if chosen:
             self._num_rounds += 1
             self._placing |= chosen
@@ -137,24 +138,29 @@ class GroupScheduler:
             if group.unplaced != list(self._turn[0].places):
                 self._end_turn(group.group_id)  # it lost more
 
-    def _choose(self, waiting: Iterable[PlacementGroup], view: dict[bytes, NodeSnapshot]) -> Round:
-        """Places for those that fit into what is free. view: less what is given to them, afterwards."""
+    def _choose(self, waiting: Iterable[PlacementGroup]) -> Round:
+        """Places for those that fit into what is free."""
         chosen: Round = {}
+        # Less what is given to them.
+        changed: dict[NodeID, NodeSnapshot] = {}
+        nodes = self._leases.in_order(changed)
         # What did not fit does not fit for the next that asks for the same.
         reasons: dict[WantedPlaces, tuple[str, bool]] = {}
         for group in waiting:
             wanted = self._wanted(group)
-            found = None if wanted in reasons else wanted.place(view.values())
+            found = None if wanted in reasons else wanted.place_in_turn(nodes, self._last_node_id)
             if found is None:
                 if wanted not in reasons:
-                    reasons[wanted] = wanted.why_not(view.values())
+                    reasons[wanted] = wanted.why_not(nodes)
                 if not self._places_in_turn(group.group_id):
                     self._tried(group, *reasons[wanted])
                 continue
-            for bundle, node_id in zip(wanted.bundles, found, strict=True):
-                node = view[node_id]
-                view[node_id] = replace(node, available=node.available - bundle.resources)
-            chosen[group.group_id] = dict(zip(group.unplaced, map(NodeID, found), strict=True))
+            places = list(map(NodeID, found))
+            for bundle, node_id in zip(wanted.bundles, places, strict=True):
+                node = changed.get(node_id) or self._leases.node(node_id)
+                changed[node_id] = replace(node, available=node.available - bundle.resources)
+            chosen[group.group_id] = dict(zip(group.unplaced, places, strict=True))
+            self._last_node_id = found[-1]
         return chosen
 
     def _wanted(self, group: PlacementGroup) -> WantedPlaces:

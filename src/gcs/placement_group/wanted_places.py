@@ -12,6 +12,7 @@ from typing import NamedTuple
 from ray_mono.common.ids import NodeID
 from ray_mono.common.scheduling.labels import told, told_values
 from ray_mono.common.scheduling.node_snapshot import NodeSnapshot
+from ray_mono.common.scheduling.policy import NODES_LOOKED_AT, windows
 from ray_mono.common.scheduling.resources import ResourceSet
 from ray_mono.gcs.placement_group.bundle_placement import Bundle, BundleStrategy, drained_for, place
 from ray_mono.gcs.placement_group.group_state import PlacementGroup
@@ -52,6 +53,22 @@ class WantedPlaces(NamedTuple):
         shunned = self.shunned | late
         able = [node for node in nodes if NodeID(node.node_id) not in shunned] if shunned else list(nodes)
         return place(self.bundles, self.strategy, able, self.kept, self.target_node_id, self.same_label, ever)
+
+    def place_in_turn(self, nodes: Sequence[NodeSnapshot], last_node_id: bytes) -> list[bytes] | None:
+        """As place. Of many nodes some are looked at, if they can do: those first that come where the last
+        group was placed. nodes: in the order of their ids."""
+        names_some = self.kept or self.target_node_id or self.same_label
+        if (
+            len(nodes) > NODES_LOOKED_AT
+            and not names_some
+            and not any(each.selector for each in self.bundles)
+        ):
+            begin = bisect_left(nodes, last_node_id, key=lambda node: node.node_id)
+            for some in windows(nodes, begin):
+                found = self.place(some)
+                if found is not None:
+                    return found
+        return self.place(nodes)
 
     def lacking(self, nodes: Sequence[NodeSnapshot], ever: bool) -> ResourceSet:
         """What a node with room for it would help, where there is no place: all bundles, if they have to be
