@@ -217,13 +217,14 @@ class CoreWorker:
             dependencies,
             self._actor_tasks,
             self._handles,
+            self.peers,
             builder,
             inherited,
             self,
         )
         self.adoption = AdoptionTeller(env, context, self.job_code, creator, self._handles)
         self.canceller = TaskCanceller(
-            env, references, self._dropped, self.peers, tasks, self._normal_tasks, self._actor_tasks, self
+            env, references, self._dropped, self.peers, tasks, normal, self._actor_tasks, creator, self
         )
         self.reasons = WaitReasons(
             env, references, store, plasma, borrowing, self.peers, tasks, normal, self._actor_tasks, groups
@@ -232,8 +233,7 @@ class CoreWorker:
         # As above.
         self.export = self._functions.export
         self.task_template = builder.task_template
-        self.submit_task = builder.submit_task
-        self.submit_actor_task = builder.submit_actor_task
+        self.submit_task, self.submit_actor_task = builder.submit_task, builder.submit_actor_task
         self.submit_tasks, self.submit_actor_tasks = maps.submit_tasks, maps.submit_actor_tasks
         context.when_capturing(self._hand_down_groups)
         self.create_actor = creator.create

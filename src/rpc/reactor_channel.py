@@ -260,9 +260,14 @@ def await_answer(
         if reactor.is_closed:
             raise RpcError(StatusCode.CANCELLED, f"{path}: this process disconnected meanwhile")
         raise RpcError(StatusCode.DEADLINE_EXCEEDED, f"{who} did not answer {path} within {timeout_s} s")
-    [(reply, error)] = result
+    reply, error = result.pop()
     if error is not None:
-        raise error
+        try:
+            raise error
+        finally:
+            # Its traceback holds this frame. If that held the error, what the frames above hold, the user's
+            # among them, would wait for the collector.
+            error = None
     return reply
 
 

@@ -142,7 +142,22 @@ def test_an_actor_that_waits_for_a_place_can_be_killed() -> None:
         get(call)
 
 
-def test_an_actor_that_waits_for_an_argument_can_be_killed_and_never_begins(tmp_path: Path) -> None:
+def kill_here(actor: Any, no_restart: bool) -> None:
+    ray.kill(actor, no_restart=no_restart)
+
+
+def kill_in_a_task(actor: Any, no_restart: bool) -> None:
+    @ray.remote(num_cpus=0)
+    def kill(actor: Any) -> None:
+        ray.kill(actor, no_restart=no_restart)
+
+    get(kill.remote(actor))
+
+
+@pytest.mark.parametrize("kill", [kill_here, kill_in_a_task])
+def test_an_actor_that_waits_for_an_argument_can_be_killed_and_never_begins(
+    tmp_path: Path, kill: Callable[[Any, bool], None]
+) -> None:
     @ray.remote(num_cpus=0)
     def once_there(path: Path) -> int:
         while not path.exists():
@@ -157,15 +172,20 @@ def test_an_actor_that_waits_for_an_argument_can_be_killed_and_never_begins(tmp_
         def answer(self) -> int:
             return 1
 
+    @ray.remote(num_cpus=0)
+    def ask(actor: Any) -> Any:
+        return ray.get(actor.answer.remote())
+
     argument = once_there.remote(tmp_path / "go")
     actor = Begins.remote(argument)
-    call = actor.answer.remote()
-    ray.kill(actor, no_restart=False)  # it has no process, and goes on waiting
-    assert ray.wait([call], timeout=0)[0] == []
+    calls = [actor.answer.remote(), ask.remote(actor)]
+    kill(actor, False)  # it has no process, and goes on waiting
+    assert ray.wait(calls, timeout=0)[0] == []
     for _ in range(2):
-        ray.kill(actor)
-    with pytest.raises(ActorDiedError, match=r"killed by kill\(\)"):
-        get(call)
+        kill(actor, True)
+    for call in calls:
+        with pytest.raises(ActorDiedError, match=r"killed by kill\(\)"):
+            get(call)
     (tmp_path / "go").touch()
     get(argument)
     get(ray.remote(Counter).remote().add.remote())

@@ -77,9 +77,13 @@ class StoreReads:
         wait(waiter, None)
         if not waiter.done:
             raise RaySystemError("this process was disconnected from its cluster while it waited for objects")
-        for error in failure:
-            if isinstance(error, RaySystemError):
+        error = failure.pop() if failure else None
+        if isinstance(error, RaySystemError):
+            try:
                 raise error
+            finally:
+                error = None  # as in await_answer
+        if error is not None:
             if error.code is StatusCode.RESOURCE_EXHAUSTED:
                 raise NoRoomHere(error.message) if may_go_elsewhere else no_room_error(error.message)
             raise RaySystemError(f"the object store failed: {error}")

@@ -484,9 +484,12 @@ class GcsMethod:
         finally:
             with reactor.lock:
                 channel.forget(number)
-        [(reply, error)] = result
+        reply, error = result.pop()
         if error is not None:
-            raise error
+            try:
+                raise error
+            finally:
+                error = None  # as in await_answer
         return reply
 
 

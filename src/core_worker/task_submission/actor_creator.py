@@ -22,6 +22,7 @@ from ray_mono.core_worker.environment import Environment
 from ray_mono.core_worker.object_ref import ObjectRef, ReferenceHome, disconnected
 from ray_mono.core_worker.objects.blocked_notice import BlockedNotice
 from ray_mono.core_worker.options import ActorOptions
+from ray_mono.core_worker.peers import PeerPool
 from ray_mono.core_worker.reference_counting.dropped_references import DroppedReferences
 from ray_mono.core_worker.reference_counting.reference_counter import ReferenceCounter
 from ray_mono.core_worker.store_provider.memory_store import MemoryStore
@@ -33,10 +34,10 @@ from ray_mono.core_worker.task_submission.called_actor import CalledActor
 from ray_mono.core_worker.task_submission.dependency_resolver import DependencyResolver
 from ray_mono.core_worker.task_submission.function_manager import Exported
 from ray_mono.core_worker.task_submission.inherited_groups import InheritedGroups
-from ray_mono.core_worker.task_submission.pending_task import PendingTask
+from ray_mono.core_worker.task_submission.pending_task import FIRST_RETURN, PendingTask
 from ray_mono.core_worker.task_submission.task_builder import TaskBuilder
 from ray_mono.core_worker.task_submission.task_manager import TaskManager
-from ray_mono.protobuf import common_pb2, gcs_pb2
+from ray_mono.protobuf import common_pb2, core_worker_pb2, gcs_pb2
 from ray_mono.rpc.reactor import Waiter
 from ray_mono.rpc.surface import RpcError, StatusCode
 
@@ -59,6 +60,7 @@ class ActorCreator:
         dependencies: DependencyResolver,
         actor_tasks: ActorTaskSubmitter,
         handles: ActorHandles,
+        peers: PeerPool,
         builder: TaskBuilder,
         inherited: InheritedGroups,
         home: ReferenceHome,
@@ -73,6 +75,7 @@ class ActorCreator:
         self._dependencies = dependencies
         self._actor_tasks = actor_tasks
         self._handles = handles
+        self._peers = peers
         self._builder = builder
         self._inherited = inherited
         self._home = home
@@ -261,9 +264,38 @@ class ActorCreator:
         except RpcError as error:
             if error.code is not StatusCode.NOT_FOUND:
                 raise
-            return  # it could not be registered, or has died long ago
+            # It could not be registered, or has died long ago, or its arguments are not there.
+            if no_restart:
+                self._ask_creator(actor_id)
+            return
         with self._env.lock:
             self._actor_tasks.killed(actor_id)
+
+    def _ask_creator(self, actor_id: bytes) -> None:
+        """The GCS does not know the actor: its creator is to see that it never begins. Waits for the answer.
+        Raises RpcError where that does not come in time."""
+        task_id = ids.TaskID.for_actor_creation(actor_id).binary()
+        waiter = Waiter(self._env.reactor)
+        with self._env.lock:
+            row = self._references.get(task_id + FIRST_RETURN)
+            if row is None or row.owner is None:
+                return
+            request = core_worker_pb2.CancelTaskRequest(task_id=task_id, to_owner=True)
+            # One that has ended has taken the actor with it.
+            self._peers.stub_of(row.owner).CancelTask.start(request, lambda reply, error: waiter.set())
+        if not self._blocked.wait(waiter, self._env.config.gcs_timeout_s):
+            text = "the process that creates the actor did not answer"
+            raise RpcError(StatusCode.DEADLINE_EXCEEDED, text)
+
+    def killed_elsewhere(self, task: PendingTask) -> None:
+        """Another process has this process's actor killed, which the GCS did not know a moment ago. Lock
+        held."""
+        actor_id = task.template.spec.actor_creation.actor_id
+        if task.waits_for_arguments:
+            self._never_begins(task, self._actor_tasks.actor(actor_id))
+        else:
+            request = gcs_pb2.KillActorRequest(actor_id=actor_id, force=True, no_restart=True)
+            self._env.gcs.KillActor.start(request, lambda reply, error: None)
 
     def _never_begins(self, task: PendingTask, actor: CalledActor) -> None:
         """The GCS does not know it yet. Lock held."""

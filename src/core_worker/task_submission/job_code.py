@@ -75,9 +75,12 @@ class JobCode:
         self.keep(namespace, key, code)
         env.gcs.KvPut.start(request, answered)
         env.reactor.wait(waiter, PATIENCE_S)
-        for error in errors:
-            if error is not None:
+        error = errors.pop() if errors else None
+        if error is not None:
+            try:
                 raise error
+            finally:
+                error = None  # as in await_answer
 
     def keep(self, namespace: bytes, key: bytes, code: bytes) -> None:
         """For those who run tasks of this process."""
@@ -184,9 +187,12 @@ class JobCode:
         if not by_gcs:
             message = f"neither the GCS nor the task's caller told {what} in time"
             raise RpcError(StatusCode.DEADLINE_EXCEEDED, message)
-        reply, error = by_gcs[0]
+        reply, error = by_gcs.pop()
         if error is not None:
-            raise error
+            try:
+                raise error
+            finally:
+                error = None  # as in await_answer
         return reply
 
 

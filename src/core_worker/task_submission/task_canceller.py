@@ -5,6 +5,9 @@ worker that has the task (interrupter.py).
     pushed ──CancelTask──► the worker drops or interrupts it or, by force, ends its own process
     finished ──► nothing
 
+An actor that is killed before its arguments are there is a task of its creator's, which is to be cancelled:
+the GCS does not know it yet.
+
 A task that was cancelled is not retried. With `recursive` the worker also cancels what the task submitted and
 is not finished, by force if the task is; but calls to actors are never forced. A process that only holds a
 reference asks the owner (`to_owner`).
@@ -21,6 +24,7 @@ from ray_mono.core_worker.object_ref import ObjectRef, ReferenceHome, require_ho
 from ray_mono.core_worker.peers import PeerPool
 from ray_mono.core_worker.reference_counting.dropped_references import DroppedReferences
 from ray_mono.core_worker.reference_counting.reference_counter import ReferenceCounter
+from ray_mono.core_worker.task_submission.actor_creator import ActorCreator
 from ray_mono.core_worker.task_submission.actor_task_submitter import ActorTaskSubmitter
 from ray_mono.core_worker.task_submission.normal_task_submitter import NormalTaskSubmitter
 from ray_mono.core_worker.task_submission.task_manager import TaskManager
@@ -44,6 +48,7 @@ class TaskCanceller:
         tasks: TaskManager,
         normal_tasks: NormalTaskSubmitter,
         actor_tasks: ActorTaskSubmitter,
+        creator: ActorCreator,
         home: ReferenceHome,
     ) -> None:
         self._env = env
@@ -53,6 +58,7 @@ class TaskCanceller:
         self._tasks = tasks
         self._normal_tasks = normal_tasks
         self._actor_tasks = actor_tasks
+        self._creator = creator
         self._home = home
 
     def cancel(self, ref: ObjectRef[Any], force: bool, recursive: bool) -> None:
@@ -87,7 +93,11 @@ class TaskCanceller:
         task = self._tasks.get(task_id)
         if task is None:
             return False
-        is_call = task.template.spec.type == common_pb2.ACTOR_TASK
+        type_ = task.template.spec.type
+        if type_ == common_pb2.ACTOR_CREATION_TASK:
+            self._creator.killed_elsewhere(task)
+            return True
+        is_call = type_ == common_pb2.ACTOR_TASK
         if force and is_call:
             raise ValueError(_NO_FORCE)
         self._tasks.cancel(task)

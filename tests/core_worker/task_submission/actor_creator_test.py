@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from ray_mono.common import ids
 from ray_mono.common.exceptions import (
     ActorAlreadyExistsError,
     ActorDiedError,
@@ -23,7 +24,7 @@ from ray_mono.core_worker.values import serialization
 from ray_mono.protobuf import common_pb2, gcs_pb2
 from ray_mono.rpc.surface import RpcError, StatusCode
 from tests.core_worker.called_actor import USUAL
-from tests.core_worker.scene import Said, Scene, address_of, failure, value
+from tests.core_worker.scene import JOB_ID, OWNER, Said, Scene, address_of, failure, value
 from tests.core_worker.task_submission.tasks import answer
 
 CREATED = gcs_pb2.RegisterActorReply(created=True)
@@ -406,3 +407,33 @@ def test_a_kill_that_the_gcs_does_not_hear_is_an_error_and_the_actor_is_called_o
         scene.core.kill_actor(held.actor_id, True)
     call(scene, held)
     assert len(scene.wire.all("PushTask")) == 1
+
+
+def test_a_kill_of_others_that_meets_the_registration_on_its_way_is_passed_on() -> None:
+    scene = Scene()
+    held = create(scene)
+    task_id = ids.TaskID.for_actor_creation(held.actor_id).binary()
+    with scene.env.lock:
+        assert scene.core.canceller.cancel_own(task_id, False, False)
+    assert scene.wire.last("KillActor").request.actor_id == held.actor_id
+    registration(scene).answer(CREATED)
+    with scene.env.lock:
+        assert not scene.core.canceller.cancel_own(task_id, False, False), "the GCS has it"
+    assert len(scene.wire.all("KillActor")) == 1
+
+
+def test_a_kill_of_an_actor_that_the_gcs_does_not_know_asks_its_creator_and_is_bounded() -> None:
+    def unknown(request: Any) -> Any:
+        raise RpcError(StatusCode.NOT_FOUND, "no such actor")
+
+    scene = Scene()
+    scene.wire.replies["KillActor"] = unknown
+    actor_id = b"a" * 12 + JOB_ID
+    creation_id = ids.object_id_bytes(ids.TaskID.for_actor_creation(actor_id).binary(), 1)
+    ref = scene.core.reference_arrived(creation_id, OWNER.SerializeToString(deterministic=True))
+    with pytest.raises(RpcError, match="the process that creates the actor did not answer"):
+        scene.core.kill_actor(actor_id, True)
+    scene.core.kill_actor(actor_id, False)
+    (asked,) = scene.wire.all("CancelTask")
+    assert asked.to == "unix:owner" and asked.request.to_owner
+    del ref

@@ -31,8 +31,10 @@ def nodes(free: Mapping[int, float], num_nodes: int = LAST + 1) -> list[NodeSnap
     ]
 
 
-def wanted(strategy: BundleStrategy, num_bundles: int = 2, bundle: Bundle = A_CPU) -> WantedPlaces:
-    return WantedPlaces((bundle,) * num_bundles, strategy, (), b"", "", frozenset())
+def wanted(
+    strategy: BundleStrategy, num_bundles: int = 2, bundle: Bundle = A_CPU, kept: tuple[bytes, ...] = ()
+) -> WantedPlaces:
+    return WantedPlaces((bundle,) * num_bundles, strategy, kept, b"", "", frozenset())
 
 
 @pytest.mark.parametrize("strategy", BundleStrategy)
@@ -72,5 +74,5 @@ def test_labels_are_looked_for_on_all_nodes() -> None:
 
 def test_a_group_that_lost_a_bundle_is_looked_at_beside_its_others() -> None:
     cluster = nodes(dict.fromkeys(range(LAST + 1), 4.0))
-    group = wanted(BundleStrategy.STRICT_PACK, 1)._replace(kept=(node_id(LAST),))
+    group = wanted(BundleStrategy.STRICT_PACK, 1, kept=(node_id(LAST),))
     assert group.place_in_turn(cluster, b"") == [node_id(LAST)]

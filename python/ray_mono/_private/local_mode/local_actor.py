@@ -166,7 +166,11 @@ class LocalActor:
         if isinstance(result, _LoopEnd):
             error = result.error
         if error is not None:
-            raise error
+            try:
+                raise error
+            finally:
+                # Its traceback holds this frame: what the frames above hold would wait for the collector.
+                error = future = None  # type: ignore[assignment]
         return result
 
     def die(self, death: ActorDiedError) -> None:
