@@ -162,7 +162,7 @@ class NormalTaskSubmitter:
                 self._end_if_answered(lease)
 
     def _request(self, queue: SchedulingQueue, raylet: RayletServiceStub, spilled: bool) -> None:
-        if queue.group_id and queue.group_id in self.removed_groups:
+        if queue.group_id in self.removed_groups:
             self._fail_all(queue, TaskPlacementGroupRemoved())
             return
         self._reclaims.watch(raylet)
@@ -207,7 +207,11 @@ class NormalTaskSubmitter:
         if outcome == "grant":
             lease = Lease(lease_id, queue, raylet, reply.grant, self._peers.peer(reply.grant.worker))
             queue.leases[lease_id] = lease
-            self._next(lease)
+            if queue.group_id in self.removed_groups:  # while this was on its way
+                lease.end()
+                self._end_if_answered(lease)
+            else:
+                self._next(lease)
         elif outcome == "spillback":
             if queue.tasks:
                 target = reply.spillback

@@ -11,7 +11,7 @@ from ray_mono.common.exceptions import RaySystemError, TaskPlacementGroupRemoved
 from ray_mono.core_worker.context import InGroup, TaskContext, TaskKind
 from ray_mono.protobuf import common_pb2, gcs_pb2
 from ray_mono.rpc.surface import RpcError, StatusCode
-from tests.core_worker.scene import JOB_ID, LOST, Said, Scene
+from tests.core_worker.scene import JOB_ID, LOST, Said, Scene, value
 
 Info = common_pb2.PlacementGroupInfo
 CREATED, REMOVED = common_pb2.PLACEMENT_GROUP_CREATED, common_pb2.PLACEMENT_GROUP_REMOVED
@@ -240,3 +240,47 @@ def test_the_context_tells_the_group() -> None:
     token = scene.context.enter(TaskContext(b"t" * 24, TaskKind(JOB_ID, group=InGroup(OTHER, True))))
     assert scene.context.placement_group() == (OTHER, True)
     scene.context.leave(token)
+
+
+# ---- tasks in a group that this process removes
+
+
+def submit_in(scene: Scene, group_id: bytes) -> Any:
+    place = common_pb2.PlacementGroupStrategy(placement_group_id=group_id, bundle_index=-1)
+    return scene.submit(strategy=common_pb2.SchedulingStrategy(placement_group=place))
+
+
+def is_told_of_removal(scene: Scene, *refs: Any) -> bool:
+    return all(isinstance(scene.state_of(ref), TaskPlacementGroupRemoved) for ref in refs)
+
+
+def test_no_task_that_is_submitted_after_the_removal_asks_for_a_worker() -> None:
+    scene = Scene()
+    group_id = create(scene)
+    scene.core.placement_groups.remove(group_id)
+    assert is_told_of_removal(scene, submit_in(scene, group_id))
+    assert not scene.wire.all("RequestWorkerLease")
+
+
+def test_a_worker_that_was_asked_for_before_the_removal_goes_back() -> None:
+    scene = Scene()
+    group_id = create(scene)
+    before = submit_in(scene, group_id)
+    scene.core.placement_groups.remove(group_id)
+    after = submit_in(scene, group_id)
+    scene.grant()
+    assert is_told_of_removal(scene, before, after)
+    assert len(scene.wire.all("ReturnWorker")) == 1 and not scene.wire.all("PushTask")
+
+
+def test_a_worker_of_the_group_gets_no_more_tasks_after_the_removal() -> None:
+    scene = Scene()
+    group_id = create(scene)
+    runs = submit_in(scene, group_id)
+    scene.grant()
+    scene.core.placement_groups.remove(group_id)
+    after = submit_in(scene, group_id)
+    assert len(scene.wire.all("PushTask")) == 1
+    scene.finish(runs, value(1))
+    assert is_told_of_removal(scene, after)
+    assert len(scene.wire.all("ReturnWorker")) == 1
