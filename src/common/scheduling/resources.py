@@ -8,6 +8,7 @@ user invents.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Mapping
 
 from ray_mono.protobuf import common_pb2
@@ -36,15 +37,15 @@ class ResourceSet:
 
     @classmethod
     def from_units(cls, units: Mapping[str, float]) -> ResourceSet:
-        """From user units, e.g. {"CPU": 0.5}. Raises ValueError naming the resource that is negative, or
-        finer than 0.0001."""
+        """From user units, e.g. {"CPU": 0.5}. What is finer than 0.0001 is cut off, so that six sixths fit
+        into one. Raises ValueError naming the resource that is negative, or smaller than that."""
         amounts = {}
         for name, amount in units.items():
             if isinstance(amount, bool) or not isinstance(amount, (int, float)):
                 raise ValueError(f"resource {name!r} must be a number, got {amount!r}")
             if not 0 <= amount < float("inf"):
                 raise ValueError(f"resource {name!r} must be a finite number of at least 0, got {amount!r}")
-            scaled = round(amount * SCALE)
+            scaled = _scaled(amount)
             if amount and not scaled:
                 raise ValueError(f"resource {name!r} is {amount!r}: the smallest amount is {1 / SCALE}")
             amounts[name] = scaled
@@ -146,6 +147,13 @@ class ResourceSet:
         )
 
     __repr__ = __str__
+
+
+def _scaled(units: float) -> int:
+    """In ten-thousandths. What only binary fractions lack (0.57 * 10_000 is 5699.999…) is not cut off."""
+    scaled = units * SCALE
+    nearest = round(scaled)
+    return nearest if math.isclose(scaled, nearest, rel_tol=1e-12, abs_tol=1e-6) else math.floor(scaled)
 
 
 def _in_order(amounts: dict[str, int]) -> ResourceSet:

@@ -45,6 +45,22 @@ def test_ten_tenths_are_one() -> None:
     assert total == ResourceSet.from_units({"CPU": 1}) and total.to_units() == {"CPU": 1.0}
 
 
+def test_equal_parts_of_one_fit_into_one() -> None:
+    for parts in (*range(1, 200), 1666, SCALE):
+        part = ResourceSet.from_units({"GPU": 1 / parts})
+        together = ResourceSet.sum_of([part] * parts)
+        assert together.fits_in(ResourceSet.from_units({"GPU": 1})), parts
+        assert part.get("GPU") == SCALE // parts
+
+
+def test_what_has_four_digits_is_kept_as_written() -> None:
+    for amount in range(1, 2 * SCALE):
+        assert ResourceSet.from_units({"A": amount / SCALE, "B": float(f"{amount / SCALE:.4f}")}) == (
+            ResourceSet({"A": amount, "B": amount})
+        )
+    assert ResourceSet.from_units({"memory": (1 << 60) + 1}).get("memory") == ((1 << 60) + 1) * SCALE
+
+
 def test_units_are_checked_by_name() -> None:
     assert ResourceSet.from_units({"CPU": 1 / SCALE, "A": 0}).to_units() == {"CPU": 0.0001}
     for amount in (-1, float("nan"), float("inf"), "1", True, 0.00001):
