@@ -88,7 +88,7 @@ class Labels(click.ParamType):
                 f"{value!r} does not read as labels; accepted is name=value,name=value or a JSON object of"
                 " texts."
             )
-        return self._checked(labels, "it")
+        return self._checked(labels, "labels")
 
     def _checked(self, labels: Any, what: str) -> dict[str, str]:
         from ray_mono._private.label_selectors import check_labels

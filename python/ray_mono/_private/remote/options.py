@@ -4,7 +4,8 @@ They are checked where they are written, and turned into what the core takes.
 
 Every option that Ray knows is known here. An unknown name is a ValueError, a wrong type a TypeError, a wrong
 value a ValueError: each names the option, what was given and what is accepted. None means the default; for
-`placement_group` it means that there is none, whatever the caller hands down.
+`placement_group` it means that there is none, whatever the caller hands down, and for `num_cpus` of a task
+that it needs no CPU, as in Ray.
 """
 
 from __future__ import annotations
@@ -282,11 +283,12 @@ def task_options(options: Options, function_name: str, is_generator: bool = Fals
 
     By default 1 CPU, 1 return (of a generator its items), 3 retries.
     """
+    cpus = 0 if options.get("num_cpus", 1) is None else 1
     return TaskOptions(
         name=options.get("name") or function_name,
         num_returns=_num_returns(options, is_generator),
         generator_backpressure_num_objects=_backpressure(options),
-        resources=ResourceSet.from_units({CPU: 1, **_resources(options)}),
+        resources=ResourceSet.from_units({CPU: cpus, **_resources(options)}),
         max_retries=_or(options.get("max_retries"), 3),
         retry_exceptions=_retries(options.get("retry_exceptions")),
         max_calls=options.get("max_calls") or 0,

@@ -195,8 +195,8 @@ def test_a_bare_method_decorator_leaves_the_method_as_it_is() -> None:
 def test_none_means_the_default() -> None:
     option_rules.check_task_options(dict.fromkeys(option_rules._TASK))
     option_rules.check_actor_options(dict.fromkeys(option_rules._ACTOR))
-    # No placement group is more than the default: a caller that captures has no say then.
-    rest = option_rules._TASK.keys() - {"placement_group"}
+    # No placement group is more than the default: a caller that captures has no say then. And no CPU is less.
+    rest = option_rules._TASK.keys() - {"placement_group", "num_cpus"}
     assert option_rules.task_options(dict.fromkeys(rest), "f") == option_rules.task_options({}, "f")
 
 
@@ -212,6 +212,9 @@ def test_a_task_takes_one_cpu_and_three_retries_unless_it_says_otherwise() -> No
     assert units(other.resources) == {"A": 0.5, "GPU": 1}
     typed = option_rules.task_options({"accelerator_type": "H100", "retry_exceptions": [KeyError]}, "f")
     assert units(typed.resources) == {"CPU": 1, "accelerator_type:H100": 0.001}
+    for options in ({"num_cpus": None}, {"num_cpus": None, "num_gpus": None}):
+        assert units(option_rules.task_options(options, "f").resources) == {}, "as in Ray"
+    assert units(option_rules.task_options({"num_gpus": None}, "f").resources) == {"CPU": 1}
     assert typed.retry_exceptions == (KeyError,)
 
 
