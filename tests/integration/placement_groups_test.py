@@ -276,6 +276,22 @@ def test_what_runs_or_waits_in_a_removed_group_fails(group: PlacementGroup, tmp_
             get(task)
 
 
+def test_what_a_task_put_outlives_its_group_that_is_removed_at_once() -> None:
+    """Nothing runs in the group any more, so its removal kills nobody who owns objects."""
+
+    @ray.remote(num_cpus=1)
+    def put() -> Any:
+        return [ray.put("there")]
+
+    for _ in range(5):
+        made = placement_group([{"CPU": 1}])
+        assert made.wait(WAIT_S)
+        (ref,) = get(put.options(scheduling_strategy=InGroup(made, 0)).remote())
+        remove_placement_group(made)
+        wait_until(lambda: ray.available_resources().get("CPU") == NUM_CPUS, "the end of the group", WAIT_S)
+        assert get(ref) == "there"
+
+
 def test_actors_of_a_removed_group_die(group: PlacementGroup) -> None:
     in_it = Asker.options(scheduling_strategy=InGroup(group, 0), num_cpus=1, max_restarts=-1)
     lived = in_it.remote()
