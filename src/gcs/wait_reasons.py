@@ -127,13 +127,16 @@ class WaitReasons:
         shortage = explain(actor.registration.class_name, demand, nodes)
         text, missing = shortage.message.rstrip("."), shortages(demand.resources, nodes)
         if shortage.code in (WaitCode.INFEASIBLE, WaitCode.NODE_DRAINED):
-            unblock = (
-                f"start a node with {needed(demand.resources, demand.strategy.selectors)}, or ask for less"
-            )
+            what = "make a placement group with such bundles"
+            if not demand.strategy.group_id:
+                what = f"start a node with {needed(demand.resources, demand.strategy.selectors)}"
+            unblock = f"{what}, or ask for less"
             return reason_of(shortage.code, text, unblock=unblock, shortages=missing)
         if shortage.code is WaitCode.RESOURCES:
             holders = self._nodes_with(demand.resources)
             unblock = "wait for one of its holders to end, end one, or add a node"
+            if demand.strategy.group_id:
+                unblock = "wait for one of its holders to end, or end one"  # no other node has its bundles
             return reason_of(shortage.code, text, holders, True, unblock, missing)
         return reason_of(WaitCode.STARTING, f"{name} is about to be placed")
 

@@ -84,12 +84,15 @@ class WaitReasons:
         able = [node for node in (here, *others) if node.node_id in decision.feasible_node_ids]
         waits_for, by_groups, groups = self._holders(required) if here in able else ([], "", "")
         waits_for += [node_subject(node, required) for node in able if node is not here][:NODES_TOLD_MAX]
+        unblock = f"wait for one of its holders to end, end one, {groups}or add a node with {what}"
+        if strategy.group_id:
+            unblock = "wait for one of its holders to end, or end one"  # no other node has its bundles
         return reason_of(
             WaitCode.RESOURCES,
             (text if strategy.group_id else f"{name} {text}") + by_groups,
             waits_for,
             is_any=True,
-            unblock=f"wait for one of its holders to end, end one, {groups}or add a node with {what}",
+            unblock=unblock,
             shortages=shortages(required, able),
         )
 

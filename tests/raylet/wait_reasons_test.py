@@ -6,6 +6,7 @@ import asyncio
 
 import pytest
 
+from ray_mono.common.scheduling.bundle_resources import asked_for_in
 from ray_mono.common.scheduling.strategy import Strategy, StrategyKind
 from ray_mono.protobuf import common_pb2
 from ray_mono.raylet.clients import Clients
@@ -111,6 +112,20 @@ def test_a_placement_group_that_holds_what_somebody_needs_is_named() -> None:
     assert "remove a placement group" in told.unblock
     told = reasons(scene).of(Subject(kind=Subject.NODE, id=HERE, needs=units(A=1).to_proto()))
     assert "placement group 67676767 holds {A: 1}" in told.text and "remove" in told.unblock
+
+
+def test_who_waits_for_a_full_bundle_is_not_told_to_add_nodes() -> None:
+    scene = Scene(units(CPU=4))
+    group = b"g" * 18
+    scene.take(scene.manager.prepare_bundles(group, {0: units(CPU=1)}, scene.now_s)[1])
+    scene.take(scene.manager.commit_bundles([(group, 0)], scene.now_s))
+    in_group = Strategy(StrategyKind.PLACEMENT_GROUP, group_id=group, bundle_index=0)
+    needs = asked_for_in(units(CPU=1), group, 0)
+    scene.ask("holder", strategy=in_group, resources=needs)
+    scene.ask("waits", strategy=in_group, resources=needs)
+    told = reason(scene, "waits")
+    assert (told.code, names(told)) == ("RESOURCES", ["holder()"])
+    assert told.unblock == "wait for one of its holders to end, or end one"
 
 
 def test_what_a_raylet_knows_nothing_of_is_refused() -> None:
