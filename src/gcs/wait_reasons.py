@@ -73,7 +73,8 @@ class WaitReasons:
                 alike.setdefault((class_name, actor.state, has_worker, asks_for), []).append(subject)
         for group in self._groups.waiting():
             subject = Subject(kind=Subject.PLACEMENT_GROUP, id=group.group_id.binary())
-            alike.setdefault((group.registration.bundles, group.registration.strategy), []).append(subject)
+            wants = group.registration
+            alike.setdefault((wants.bundles, wants.strategy, wants.same_label), []).append(subject)
         return common_pb2.WaitingReply(
             alike=[
                 common_pb2.WaitingReply.Alike(example=subjects[0], count=len(subjects))

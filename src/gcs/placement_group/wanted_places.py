@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from ray_mono.common.ids import NodeID
-from ray_mono.common.scheduling.labels import told, told_values
+from ray_mono.common.scheduling.labels import EXISTS, LabelRequirement, told, told_values
 from ray_mono.common.scheduling.node_snapshot import NodeSnapshot
 from ray_mono.common.scheduling.policy import NODES_LOOKED_AT, windows
 from ray_mono.common.scheduling.resources import ResourceSet
@@ -93,7 +93,7 @@ class WantedPlaces(NamedTuple):
         )
         num_more = len(self.bundles) - BUNDLES_TOLD_MAX
         more = f", and {num_more} more" if num_more > 0 else ""
-        what = f"it needs {needs}{more} by {self.strategy.value}"
+        what = f"it needs {needs}{more} by {self.strategy.value}{self._bounds()}"
         if self.place(nodes, ever=True) is None:
             alive = [node for node in nodes if node.takes_work]
             cluster = "only node" if len(alive) == 1 else f"{len(alive)} nodes"
@@ -104,6 +104,12 @@ class WantedPlaces(NamedTuple):
             return f"{what}, {never}{more}", True
         return f"{what}, which is in use", False
 
+    def _bounds(self) -> str:
+        """What else a node has to be right for, in words."""
+        label = f", all on nodes with one value of {self.same_label}" if self.same_label else ""
+        others = "bundle that has its place" if len(self.kept) == 1 else "bundles that have their places"
+        return f"{label}, beside its {len(self.kept)} {others}" if self.kept else label
+
     def _told_of(self, nodes: Sequence[NodeSnapshot]) -> str:
         """What these nodes have in all, and of the labels that bundles ask for."""
         needs = ResourceSet.sum_of(bundle.resources for bundle in self.bundles)
@@ -111,6 +117,8 @@ class WantedPlaces(NamedTuple):
             f"node {node.node_id.hex()[:8]} has {node.total.beside(needs)}" for node in nodes[:NODES_TOLD_MAX]
         ]
         selectors = [bundle.selector for bundle in self.bundles if bundle.selector]
+        if self.same_label:
+            selectors.append((LabelRequirement(self.same_label, EXISTS),))
         if selectors:
             have.append(f"there {told_values(selectors, [node.labels for node in nodes])}")
         more = len(nodes) - NODES_TOLD_MAX

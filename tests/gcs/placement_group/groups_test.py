@@ -93,6 +93,28 @@ def test_what_fits_nowhere_waits_for_a_node_and_says_what_for() -> None:
     play(script)
 
 
+def test_a_group_that_waits_says_what_a_node_has_to_be_right_for_besides() -> None:
+    async def script(scene: GcsScene) -> None:
+        gcs = await begin(scene)
+        await scene.add_node({"CPU": 1})
+        node = await scene.add_node({"CPU": 1})
+        await register(gcs, group(same_label="zone"))
+        await asyncio.sleep(1)
+        reason = (await until(gcs, PENDING)).pending_reason
+        assert "by PACK, all on nodes with one value of zone, which" in reason
+        assert "no node has zone" in reason
+        await remove(gcs)
+        await register(gcs, group(2, strategy=Info.STRICT_SPREAD))
+        await until(gcs, CREATED, number=2)
+        await gcs.UnregisterNode(gcs_pb2.UnregisterNodeRequest(node_id=node.node_id))
+        await until(gcs, RESCHEDULING, number=2)
+        await asyncio.sleep(1)
+        reason = (await until(gcs, RESCHEDULING, number=2)).pending_reason
+        assert "by STRICT_SPREAD, beside its 1 bundle that has its place, which the only node" in reason
+
+    play(script)
+
+
 def test_a_node_that_does_not_answer_delays_no_other_group() -> None:
     async def script(scene: GcsScene) -> None:
         gcs = await begin(scene)
