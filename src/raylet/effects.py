@@ -10,6 +10,9 @@ import enum
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+GROUP_REMOVED = "its placement group was removed"
+"""The reason of an EndWorker: what the worker ran has no place any more."""
+
 
 class RejectionKind(enum.Enum):
     """Why a lease was not granted; the names are those of Rejection.Kind in raylet.proto."""

@@ -258,7 +258,10 @@ def test_what_fits_into_no_bundle_is_refused(group: PlacementGroup, index: int, 
 # ---- their end
 
 
-def test_what_runs_or_waits_in_a_removed_group_fails(group: PlacementGroup, tmp_path: Path) -> None:
+@pytest.mark.parametrize("max_retries", [0, 3])
+def test_what_runs_or_waits_in_a_removed_group_fails(
+    group: PlacementGroup, tmp_path: Path, max_retries: int
+) -> None:
     begun = tmp_path / "begun"
 
     @ray.remote(num_cpus=1)
@@ -266,7 +269,7 @@ def test_what_runs_or_waits_in_a_removed_group_fails(group: PlacementGroup, tmp_
         begun.touch()
         time.sleep(100)
 
-    in_it = long.options(scheduling_strategy=InGroup(group, 0))
+    in_it = long.options(scheduling_strategy=InGroup(group, 0), max_retries=max_retries)
     running = in_it.remote()
     wait_until(begun.exists, "a task that runs", WAIT_S)
     waiting = in_it.remote()

@@ -30,6 +30,7 @@ from ray_mono.common.our_bug import check
 from ray_mono.common.scheduling.node_snapshot import NodeSnapshot
 from ray_mono.common.scheduling.resources import ResourceSet
 from ray_mono.raylet.effects import (
+    GROUP_REMOVED,
     BundlesHeld,
     Effect,
     EndMode,
@@ -211,7 +212,7 @@ class LeaseManager:
     ) -> list[Effect]:
         """These bundles of groups end, with what runs in them. is_removed: so do the groups, and what waits
         for them."""
-        reason = "its placement group was removed" if is_removed else "its bundle was taken back"
+        reason = GROUP_REMOVED if is_removed else "its bundle was taken back"
         effects: list[Effect] = []
         inside: dict[BundleKey, list[bytes]] = {
             (group_id, index): [] for group_id, of_group in indices.items() for index in of_group

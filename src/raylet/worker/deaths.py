@@ -17,6 +17,7 @@ from typing import Generic, TypeVar
 from ray_mono.protobuf import common_pb2
 from ray_mono.raylet.clients import ClientProcess
 from ray_mono.raylet.config import RayletConfig
+from ray_mono.raylet.effects import GROUP_REMOVED
 from ray_mono.raylet.worker.launcher import WorkerExit
 from ray_mono.raylet.worker.room_for_workers import why_and_what_helps
 
@@ -108,8 +109,11 @@ def death_cause(
         message = f"worker pid {client.pid} lost its connection to the raylet: {connection_end}"
     ordered = client.ordered_cause
     is_ordered = bool(ordered.message or ordered.kind)
+    kind = ordered.kind if is_ordered else common_pb2.DeathCause.WORKER_DIED
     if end_reason and _is_ours(client, exit_):
         message += f"; the raylet ended it: {end_reason}"
+        if end_reason == GROUP_REMOVED and not is_ordered:
+            kind = common_pb2.DeathCause.PLACEMENT_GROUP_REMOVED
     elif signum == signal.SIGKILL and not is_ordered:
         message += _whose_kill(oom_kills)
     if not client.is_driver:
@@ -118,7 +122,7 @@ def death_cause(
         if not (is_ordered or end_reason):
             message += last_lines(log)
     cause = common_pb2.DeathCause(
-        kind=ordered.kind if is_ordered else common_pb2.DeathCause.WORKER_DIED,
+        kind=kind,
         message=ordered.message or message,
         exit_code=exit_code,
         signal=signum,
