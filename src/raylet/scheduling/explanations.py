@@ -27,8 +27,10 @@ def queued(
     others: Sequence[NodeSnapshot],
     is_overdrawn: bool,
     keeps: bool,
+    is_in_parts: bool,
 ) -> str:
-    """Why a lease is still queued. keeps: what is free here, for another."""
+    """Why a lease is still queued. keeps: what is free here, for another. is_in_parts: so are accelerators
+    that are free here."""
     name = task_name or "A task"
     if shape.strategy.group_id:
         return in_group(name, shape.required, shape.strategy, [here, *others])
@@ -41,7 +43,12 @@ def queued(
         able = [node for node in (here, *others) if node.node_id in decision.feasible_node_ids]
     is_here = here in able
     return waiting(
-        shape.required, shape.strategy.selectors, able, is_overdrawn and is_here, keeps and is_here
+        shape.required,
+        shape.strategy.selectors,
+        able,
+        is_overdrawn and is_here,
+        keeps and is_here,
+        is_in_parts and is_here,
     )
 
 
@@ -172,9 +179,11 @@ def waiting(
     able: Sequence[NodeSnapshot],
     is_overdrawn: bool,
     keeps: bool,
+    is_in_parts: bool,
 ) -> str:
-    """It fits some node, and none has it free now. able: those that it fits. is_overdrawn: the first one
-    is. keeps: so does that one, what is free there, for another."""
+    """It fits some node, and none has it free now. able: those that it fits. Of the first of them,
+    is_overdrawn: it is; keeps: it keeps what is free, for another; is_in_parts: its accelerators are free in
+    parts."""
     if is_overdrawn:
         free = able[0].available
         return f"tasks that resumed after a wait hold more than there is (free: {free}): nothing is granted"
@@ -183,7 +192,9 @@ def waiting(
         f"{node.total.beside(required)}"
         for node in able[:NODES_SHOWN_MAX]
     ]
-    if keeps and required.fits_in(able[0].available):
+    if is_in_parts:
+        nodes[0] += ", in parts of accelerators"
+    elif keeps and required.fits_in(able[0].available):
         nodes[0] += ", and keeps that for what has waited longer"
     more = len(able) - NODES_SHOWN_MAX
     others = f", and {more} more nodes have it not free" if more > 0 else ""

@@ -27,6 +27,8 @@ single lease would do, since that needs no more than its turn. Once something is
 kept, also when one more lease would do: else the next in turn would take it just then. Bundles of placement
 groups take nothing of what is kept, unless it is kept for them (bundle_demand.py).
 
+Accelerators are counted by unit, and so they are kept (unit_counts.py).
+
 **How long.** Let no task take longer than D. If D is below DRAIN_S, all of them end meanwhile, and the
 request has its turn within D + 4 LOOK_S. Nobody knows whether D is longer. So after DRAIN_S the free part
 of the node idles for the request half of the time only: while it is 4 to 8 s old, 16 to 32 s, and so on.
@@ -43,6 +45,7 @@ from collections.abc import Mapping, Sequence
 from ray_mono.common.scheduling.resources import ResourceSet
 from ray_mono.raylet.effects import ReclaimLease
 from ray_mono.raylet.scheduling.leases import Shape, WorkerLease
+from ray_mono.raylet.scheduling.unit_counts import Counts
 
 LOOK_S = 0.05
 """How often waiting requests are looked at, while there are any."""
@@ -59,15 +62,15 @@ WAITING_MAX = 100
 def leases_to_end(
     waiting: Sequence[WorkerLease],
     endable: Sequence[WorkerLease],
-    available: ResourceSet,
+    counts: Counts,
     held_for: Shape | None,
     now_s: float,
 ) -> list[ReclaimLease]:
     """Marks leases as asked for, and returns what their holders are told.
 
     waiting: the first of each line that waits for resources of this node. endable: granted leases that are
-    no actor's, and whose workers are not blocked. available: may be negative. held_for: the shape that what
-    is free is kept for.
+    no actor's, and whose workers are not blocked. counts: what is free may be negative. held_for: the shape
+    that what is free is kept for.
     """
     num_of_job = Counter(lease.request.job_id for lease in endable)
     order = sorted(
@@ -75,64 +78,63 @@ def leases_to_end(
     )
     # Expected: what is free or will be soon; each request takes its part of it. Late: what was asked for
     # before, and runs something long.
-    expected, late = available, ResourceSet()
+    expected, late = counts.available, ResourceSet()
     for lease in order:
         if lease.asked_at_s is not None and now_s - lease.asked_at_s < ASK_AGAIN_S:
-            expected = expected + lease.shape.resources
+            expected = expected + counts.holds(lease)
         elif lease.asked_at_s is not None:
-            late = late + lease.shape.resources
+            late = late + counts.holds(lease)
     effects: list[ReclaimLease] = []
     for request in sorted(_oldest(waiting, now_s), key=lambda request: request.shape != held_for):
-        required, old_s, awaited = request.shape.required, SLICE_S, ResourceSet()
+        required = counts.needs(request, _others(endable, request))
+        old_s, awaited = SLICE_S, ResourceSet()
         if request.shape == held_for:
             # What comes free is kept for it. So it is the first to count on that, and it waits for what is
             # late.
             old_s, awaited, late = 0.0, late, ResourceSet()
         candidates = [
             lease
-            for lease in order
-            if lease.asked_at_s is None
-            and now_s - lease.granted_at_s >= old_s
-            and not _is_same_line(lease, request)
+            for lease in _others(order, request)
+            if lease.asked_at_s is None and now_s - lease.granted_at_s >= old_s
         ]
-        chosen = _enough(required, expected + awaited, candidates)
+        chosen = _enough(required, expected + awaited, candidates, counts)
         for lease in chosen:
             lease.ask_to_end(now_s)
-            expected = expected + lease.shape.resources
+            expected = expected + counts.holds(lease)
             effects.append(ReclaimLease(lease.lease_id, lease.request.requester))
         if required.fits_in(expected + awaited):
             expected = expected - required.missing_from(awaited)
     return effects
 
 
-def shape_to_hold_for(
+def request_to_hold_for(
     waiting: Sequence[WorkerLease],
     endable: Sequence[WorkerLease],
-    available: ResourceSet,
+    counts: Counts,
     served_at_s: Mapping[Shape, float],
     held_for: Shape | None,
     now_s: float,
-) -> Shape | None:
-    """The shape that what is free is kept for now.
+) -> WorkerLease | None:
+    """A request for whose shape what is free is kept now.
 
     served_at_s: when the last request of a shape got its resources. held_for: the shape until now.
     """
-    sizes = {lease.shape: lease.shape.resources for lease in endable}.values()
+    sizes = {counts.holds(lease) for lease in endable}
     for request in _oldest(waiting, now_s):
         age_s = now_s - max(request.queued_at_s, served_at_s.get(request.shape, 0.0))
         if age_s < HOLD_AFTER_S:
             continue
-        required, within_reach = request.shape.required, available
+        others = _others(endable, request)
+        required, within_reach = counts.needs(request, others), counts.available
         # With what is kept for it already, one lease more may do: it is not yet its turn.
-        if request.shape != held_for and any(required.fits_in(available + resources) for resources in sizes):
+        if request.shape != held_for and any(required.fits_in(counts.available + held) for held in sizes):
             continue  # it needs its turn and nothing else
-        for lease in endable:
-            if not _is_same_line(lease, request):
-                within_reach = within_reach + lease.shape.resources
+        for lease in others:
+            within_reach = within_reach + counts.holds(lease)
         if required.fits_in(within_reach):
             # Only for one at a time: what is kept for two may serve neither.
             is_its_time = age_s < DRAIN_S or int(math.log2(age_s / DRAIN_S)) % 2 == 1
-            return request.shape if is_its_time else None
+            return request if is_its_time else None
     return None
 
 
@@ -148,13 +150,18 @@ def _oldest(waiting: Sequence[WorkerLease], now_s: float) -> list[WorkerLease]:
     return sorted(due, key=lambda lease: lease.number)[:WAITING_MAX]
 
 
+def _others(leases: Sequence[WorkerLease], request: WorkerLease) -> list[WorkerLease]:
+    """Those that may end for it."""
+    return [lease for lease in leases if not _is_same_line(lease, request)]
+
+
 def _is_same_line(lease: WorkerLease, other: WorkerLease) -> bool:
     mine, theirs = lease.request, other.request
     return mine.job_id == theirs.job_id and lease.line == other.line and lease.shape is other.shape
 
 
 def _enough(
-    required: ResourceSet, expected: ResourceSet, candidates: Sequence[WorkerLease]
+    required: ResourceSet, expected: ResourceSet, candidates: Sequence[WorkerLease], counts: Counts
 ) -> list[WorkerLease]:
     """The first candidates whose ends make it fit; none where all of them do not."""
     chosen: list[WorkerLease] = []
@@ -162,8 +169,9 @@ def _enough(
     for lease in candidates:
         if not missing:
             break
-        if any(lease.shape.resources.get(name) for name, _ in missing.items()):
+        held = counts.holds(lease)
+        if any(held.get(name) for name, _ in missing.items()):
             chosen.append(lease)
-            expected = expected + lease.shape.resources
+            expected = expected + held
             missing = required.missing_from(expected)
     return [] if missing else chosen

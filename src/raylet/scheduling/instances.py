@@ -78,10 +78,15 @@ class Instances:
             self._free[index] -= part
 
 
-def find(pools: Sequence[Instances], amount: int) -> Parts | None:
-    """The units that are free in all of these, for `amount` of each; None where it does not fit now."""
+def room_in(pools: Sequence[Instances], kept: Mapping[int, int] | None = None) -> dict[int, int]:
+    """What is free of each unit in all of these. kept: less this."""
     first, *others = [pool.free for pool in pools]
     room = {index: min([free, *(other.get(index, 0) for other in others)]) for index, free in first.items()}
+    return {index: free - kept.get(index, 0) for index, free in room.items()} if kept else room
+
+
+def find(room: Mapping[int, int], amount: int) -> Parts | None:
+    """The units for `amount`; None where it does not fit. room: what is free of each."""
     num_whole, part = divmod(amount, SCALE)
     whole = [index for index in sorted(room) if room[index] >= SCALE][:num_whole]
     if len(whole) < num_whole:
@@ -91,3 +96,16 @@ def find(pools: Sequence[Instances], amount: int) -> Parts | None:
         return parts
     able = [(free, index) for index, free in room.items() if free >= part and index not in whole]
     return (*parts, (min(able)[1], part)) if able else None
+
+
+def find_soon(room: Mapping[int, int], coming: Mapping[int, int], amount: int) -> Parts | None:
+    """As find, the units that will have most room for `amount` when what is coming is free, those first of
+    which most is free now; None where it would not fit then."""
+    num_whole, part = divmod(amount, SCALE)
+    soon = {index: free + coming.get(index, 0) for index, free in room.items()}
+    order = sorted(room, key=lambda index: (-room[index], index))
+    whole = [index for index in order if soon[index] >= SCALE][:num_whole]
+    able = [index for index in order if soon[index] >= part and index not in whole][:1] if part else []
+    if len(whole) < num_whole or (part and not able):
+        return None
+    return (*((index, SCALE) for index in whole), *((index, part) for index in able))

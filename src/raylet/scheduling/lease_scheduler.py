@@ -42,6 +42,7 @@ from ray_mono.raylet.scheduling.scheduling_policy import (
     Wait,
     decide,
 )
+from ray_mono.raylet.scheduling.unit_counts import Counts, PlainCounts, UnitCounts
 from ray_mono.raylet.worker.worker_pool import WorkerPool
 
 
@@ -99,6 +100,9 @@ class LeaseScheduler:
 
     def run(self, now_s: float) -> list[Effect]:
         """Places all that can be placed. SpilledBack and Rejected leases are in neither place any more."""
+        if self._held_for is not None and not self._queue.has(self._held_for):
+            self._held_for = None
+            self._ledger.keep_units({})
         effects: list[Effect] = []
         stuck: set[Shape] = set()
         placed = True
@@ -142,11 +146,15 @@ class LeaseScheduler:
             for lease in leases
             if not lease.request.for_actor and not self._ledger.is_blocked(lease.lease_id)
         ]
-        available = self._ledger.available
-        self._held_for = fair_share.shape_to_hold_for(
-            waiting, endable, available, self._served_at_s, self._held_for, now_s
+        counts: Counts = PlainCounts(self._ledger.available)
+        if any(self._ledger.needs_units(lease.shape.required) for lease in waiting):
+            counts = UnitCounts(self._ledger)
+        request = fair_share.request_to_hold_for(
+            waiting, endable, counts, self._served_at_s, self._held_for, now_s
         )
-        return effects + fair_share.leases_to_end(waiting, endable, available, self._held_for, now_s)
+        self._held_for = None if request is None else request.shape
+        self._ledger.keep_units({} if request is None else counts.units_for(request, endable))
+        return effects + fair_share.leases_to_end(waiting, endable, counts, self._held_for, now_s)
 
     def _place_children(self, now_s: float) -> None:
         """The node is drained, and waits for the drivers and tasks on it. So what those ask for is placed, if
@@ -202,16 +210,19 @@ class LeaseScheduler:
         """Whether one may have the node's resources now."""
         if self._node.is_draining:
             return False
-        if not self._ledger.can_grant(shape.required):
+        if not self._ledger.can_grant(shape.required, for_kept=shape is self._held_for):
             return False
         kept = None if shape is self._held_for else self.kept
         return kept is None or shape.required.fits_in(fair_share.spare(self._ledger.available, kept))
 
     @property
     def kept(self) -> ResourceSet | None:
-        """What is kept free for the shape that others gave way to; None: nothing."""
+        """What is kept free for the shape that others gave way to, beside the accelerators that the ledger
+        keeps; None: nothing."""
         held_for = self._held_for
-        return held_for.required if held_for is not None and self._queue.has(held_for) else None
+        if held_for is None or not self._queue.has(held_for):
+            return None
+        return self._ledger.beside_units(held_for.required)
 
     def tick(self, now_s: float, unknown_node_s: float) -> list[Effect]:
         """Refuses what has waited `unknown_node_s` for a node that nobody has heard of. Until then it may be
@@ -278,6 +289,8 @@ class LeaseScheduler:
         match decision:
             case RunHere():
                 lease = self._queue.pop(job_id, shape)
+                if shape is self._held_for:
+                    self._ledger.keep_units({})  # it takes them now
                 if lease.request.bundles is None:
                     self.reserve(lease)
                 else:

@@ -41,6 +41,7 @@ class LeaseStories:
             others,
             self._ledger.is_overdrawn,
             self._scheduler.kept is not None,
+            self._ledger.is_in_parts(lease.shape.required),
         )
 
     def decision_of(self, lease: WorkerLease) -> Decision:

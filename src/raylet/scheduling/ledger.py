@@ -20,7 +20,7 @@ The ledger does not know workers, queues or other nodes.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -34,7 +34,7 @@ from ray_mono.common.scheduling.bundle_resources import (
 )
 from ray_mono.common.scheduling.resources import CPU, SCALE, UNIT_INSTANCE_RESOURCES, ResourceSet
 from ray_mono.raylet.scheduling.bundles import Bundle, BundleState
-from ray_mono.raylet.scheduling.instances import Instances, Parts, find
+from ray_mono.raylet.scheduling.instances import Instances, Parts, find, find_soon, room_in
 
 _Units = list[tuple[list[Instances], Parts]]
 """Units, and all the instances that they are taken from."""
@@ -79,6 +79,8 @@ class ResourceLedger:
         self._available = total
         self._holdings: dict[bytes, _Holding] = {}
         self._bundles: dict[Bundle, _Holding] = {}
+        # Accelerators that are kept for a request that waits for them: how much of which unit.
+        self._kept_units: Mapping[str, Mapping[int, int]] = {}
         self._instances = {
             name: Instances(name, amount) for name, amount in total.items() if name in UNIT_INSTANCE_RESOURCES
         }
@@ -93,28 +95,79 @@ class ResourceLedger:
         """Whether resumed workers hold more than there is: then nothing is granted but to work in groups."""
         return self._available.get(CPU) < 0
 
-    def can_grant(self, required: ResourceSet) -> bool:
-        """Whether `required` is free now, whole accelerators included."""
+    def keep_units(self, units: Mapping[str, Mapping[int, int]]) -> None:
+        """From now on these accelerators, by resource and index, are kept for one who waits for them."""
+        self._kept_units = units
+
+    def can_grant(self, required: ResourceSet, for_kept: bool = False) -> bool:
+        """Whether `required` is free now, whole accelerators included. for_kept: what is kept, too."""
         # What is asked most often comes first: what waits does not fit, and few nodes have accelerators.
         return (
             required.fits_in(self._available)
             and (self._available.get(CPU) >= 0 or is_in_group(required))
-            and (not self._instances or self._find_units(required) is not None)
+            and (not self._instances or self._find_units(required, for_kept) is not None)
         )
 
-    def _find_units(self, required: ResourceSet) -> _Units | None:
-        """The accelerators for this; None where they are not free."""
-        together: dict[tuple[str, int], list[Instances]] = defaultdict(list)
+    def is_in_parts(self, required: ResourceSet) -> bool:
+        """As much is free, but of several accelerators, and it needs whole ones or more of one."""
+        return required.fits_in(self._available) and self._find_units(required, for_kept=True) is None
+
+    def needs_units(self, required: ResourceSet) -> bool:
+        """Whether accelerators of this node are among it."""
+        return bool(self._instances) and any(name in self._instances for name, _ in required.items())
+
+    def beside_units(self, required: ResourceSet) -> ResourceSet:
+        """All of it but accelerators of this node."""
+        if not self._instances:
+            return required
+        return required.only(*(name for name, _ in required.items() if name not in self._instances))
+
+    def _pools_for(self, required: ResourceSet) -> list[tuple[int, dict[str, Instances]]]:
+        """The accelerators among it: how much is needed, and the instances by name from which to take the
+        same units."""
+        together: dict[tuple[str, int], dict[str, Instances]] = defaultdict(dict)
         for name, amount in required.items():
             if name in self._instances:
-                together[self._instances[name].plain_name, amount].append(self._instances[name])
+                together[self._instances[name].plain_name, amount][name] = self._instances[name]
+        return [(amount, pools) for (_, amount), pools in together.items()]
+
+    def _find_units(self, required: ResourceSet, for_kept: bool = False) -> _Units | None:
+        """The accelerators for this; None where they are not free."""
         units: _Units = []
-        for (_, amount), pools in together.items():
-            parts = find(pools, amount)
+        for amount, pools in self._pools_for(required):
+            kept = None
+            if self._kept_units and not for_kept:
+                kept = next((self._kept_units[name] for name in pools if name in self._kept_units), None)
+            parts = find(room_in([*pools.values()], kept), amount)
             if parts is None:
                 return None
-            units.append((pools, parts))
+            units.append(([*pools.values()], parts))
         return units
+
+    # ---- by unit, for who gives way (unit_counts.py)
+
+    def free_units(self) -> dict[str, Mapping[int, int]]:
+        """What is free of each accelerator, by resource and index."""
+        return {name: instances.free for name, instances in self._instances.items()}
+
+    def units_of(self, lease_id: bytes) -> dict[str, Parts]:
+        """What a lease holds of which accelerators, by resource."""
+        holding = self._holdings[lease_id]
+        names = {id(instances): name for name, instances in self._instances.items()}
+        return {names[id(pool)]: parts for pools, parts in holding.units for pool in pools}
+
+    def units_soon(
+        self, required: ResourceSet, coming: Mapping[str, Mapping[int, int]]
+    ) -> dict[str, dict[int, int]] | None:
+        """The accelerators that could be free soonest for this, by resource and index; None where they could
+        not. coming: what leases that may end hold."""
+        found: dict[str, dict[int, int]] = {}
+        for amount, pools in self._pools_for(required):
+            parts = find_soon(room_in([*pools.values()]), coming.get(next(iter(pools)), {}), amount)
+            if parts is None:
+                return None
+            found |= {name: dict(parts) for name in pools}
+        return found
 
     def allocate(self, lease_id: bytes, resources: ResourceSet) -> dict[str, tuple[int, ...]]:
         """Gives `resources` to a lease; returns the indices of the accelerators it got, by plain name.

@@ -243,6 +243,75 @@ def test_what_is_kept_for_an_actor_and_not_held_by_it_is_free_as_soon_as_it_is_p
     assert scene.running == ["actor", "small"]
 
 
+# ---- accelerators
+
+
+def parts_of_gpus(scene: Scene, part: float, task_s: float = 0.3) -> list[Flood]:
+    """Who never has enough of these, from several connections, out of step."""
+    floods = []
+    for number in range(4):
+        name, needs = f"small {number}", units(GPU=part)
+        floods.append(
+            Flood(scene, name, task_s + 0.1 * number, resources=needs, requester=number + 1, key=number)
+        )
+        scene.wait(0.15)
+    scene.wait(1.0)
+    return floods
+
+
+@pytest.mark.parametrize("needs", [0.5, 1, 2, 4])
+@pytest.mark.parametrize("for_actor", [False, True])
+def test_who_needs_more_of_a_gpu_than_is_left_of_each_has_a_turn(needs: float, for_actor: bool) -> None:
+    scene = Scene(units(CPU=4, GPU=4))
+    floods = parts_of_gpus(scene, 0.35)
+    large = units(GPU=needs)
+    assert large.fits_in(scene.ledger.available) is (needs <= 1), "of all of them together"
+    scene.ask("large", resources=large, job=JOB_B, requester=9, for_actor=for_actor)
+    run_until_granted(scene, "large", floods, within_s=8 * (0.6 + LOOK_S))
+
+
+def test_why_it_waits_is_told() -> None:
+    scene = Scene(units(CPU=4, GPU=2))
+    for number in range(2):
+        scene.ask(f"small {number}", resources=units(GPU=0.6), for_actor=True)
+    scene.ask("large", resources=units(GPU=0.5))
+    assert scene.why("large").endswith("GPU: 0.8} free of {CPU: 4, GPU: 2}, in parts of accelerators")
+
+
+def test_while_one_gpu_is_kept_the_others_are_used() -> None:
+    scene = Scene(units(CPU=4, GPU=4))
+    for number in range(8):
+        scene.ask(f"long {number}", resources=units(GPU=0.35), requester=number + 1)
+    scene.ask("large", resources=units(GPU=1), job=JOB_B, requester=9)
+    scene.wait(RECLAIM_AFTER_S + 5 * LOOK_S)
+    for number in range(4):
+        scene.ask(f"small {number}", resources=units(GPU=0.3), requester=7)
+    assert [name for name in scene.running if name.startswith("small")] == ["small 0", "small 1", "small 2"]
+    for asked in set(scene.reclaimed):
+        assert "large" not in scene.running
+        scene.give_back(asked)
+    assert "large" in scene.running and len(set(scene.reclaimed)) == 2
+
+
+def test_a_gpu_that_is_kept_is_free_at_once_when_the_request_is_cancelled() -> None:
+    scene = Scene(units(CPU=4, GPU=1))
+    for number in range(2):
+        scene.ask(f"long {number}", resources=units(GPU=0.35), requester=number + 1)
+    scene.ask("large", resources=units(GPU=1), job=JOB_B, requester=9)
+    scene.wait(RECLAIM_AFTER_S + 5 * LOOK_S)
+    scene.ask("small", resources=units(GPU=0.3), requester=7)
+    assert "small" not in scene.running
+    scene.do(lambda now_s: scene.manager.cancel(b"large", now_s))
+    assert "small" in scene.running
+
+
+def test_bundles_with_gpus_have_their_turn_beside_parts_of_them() -> None:
+    scene = Scene(units(CPU=4, GPU=4))
+    floods = parts_of_gpus(scene, 0.35)
+    scene.ask_for_bundles(b"g" * 18, units(GPU=1), units(GPU=1))
+    run_until_granted(scene, (b"g" * 18).decode(), floods, within_s=8 * (0.6 + LOOK_S))
+
+
 def test_nothing_is_kept_for_what_waits_for_an_actor() -> None:
     scene = Scene(units(CPU=2))
     scene.ask("actor", for_actor=True)
