@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import pytest
@@ -105,6 +106,62 @@ def test_what_runs_on_another_node_only_has_its_turn_there() -> None:
     nodes = [{"CPU": 2}, {"CPU": 2, "A": 1}, {"CPU": 1}]
     there = ResourceSet.from_units({"CPU": 1, "A": 0.1})
     assert max(waits_beside_a_flood(nodes, there)) < 1.0
+
+
+FLOODED_S = 20.0
+SHARE_MIN = 0.4
+"""Of two whose tasks are alike. They take turns, so that longer tasks get more: see below."""
+
+
+def done_by_two_floods(
+    nodes: Sequence[Mapping[str, float]], hosts: tuple[int, int], task_s: tuple[float, float]
+) -> tuple[float, float]:
+    """Two drivers that never have enough, the second of which comes later: how many seconds of its tasks were
+    run for each while both were there."""
+    options = TaskOptions(resources=ONE_CPU, max_retries=0)
+    seconds = [0.0, 0.0]
+
+    def flood(here: Site, number: int, begin_s: float, world: World) -> None:
+        here.sleep(number * 1.0)
+        running: list[ObjectRef[Any]] = []
+        while world.loop.time() < begin_s + FLOODED_S:
+            while len(running) < 50:
+                running.append(here.submit(run_task, TaskScript(task_s[number]), options=options))
+            over, running = here.core.wait(running, 1, None, False)
+            if world.loop.time() > begin_s + 2.0:
+                seconds[number] += task_s[number] * len(over)
+        here.core.wait(running, len(running), None, False)
+
+    async def play(world: World, cluster: SimCluster) -> None:
+        await cluster.start(nodes)
+        names = cluster.host_names()
+        drivers = [await cluster.start_driver(names[host]) for host in hosts]
+        begin_s = world.loop.time()
+        await asyncio.gather(
+            *(
+                driver.play(partial(flood, number=number, begin_s=begin_s, world=world), "flood")
+                for number, driver in enumerate(drivers)
+            )
+        )
+        for driver in drivers:
+            await driver.stop()
+        await cluster.until_nothing_is_left(10)
+
+    with World(0) as world:
+        cluster = SimCluster(world, Journal())
+        world.run(play(world, cluster), LIMIT_S)
+    return seconds[0], seconds[1]
+
+
+@pytest.mark.parametrize("hosts", [(0, 0), (0, 1)], ids=["from one node", "from two"])
+@pytest.mark.parametrize(
+    ("task_s", "share_min"), [((0.1, 0.1), SHARE_MIN), ((0.1, 0.5), 0.25), ((0.5, 0.1), 0.25)]
+)
+def test_two_drivers_that_never_have_enough_share_all_nodes(
+    hosts: tuple[int, int], task_s: tuple[float, float], share_min: float
+) -> None:
+    first_s, second_s = done_by_two_floods([{"CPU": 2}] * 3, hosts, task_s)
+    assert min(first_s, second_s) >= share_min * (first_s + second_s), (first_s, second_s)
 
 
 # ---- placement groups

@@ -20,6 +20,10 @@ answered. Nothing that runs is stopped.
 A holder that was asked ASK_AGAIN_S ago runs something long: then others are asked. Nobody is asked in vain:
 if all of these leases together would not do, the request waits for something else.
 
+**On other nodes.** Leases end only for what waits beside them. So what has waited at its own raylet for
+SHARE_AFTER_S waits on all nodes that could hold it, each of which gets its part (lease_scheduler.py): else a
+driver that came first would keep all other nodes than that of the one that came later.
+
 **For whom is kept what is free.** A request that needs more than one lease sets free could be overtaken for
 ever by requests that need little. So what is free is kept for the one of these that has waited longest.
 Nothing is kept for what waits for an actor, a blocked worker or another node. Nothing is kept for what a

@@ -45,6 +45,9 @@ from ray_mono.raylet.scheduling.scheduling_policy import (
 from ray_mono.raylet.scheduling.unit_counts import Counts, PlainCounts, UnitCounts
 from ray_mono.raylet.worker.worker_pool import WorkerPool
 
+SHARE_AFTER_S = 0.3
+"""How long a request waits for its own node alone."""
+
 
 class LeaseScheduler:
     """Leases that are QUEUED or RESERVED."""
@@ -73,6 +76,7 @@ class LeaseScheduler:
         self._last_node_ids = {StrategyKind.SPREAD: b"", StrategyKind.DEFAULT: node.node_id}
         # What is free is kept for this shape, as long as one waits.
         self._held_for: Shape | None = None
+        self._num_shared_out = 0
         # When a shape that waits got its resources last.
         self._served_at_s: dict[Shape, float] = {}
 
@@ -138,6 +142,7 @@ class LeaseScheduler:
         for shape in self._queue.shapes():
             decision = self.decide(shape)
             if isinstance(decision, Wait) and self._node.node_id in decision.feasible_node_ids:
+                effects += self._share_out(shape, decision, now_s - SHARE_AFTER_S)
                 waiting += self._queue.heads(shape)
             elif isinstance(decision, Wait):
                 effects += self._send_to_wait(shape, decision, now_s - fair_share.RECLAIM_AFTER_S)
@@ -183,6 +188,29 @@ class LeaseScheduler:
                 effects.append(Rejected(lease.lease_id, RejectionKind.NOT_HERE, message))
         return effects
 
+    def _share_out(self, shape: Shape, decision: Wait, queued_by_s: float) -> list[Effect]:
+        """What has waited here for long and fits on other nodes, too, waits on all of them from now on: each
+        gets the next of these requests. Leases end only for what waits beside them, and elsewhere a job may
+        hold all there is. Whoever was sent here stays."""
+        nodes = [node for node in self._cluster.nodes() if node.node_id in decision.feasible_node_ids]
+        if not nodes:
+            return []
+        effects: list[Effect] = []
+        for lease in list(self._queue.leases_of(shape)):
+            if lease.has_been_shared_out or lease.queued_at_s > queued_by_s:
+                continue
+            is_from_here = lease.request.requester_node_id == self._node.node_id
+            if lease.request.for_actor or lease.request.bundles is not None or not is_from_here:
+                continue
+            place = self._num_shared_out % (len(nodes) + 1)
+            self._num_shared_out += 1
+            if place == len(nodes):
+                lease.stay()
+                continue
+            self._queue.remove(lease)
+            effects.append(_sent_to_wait(lease, nodes[place]))
+        return effects
+
     def _send_to_wait(self, shape: Shape, decision: Wait, queued_by_s: float) -> list[Effect]:
         """What fits on other nodes only has to wait there, because only there do leases end for it. For
         actors the GCS chooses the node itself."""
@@ -193,7 +221,7 @@ class LeaseScheduler:
         for lease in list(self._queue.leases_of(shape)):
             if lease.queued_at_s <= queued_by_s and not lease.request.for_actor:
                 self._queue.remove(lease)
-                effects.append(SpilledBack(lease.lease_id, node.node_id, node.host, node.port, may_wait=True))
+                effects.append(_sent_to_wait(lease, node))
         return effects
 
     def drain(self) -> None:
@@ -321,6 +349,10 @@ class LeaseScheduler:
         """It is the turn of these. Together they are free; parts of accelerators may not do for each."""
         refusal = self._bundles.prepare(group_id, bundles)
         return Rejected(group_id, RejectionKind.NOT_HERE, refusal) if refusal else BundlesHeld(group_id)
+
+
+def _sent_to_wait(lease: WorkerLease, node: NodeSnapshot) -> Effect:
+    return SpilledBack(lease.lease_id, node.node_id, node.host, node.port, may_wait=True)
 
 
 def _no_such_node(lease: WorkerLease, is_gone: bool) -> Rejected:

@@ -151,6 +151,8 @@ class WorkerLease:
     granted_at_s: float = 0.0
     asked_at_s: float | None = None
     """When its holder was asked to end it."""
+    has_been_shared_out: bool = False
+    """It has waited for long, and was told to wait here (LeaseScheduler)."""
     story: tuple[WorkerLeaseEvent, ...] = ()
     """Its whole life, which has at most four steps: for error messages."""
     lease_id: bytes = field(init=False)
@@ -192,6 +194,10 @@ class WorkerLease:
     def ask_to_end(self, now_s: float) -> None:
         """Its holder is being asked. That changes nothing: the holder may need it for long."""
         self.asked_at_s = now_s
+
+    def stay(self) -> None:
+        """It goes on waiting here, when others like it are sent to other nodes."""
+        self.has_been_shared_out = True
 
     def requested_by(self, requester: int) -> None:
         """Its requester asked again, on another connection, which has not been asked for anything yet."""

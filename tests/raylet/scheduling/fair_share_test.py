@@ -9,6 +9,7 @@ import pytest
 
 from ray_mono.common.scheduling.resources import ResourceSet
 from ray_mono.raylet.scheduling.fair_share import ASK_AGAIN_S, DRAIN_S, LOOK_S, RECLAIM_AFTER_S, SLICE_S
+from ray_mono.raylet.scheduling.lease_scheduler import SHARE_AFTER_S
 from tests.raylet.scheduling.lease_scene import HERE, JOB_A, JOB_B, THERE, Scene, units
 
 
@@ -349,6 +350,21 @@ def test_what_fits_on_another_node_only_goes_there_to_wait() -> None:
     assert scene.spilled == {}
     scene.wait(RECLAIM_AFTER_S)
     assert scene.spilled == {"there": THERE} and scene.may_wait == ["there"]
+
+
+def test_what_has_waited_for_long_waits_on_all_nodes_that_could_hold_it_each_once() -> None:
+    scene = Scene(units(CPU=2))
+    scene.other_node(units(CPU=0), total=units(CPU=2))
+    for number in range(2):
+        scene.ask(f"runs {number}", job=JOB_A, requester=number + 1)
+    for number in range(4):
+        scene.ask(f"waits {number}", job=JOB_B, requester=9)
+    scene.ask("sent here", job=JOB_B, requester=8, requester_node=THERE)
+    scene.ask("actor", job=JOB_B, requester=7, for_actor=True)
+    scene.wait(SHARE_AFTER_S - LOOK_S)
+    assert not scene.spilled
+    scene.wait(3.0)
+    assert scene.spilled == {"waits 0": THERE, "waits 2": THERE} and scene.may_wait == [*scene.spilled]
 
 
 def test_whoever_takes_a_lease_over_with_another_connection_is_asked_for_it_again() -> None:
