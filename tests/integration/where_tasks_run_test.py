@@ -178,12 +178,16 @@ def test_affinity_that_may_not_wait_is_an_error_on_a_full_node(
     here: str, there: str, meeting: Meeting
 ) -> None:
     all_free()
-    # The head knows it, and this node's raylet a moment later.
-    spills = on(there, soft=True, _spill_on_unavailable=True)
-    soft = where.options(scheduling_strategy=spills)
-    wait_until(lambda: get(soft.remote()) == there, "there is room there")
     fails = on(there, _fail_on_unavailable=True)
-    assert get(where.options(scheduling_strategy=fails).remote()) == there
+
+    def runs_there() -> bool:
+        try:
+            return bool(get(where.options(scheduling_strategy=fails).remote()) == there)
+        except TaskUnschedulableError:
+            return False
+
+    # The head knows that it is free, and this node's raylet, which decides, a moment later.
+    wait_until(runs_there, "it runs where there is room")
     refs = meeting.begin(range(NUM_CPUS), scheduling_strategy=on(there))
     try:
         with pytest.raises(TaskUnschedulableError, match=f"node {there}, which has not .CPU: 1. free now"):
