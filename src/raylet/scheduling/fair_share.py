@@ -90,7 +90,7 @@ def leases_to_end(
             late = late + counts.holds(lease)
     effects: list[ReclaimLease] = []
     for request in sorted(_oldest(waiting, now_s), key=lambda request: request.shape != held_for):
-        required = counts.needs(request, _others(endable, request))
+        required = counts.needs(request, others(endable, request))
         old_s, awaited = SLICE_S, ResourceSet()
         if request.shape == held_for:
             # What comes free is kept for it. So it is the first to count on that, and it waits for what is
@@ -98,7 +98,7 @@ def leases_to_end(
             old_s, awaited, late = 0.0, late, ResourceSet()
         candidates = [
             lease
-            for lease in _others(order, request)
+            for lease in others(order, request)
             if lease.asked_at_s is None and now_s - lease.granted_at_s >= old_s
         ]
         chosen = _enough(required, expected + awaited, candidates, counts)
@@ -128,12 +128,12 @@ def request_to_hold_for(
         age_s = now_s - max(request.queued_at_s, served_at_s.get(request.shape, 0.0))
         if age_s < HOLD_AFTER_S:
             continue
-        others = _others(endable, request)
-        required, within_reach = counts.needs(request, others), counts.available
+        may_end = others(endable, request)
+        required, within_reach = counts.needs(request, may_end), counts.available
         # With what is kept for it already, one lease more may do: it is not yet its turn.
         if request.shape != held_for and any(required.fits_in(counts.available + held) for held in sizes):
             continue  # it needs its turn and nothing else
-        for lease in others:
+        for lease in may_end:
             within_reach = within_reach + counts.holds(lease)
         if required.fits_in(within_reach):
             # Only for one at a time: what is kept for two may serve neither.
@@ -154,7 +154,7 @@ def _oldest(waiting: Sequence[WorkerLease], now_s: float) -> list[WorkerLease]:
     return sorted(due, key=lambda lease: lease.number)[:WAITING_MAX]
 
 
-def _others(leases: Sequence[WorkerLease], request: WorkerLease) -> list[WorkerLease]:
+def others(leases: Sequence[WorkerLease], request: WorkerLease) -> list[WorkerLease]:
     """Those that may end for it."""
     return [lease for lease in leases if not _is_same_line(lease, request)]
 

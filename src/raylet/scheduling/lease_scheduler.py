@@ -82,9 +82,15 @@ class LeaseScheduler:
 
     def reserve(self, lease: WorkerLease) -> None:
         """Gives the node's resources to a lease that is not queued; it waits for a worker from now on."""
+        self._takes_kept(lease.shape)
         self._ledger.allocate(lease.lease_id, lease.shape.resources)
         lease.reserve()
         self._reserved.add(lease)
+
+    def _takes_kept(self, shape: Shape) -> None:
+        """One of this shape gets its resources now: the accelerators that were kept, if they were for it."""
+        if shape is self._held_for:
+            self._ledger.keep_units({})
 
     def enqueue(self, lease: WorkerLease) -> bool:
         """Returns whether it may be placed now. It may not where others of its shape wait."""
@@ -158,7 +164,8 @@ class LeaseScheduler:
             waiting, endable, counts, self._served_at_s, self._held_for, now_s
         )
         self._held_for = None if request is None else request.shape
-        self._ledger.keep_units({} if request is None else counts.units_for(request, endable))
+        aims_at = {} if request is None else counts.units_for(request, fair_share.others(endable, request))
+        self._ledger.keep_units(aims_at)
         return effects + fair_share.leases_to_end(waiting, endable, counts, self._held_for, now_s)
 
     def _place_children(self, now_s: float) -> None:
@@ -192,16 +199,21 @@ class LeaseScheduler:
         """What has waited here for long and fits on other nodes, too, waits on all of them from now on: each
         gets the next of these requests. Leases end only for what waits beside them, and elsewhere a job may
         hold all there is. Whoever was sent here stays."""
-        nodes = [node for node in self._cluster.nodes() if node.node_id in decision.feasible_node_ids]
-        if not nodes:
+        able, here = set(decision.feasible_node_ids), self._node.node_id
+        leases = [
+            lease
+            for lease in self._queue.leases_of(shape)
+            if not lease.has_been_shared_out
+            and lease.queued_at_s <= queued_by_s
+            and lease.request.requester_node_id == here
+            and not lease.request.for_actor
+            and lease.request.bundles is None
+        ]
+        if len(able) < 2 or not leases:
             return []
+        nodes = [node for node in self._cluster.nodes() if node.node_id in able]
         effects: list[Effect] = []
-        for lease in list(self._queue.leases_of(shape)):
-            if lease.has_been_shared_out or lease.queued_at_s > queued_by_s:
-                continue
-            is_from_here = lease.request.requester_node_id == self._node.node_id
-            if lease.request.for_actor or lease.request.bundles is not None or not is_from_here:
-                continue
+        for lease in leases:
             place = self._num_shared_out % (len(nodes) + 1)
             self._num_shared_out += 1
             if place == len(nodes):
@@ -214,7 +226,8 @@ class LeaseScheduler:
     def _send_to_wait(self, shape: Shape, decision: Wait, queued_by_s: float) -> list[Effect]:
         """What fits on other nodes only has to wait there, because only there do leases end for it. For
         actors the GCS chooses the node itself."""
-        nodes = [node for node in self._cluster.nodes() if node.node_id in decision.feasible_node_ids]
+        able = set(decision.feasible_node_ids)
+        nodes = [node for node in self._cluster.nodes() if node.node_id in able]
         names = [name for name, _ in shape.required.items()]
         node = min(nodes, key=lambda node: (node.utilization(names), node.node_id))
         effects: list[Effect] = []
@@ -317,11 +330,10 @@ class LeaseScheduler:
         match decision:
             case RunHere():
                 lease = self._queue.pop(job_id, shape)
-                if shape is self._held_for:
-                    self._ledger.keep_units({})  # it takes them now
                 if lease.request.bundles is None:
                     self.reserve(lease)
                 else:
+                    self._takes_kept(shape)
                     effects.append(self._hold(lease.lease_id, lease.request.bundles))
                 self._served_at_s[shape] = now_s
             case SpillTo(chosen):

@@ -306,6 +306,22 @@ def test_a_gpu_that_is_kept_is_free_at_once_when_the_request_is_cancelled() -> N
     assert "small" in scene.running
 
 
+def test_a_gpu_that_is_kept_is_had_by_one_alike_that_another_node_sends() -> None:
+    scene = Scene(units(CPU=4, GPU=1))
+    for number in range(2):
+        scene.ask(f"long {number}", resources=units(GPU=0.35), requester=number + 1)
+    scene.ask("large", resources=units(GPU=1), job=JOB_B, requester=9)
+    scene.wait(RECLAIM_AFTER_S + 5 * LOOK_S)
+    scene.hold_starts = True
+    for number in range(2):
+        scene.give_back(f"long {number}")
+    scene.ask("small", resources=units(GPU=0.3), requester=7, grant_or_reject=True)
+    assert "small" in scene.rejected, "the large one has it"
+    scene.do(lambda now_s: scene.manager.cancel(b"large", now_s))
+    scene.ask("sent here", resources=units(GPU=1), job=JOB_B, requester=8, grant_or_reject=True)
+    assert "sent here" not in scene.rejected
+
+
 def test_bundles_with_gpus_have_their_turn_beside_parts_of_them() -> None:
     scene = Scene(units(CPU=4, GPU=4))
     floods = parts_of_gpus(scene, 0.35)
