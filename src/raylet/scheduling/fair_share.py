@@ -90,7 +90,7 @@ def leases_to_end(
             late = late + counts.holds(lease)
     effects: list[ReclaimLease] = []
     for request in sorted(_oldest(waiting, now_s), key=lambda request: request.shape != held_for):
-        required = counts.needs(request, others(endable, request))
+        required = counts.needs(request, endable)
         old_s, awaited = SLICE_S, ResourceSet()
         if request.shape == held_for:
             # What comes free is kept for it. So it is the first to count on that, and it waits for what is
@@ -98,8 +98,10 @@ def leases_to_end(
             old_s, awaited, late = 0.0, late, ResourceSet()
         candidates = [
             lease
-            for lease in others(order, request)
-            if lease.asked_at_s is None and now_s - lease.granted_at_s >= old_s
+            for lease in order
+            if lease.asked_at_s is None
+            and now_s - lease.granted_at_s >= old_s
+            and not lease.is_same_line(request)
         ]
         chosen = _enough(required, expected + awaited, candidates, counts)
         for lease in chosen:
@@ -123,18 +125,18 @@ def request_to_hold_for(
 
     served_at_s: when the last request of a shape got its resources. held_for: the shape until now.
     """
-    sizes = {counts.holds(lease) for lease in endable}
+    sizes = {id(held): held for held in map(counts.holds, endable)}.values()
     for request in _oldest(waiting, now_s):
         age_s = now_s - max(request.queued_at_s, served_at_s.get(request.shape, 0.0))
         if age_s < HOLD_AFTER_S:
             continue
-        may_end = others(endable, request)
-        required, within_reach = counts.needs(request, may_end), counts.available
+        required, within_reach = counts.needs(request, endable), counts.available
         # With what is kept for it already, one lease more may do: it is not yet its turn.
         if request.shape != held_for and any(required.fits_in(counts.available + held) for held in sizes):
             continue  # it needs its turn and nothing else
-        for lease in may_end:
-            within_reach = within_reach + counts.holds(lease)
+        for lease in endable:
+            if not lease.is_same_line(request):
+                within_reach = within_reach + counts.holds(lease)
         if required.fits_in(within_reach):
             # Only for one at a time: what is kept for two may serve neither.
             is_its_time = age_s < DRAIN_S or int(math.log2(age_s / DRAIN_S)) % 2 == 1
@@ -152,16 +154,6 @@ def spare(available: ResourceSet, held: ResourceSet) -> ResourceSet:
 def _oldest(waiting: Sequence[WorkerLease], now_s: float) -> list[WorkerLease]:
     due = [lease for lease in waiting if now_s - lease.queued_at_s >= RECLAIM_AFTER_S]
     return sorted(due, key=lambda lease: lease.number)[:WAITING_MAX]
-
-
-def others(leases: Sequence[WorkerLease], request: WorkerLease) -> list[WorkerLease]:
-    """Those that may end for it."""
-    return [lease for lease in leases if not _is_same_line(lease, request)]
-
-
-def _is_same_line(lease: WorkerLease, other: WorkerLease) -> bool:
-    mine, theirs = lease.request, other.request
-    return mine.job_id == theirs.job_id and lease.line == other.line and lease.shape is other.shape
 
 
 def _enough(

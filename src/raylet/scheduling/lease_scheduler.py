@@ -164,8 +164,7 @@ class LeaseScheduler:
             waiting, endable, counts, self._served_at_s, self._held_for, now_s
         )
         self._held_for = None if request is None else request.shape
-        aims_at = {} if request is None else counts.units_for(request, fair_share.others(endable, request))
-        self._ledger.keep_units(aims_at)
+        self._ledger.keep_units({} if request is None else counts.units_for(request, endable))
         return effects + fair_share.leases_to_end(waiting, endable, counts, self._held_for, now_s)
 
     def _place_children(self, now_s: float) -> None:

@@ -168,6 +168,11 @@ class WorkerLease:
     def has_worker(self) -> bool:
         return self.state in HAVE_WORKERS
 
+    def is_same_line(self, other: WorkerLease) -> bool:
+        """Either serves the tasks of the other."""
+        mine, theirs = self.request, other.request
+        return mine.job_id == theirs.job_id and self.line == other.line and self.shape is other.shape
+
     def is_inside(self, group_id: bytes, index: int) -> bool:
         """Whether it holds something of this bundle, or may: nobody knows which one the work in any uses."""
         strategy = self.request.strategy

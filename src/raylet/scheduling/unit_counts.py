@@ -23,7 +23,7 @@ class Counts(Protocol):
     def available(self) -> ResourceSet: ...
 
     def needs(self, request: WorkerLease, endable: Sequence[WorkerLease]) -> ResourceSet:
-        """endable: leases that may end for it."""
+        """endable: leases that may end; those of its own line do not for it."""
 
     def holds(self, lease: WorkerLease) -> ResourceSet: ...
 
@@ -69,6 +69,8 @@ class UnitCounts:
         """Empty where these leases do not hold enough of any."""
         coming: dict[str, Counter[int]] = {}
         for lease in endable:
+            if lease.is_same_line(request):
+                continue
             for name, parts in self._ledger.units_of(lease.lease_id).items():
                 coming.setdefault(name, Counter()).update(dict(parts))
         return self._ledger.units_soon(request.shape.required, coming) or {}
