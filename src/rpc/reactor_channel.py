@@ -21,7 +21,7 @@ from ray_mono.rpc.framing import ERROR, HEADER, ITEM, REPLY, REQUEST
 from ray_mono.rpc.reactor import Reactor, Waiter
 from ray_mono.rpc.reactor_socket import READABLE, WRITABLE, ReactorSocket
 from ray_mono.rpc.sockets import speaks_first, tune_tcp
-from ray_mono.rpc.surface import OutOfReach, RpcError, StatusCode
+from ray_mono.rpc.surface import OutOfReach, RpcError, StatusCode, take_answer
 from ray_mono.rpc.timers import Timer
 
 logger = logging.getLogger(__name__)
@@ -260,15 +260,7 @@ def await_answer(
         if reactor.is_closed:
             raise RpcError(StatusCode.CANCELLED, f"{path}: this process disconnected meanwhile")
         raise RpcError(StatusCode.DEADLINE_EXCEEDED, f"{who} did not answer {path} within {timeout_s} s")
-    reply, error = result.pop()
-    if error is not None:
-        try:
-            raise error
-        finally:
-            # Its traceback holds this frame. If that held the error, what the frames above hold, the user's
-            # among them, would wait for the collector.
-            error = None
-    return reply
+    return take_answer(result)
 
 
 class ReactorMethod(Generic[Request, Reply]):

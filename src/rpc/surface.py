@@ -66,6 +66,19 @@ class RpcError(ray_error.RpcError):
         return ray_error.RpcError, (str(self), int(self.code))
 
 
+def take_answer(answers: list[tuple[Any, RpcError | None]]) -> Any:
+    """Takes the last of these, and returns its reply, or raises its error."""
+    reply, error = answers.pop()
+    if error is not None:
+        try:
+            raise error
+        finally:
+            # Its traceback holds this frame, and the callers'. If one of these held the error, what they and
+            # the user's frames above hold would wait for the collector.
+            error = None
+    return reply
+
+
 class NobodyListens(RpcError):
     """A machine answers that nobody listens at that address. So whoever did has ended."""
 

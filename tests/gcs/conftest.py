@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import pytest
 
 from ray_mono.common import process
+from ray_mono.common.scheduling.node_snapshot import NodeSnapshot
 from ray_mono.gcs.storage.embedded_redis import find_server_binary
 from tests.gcs.gcs_process import GcsProcess, Start
 
@@ -26,6 +27,19 @@ def short_dir() -> Iterator[str]:
     path = tempfile.mkdtemp(prefix="rmg", dir="/tmp")
     yield path
     shutil.rmtree(path)
+
+
+@pytest.fixture
+def looked_at(monkeypatch: pytest.MonkeyPatch) -> set[bytes]:
+    """The ids of the nodes that are asked from now on whether they take work. All of them do."""
+    asked: set[bytes] = set()
+
+    def takes_work(node: NodeSnapshot) -> bool:
+        asked.add(node.node_id)
+        return True
+
+    monkeypatch.setattr(NodeSnapshot, "takes_work", property(takes_work))
+    return asked
 
 
 @dataclass

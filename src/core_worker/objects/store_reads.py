@@ -82,7 +82,7 @@ class StoreReads:
             try:
                 raise error
             finally:
-                error = None  # as in await_answer
+                error = None  # as in take_answer
         if error is not None:
             if error.code is StatusCode.RESOURCE_EXHAUSTED:
                 raise NoRoomHere(error.message) if may_go_elsewhere else no_room_error(error.message)

@@ -41,7 +41,7 @@ from ray_mono.protobuf import common_pb2, gcs_pb2
 from ray_mono.protobuf.gcs_rpc import GcsServiceStub
 from ray_mono.rpc.reactor import Waiter
 from ray_mono.rpc.reactor_channel import ReactorChannel
-from ray_mono.rpc.surface import RpcError, StatusCode
+from ray_mono.rpc.surface import RpcError, StatusCode, take_answer
 
 logger = logging.getLogger(__name__)
 
@@ -484,13 +484,7 @@ class GcsMethod:
         finally:
             with reactor.lock:
                 channel.forget(number)
-        reply, error = result.pop()
-        if error is not None:
-            try:
-                raise error
-            finally:
-                error = None  # as in await_answer
-        return reply
+        return take_answer(result)
 
 
 class GcsStream:

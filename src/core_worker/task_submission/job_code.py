@@ -20,7 +20,7 @@ from ray_mono.core_worker.environment import Environment
 from ray_mono.core_worker.peers import PeerPool
 from ray_mono.protobuf import common_pb2, core_worker_pb2, gcs_pb2
 from ray_mono.rpc.reactor import Waiter
-from ray_mono.rpc.surface import RpcError, StatusCode
+from ray_mono.rpc.surface import RpcError, StatusCode, take_answer
 
 PATIENCE_S = 0.1
 """A GCS that takes longer is busy, stopped or away."""
@@ -66,21 +66,17 @@ class JobCode:
         env = self._env
         request = gcs_pb2.KvPutRequest(namespace=namespace, key=key, value=code, overwrite=False)
         waiter = Waiter(env.reactor)
-        errors: list[RpcError | None] = []
+        answers: list[tuple[Any, RpcError | None]] = []
 
         def answered(reply: Any, error: RpcError | None) -> None:
-            errors.append(error)
+            answers.append((reply, error))
             waiter.set()
 
         self.keep(namespace, key, code)
         env.gcs.KvPut.start(request, answered)
         env.reactor.wait(waiter, PATIENCE_S)
-        error = errors.pop() if errors else None
-        if error is not None:
-            try:
-                raise error
-            finally:
-                error = None  # as in await_answer
+        if answers:
+            take_answer(answers)
 
     def keep(self, namespace: bytes, key: bytes, code: bytes) -> None:
         """For those who run tasks of this process."""
@@ -187,13 +183,7 @@ class JobCode:
         if not by_gcs:
             message = f"neither the GCS nor the task's caller told {what} in time"
             raise RpcError(StatusCode.DEADLINE_EXCEEDED, message)
-        reply, error = by_gcs.pop()
-        if error is not None:
-            try:
-                raise error
-            finally:
-                error = None  # as in await_answer
-        return reply
+        return take_answer(by_gcs)
 
 
 def is_found(answers: list[tuple[Any, RpcError | None]]) -> bool:

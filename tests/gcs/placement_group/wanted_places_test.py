@@ -50,15 +50,8 @@ def test_a_group_finds_the_only_free_nodes_wherever_the_last_one_went(
 
 @pytest.mark.parametrize("strategy", BundleStrategy)
 def test_a_place_among_ten_thousand_nodes_is_found_by_a_look_at_no_more_than_among_a_few_hundred(
-    strategy: BundleStrategy, monkeypatch: pytest.MonkeyPatch
+    strategy: BundleStrategy, looked_at: set[bytes]
 ) -> None:
-    looked_at: set[bytes] = set()
-
-    def takes_work(node: NodeSnapshot) -> bool:
-        looked_at.add(node.node_id)
-        return True
-
-    monkeypatch.setattr(NodeSnapshot, "takes_work", property(takes_work))
     found = wanted(strategy).place_in_turn(nodes(dict.fromkeys(range(10_000), 4.0), 10_000), node_id(9_950))
     assert found is not None and len(looked_at) <= NODES_LOOKED_AT
     assert node_id(9_950) in looked_at and node_id(0) in looked_at, "it looks around"

@@ -279,12 +279,18 @@ def test_why_it_waits_is_told() -> None:
     assert scene.why("large").endswith("GPU: 0.8} free of {CPU: 4, GPU: 2}, in parts of accelerators")
 
 
-def test_while_one_gpu_is_kept_the_others_are_used() -> None:
-    scene = Scene(units(CPU=4, GPU=4))
-    for number in range(8):
+def with_a_gpu_kept(num_gpus: int) -> Scene:
+    """Two hold 0.35 of each, and "large" waits for a whole one."""
+    scene = Scene(units(CPU=4, GPU=num_gpus))
+    for number in range(2 * num_gpus):
         scene.ask(f"long {number}", resources=units(GPU=0.35), requester=number + 1)
     scene.ask("large", resources=units(GPU=1), job=JOB_B, requester=9)
     scene.wait(RECLAIM_AFTER_S + 5 * LOOK_S)
+    return scene
+
+
+def test_while_one_gpu_is_kept_the_others_are_used() -> None:
+    scene = with_a_gpu_kept(num_gpus=4)
     for number in range(4):
         scene.ask(f"small {number}", resources=units(GPU=0.3), requester=7)
     assert [name for name in scene.running if name.startswith("small")] == ["small 0", "small 1", "small 2"]
@@ -295,11 +301,7 @@ def test_while_one_gpu_is_kept_the_others_are_used() -> None:
 
 
 def test_a_gpu_that_is_kept_is_free_at_once_when_the_request_is_cancelled() -> None:
-    scene = Scene(units(CPU=4, GPU=1))
-    for number in range(2):
-        scene.ask(f"long {number}", resources=units(GPU=0.35), requester=number + 1)
-    scene.ask("large", resources=units(GPU=1), job=JOB_B, requester=9)
-    scene.wait(RECLAIM_AFTER_S + 5 * LOOK_S)
+    scene = with_a_gpu_kept(num_gpus=1)
     scene.ask("small", resources=units(GPU=0.3), requester=7)
     assert "small" not in scene.running
     scene.do(lambda now_s: scene.manager.cancel(b"large", now_s))
@@ -307,11 +309,7 @@ def test_a_gpu_that_is_kept_is_free_at_once_when_the_request_is_cancelled() -> N
 
 
 def test_a_gpu_that_is_kept_is_had_by_one_alike_that_another_node_sends() -> None:
-    scene = Scene(units(CPU=4, GPU=1))
-    for number in range(2):
-        scene.ask(f"long {number}", resources=units(GPU=0.35), requester=number + 1)
-    scene.ask("large", resources=units(GPU=1), job=JOB_B, requester=9)
-    scene.wait(RECLAIM_AFTER_S + 5 * LOOK_S)
+    scene = with_a_gpu_kept(num_gpus=1)
     scene.hold_starts = True
     for number in range(2):
         scene.give_back(f"long {number}")
