@@ -73,6 +73,12 @@ class Resident:
         return ray.get_runtime_context().get_node_id()
 
 
+@ray.remote
+class Plain:
+    def where(self) -> str:
+        return ray.get_runtime_context().get_node_id()
+
+
 class Meeting:
     """Tasks that run side by side until they may go."""
 
@@ -156,6 +162,18 @@ def test_actors_that_are_spread_take_the_nodes_in_turn(here: str, there: str) ->
     all_free()
     actors = [Resident.options(scheduling_strategy="SPREAD").remote() for _ in range(6)]
     assert Counter(get([actor.where.remote() for actor in actors])) == {here: 3, there: 3}
+
+
+def test_actors_that_hold_nothing_take_the_nodes_in_turn_also_one_after_another(
+    here: str, there: str
+) -> None:
+    for options in ({}, {"num_cpus": 0}):
+        residents: list[Any] = []
+        for _ in range(6):
+            residents.append(Plain.options(**options).remote())
+            get(residents[-1].where.remote())
+        homes = Counter(get([resident.where.remote() for resident in residents]))
+        assert homes == {here: 3, there: 3}
 
 
 def test_affinity_that_may_spill_leaves_a_full_node_and_one_that_may_not_waits(

@@ -6,7 +6,7 @@ request on, and decides.
 
 from __future__ import annotations
 
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -24,6 +24,7 @@ from ray_mono.common.scheduling.policy import (
     drained,
     feasible,
     in_turn,
+    is_spared,
     search,
 )
 from ray_mono.common.scheduling.resources import ResourceSet
@@ -41,6 +42,9 @@ class Demand:
     strategy: Strategy = field(default_factory=Strategy)
     preferred_node_id: bytes | None = None
     """Taken when it fits: the owner's."""
+    takes_turns: bool = False
+    """It holds nothing while it lives, so nobody would see how many are on a node: they go to one after the
+    other, and the preferred node is the next (Ray draws one by lot)."""
 
 
 def moved_to(demand: Demand, node_id: bytes | None) -> Demand:
@@ -77,6 +81,8 @@ def choose_node(demand: Demand, nodes: Sequence[NodeSnapshot], last_node_id: byt
     (policy.in_turn), and the preferred one.
     """
     preferred = demand.preferred_node_id
+    if demand.takes_turns:
+        preferred = _next_with_room(demand, nodes, last_node_id) or preferred
     first = _node_of(nodes, preferred) if preferred is not None and len(nodes) > NODES_LOOKED_AT else []
     windows = ([*first, *some] for some in in_turn(demand.strategy, nodes, last_node_id))
     free_of = partial(available, demand.resources)
@@ -88,6 +94,18 @@ def choose_node(demand: Demand, nodes: Sequence[NodeSnapshot], last_node_id: byt
         ends = drained(demand.resources, _node_of(nodes, preferred), demand.strategy.selectors)
         chosen = next(iter(allowed(demand.strategy, ends)), None)
     return None if chosen is None else NodeID(chosen.node_id)
+
+
+def _next_with_room(demand: Demand, nodes: Sequence[NodeSnapshot], last_node_id: bytes) -> bytes | None:
+    """The node after the last one that has the demand free, and is not left alone for others; None where
+    none of so many as are looked at is such."""
+    begin = bisect_right(nodes, last_node_id, key=lambda node: node.node_id)
+    for place in range(begin, begin + min(len(nodes), NODES_LOOKED_AT)):
+        node = nodes[place % len(nodes)]
+        able = available(demand.resources, feasible(demand.resources, [node], demand.strategy.selectors))
+        if able and not is_spared(demand.resources, node):
+            return node.node_id
+    return None
 
 
 def _node_of(nodes: Sequence[NodeSnapshot], node_id: bytes) -> Sequence[NodeSnapshot]:

@@ -6,7 +6,7 @@ from typing import cast
 
 from ray_mono.common.ids import ActorID, JobID, NodeID, PlacementGroupID, WorkerID
 from ray_mono.common.scheduling.resources import ResourceSet
-from ray_mono.common.scheduling.strategy import Strategy
+from ray_mono.common.scheduling.strategy import Strategy, StrategyKind
 from ray_mono.gcs.actor.actor_placement import Demand
 from ray_mono.gcs.actor.actor_state import Actor, ActorLife, ActorRegistration, Death, DeathKind
 from ray_mono.protobuf import common_pb2
@@ -43,7 +43,9 @@ def group_of(spec: common_pb2.TaskSpec) -> PlacementGroupID | None:
 def demand_of(spec: common_pb2.TaskSpec) -> Demand:
     """What the creation task wants of a node."""
     needed = spec.placement_resources if spec.HasField("placement_resources") else spec.resources
-    return Demand(ResourceSet.from_proto(needed), Strategy.from_proto(spec.strategy), spec.caller.node_id)
+    strategy = Strategy.from_proto(spec.strategy)
+    takes_turns = strategy.kind is StrategyKind.DEFAULT and not ResourceSet.from_proto(spec.resources)
+    return Demand(ResourceSet.from_proto(needed), strategy, spec.caller.node_id, takes_turns)
 
 
 def without_arguments(spec: common_pb2.TaskSpec) -> common_pb2.TaskSpec:

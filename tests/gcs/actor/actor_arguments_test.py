@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from ray_mono.common.scheduling.resources import ResourceSet
 from ray_mono.protobuf import common_pb2, core_worker_pb2
 from tests.gcs.scene import FakeNode, GcsScene, create_actor, play, registration, until_state
 
@@ -24,6 +25,8 @@ def test_an_actor_whose_argument_has_no_room_is_placed_once_where_it_lies_unless
 
         scene.push = refuse
         wanted = registration(owner_node_id=full.node_id)
+        # One that holds nothing would not begin on its owner's node.
+        wanted.creation_spec.resources.CopyFrom(ResourceSet.from_units({"CPU": 1}).to_proto())
         wanted.creation_spec.args.add(location_node_ids=[full.node_id], size_bytes=3)
         wanted.creation_spec.args.add(location_node_ids=[holder.node_id], size_bytes=2)
         if is_bound:

@@ -65,6 +65,22 @@ def test_actors_gather_on_the_first_node_until_it_is_half_used_and_then_spread()
     assert choose_node(needs(), [node(A, 4, 1), node(B, 4, 2)]) == B
 
 
+def test_actors_that_hold_nothing_take_the_nodes_in_turn_that_have_room_for_them() -> None:
+    nodes = [node(A, 4, 4), node(B, 4, 0), node(C, 4, 4)]
+    holds_nothing = replace(needs(preferred=B), takes_turns=True)
+    assert choose_node(holds_nothing, nodes) == A
+    assert choose_node(holds_nothing, nodes, A.binary()) == C
+    assert choose_node(holds_nothing, nodes, C.binary()) == A
+    nowhere_free = [node(A, 4, 0), node(B, 4, 0), node(C, 4, 0)]
+    assert choose_node(holds_nothing, nowhere_free, C.binary()) == B
+
+
+def test_actors_that_hold_nothing_leave_nodes_with_gpus_alone_as_long_as_there_are_others() -> None:
+    holds_nothing = replace(needs(preferred=A), takes_turns=True)
+    assert choose_node(holds_nothing, [node(A, 4, 4, GPU=1), node(B, 4, 4)], B.binary()) == B
+    assert choose_node(holds_nothing, [node(A, 4, 4, GPU=1), node(B, 4, 4, GPU=1)], A.binary()) == A
+
+
 def test_spread_takes_the_nodes_in_turn() -> None:
     nodes = [node(A, 4, 3), node(B, 4, 1), node(C, 4, 0)]
     spread = needs(strategy=SPREAD, preferred=A)

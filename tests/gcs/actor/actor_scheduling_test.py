@@ -65,7 +65,7 @@ def test_a_raylet_is_told_whose_an_actor_is_and_whether_it_may_be_restarted(max_
     play(script)
 
 
-def test_the_owners_node_is_asked_first_and_its_spillback_followed() -> None:
+def test_for_what_holds_cpus_the_owners_node_is_asked_first_and_its_spillback_followed() -> None:
     async def script(scene: GcsScene) -> None:
         gcs = await scene.start_gcs()
         nodes = [await scene.add_node({"CPU": 4}) for _ in range(3)]
@@ -79,7 +79,9 @@ def test_the_owners_node_is_asked_first_and_its_spillback_followed() -> None:
             )
 
         owner.grant = spill
-        await gcs.RegisterActor(registration(owner_node_id=owner.node_id))
+        wanted = registration(owner_node_id=owner.node_id)
+        wanted.creation_spec.resources.CopyFrom(ResourceSet.from_units({"CPU": 1}).to_proto())
+        await gcs.RegisterActor(wanted)
         info = await until_state(gcs, ALIVE)
         assert info.address.node_id == other.node_id
         assert (owner.leases[0].grant_or_reject, other.leases[0].grant_or_reject) == (False, True)
