@@ -59,6 +59,8 @@ class WaitCode(enum.StrEnum):
     """It is being copied from another node."""
     STORE_FULL = "STORE_FULL"
     """A node's object store has no room for it."""
+    HELD_BY_GROUP = "HELD_BY_GROUP"
+    """A placement group holds a resource until it is removed."""
     HELD_BY_DRIVER = "HELD_BY_DRIVER"
     """A driver holds references until it drops them."""
     BACKPRESSURE = "BACKPRESSURE"

@@ -118,6 +118,10 @@ class BundleRequests:
         if not self._leases.holds_some_of(group_id) and self._leases.get(group_id) is None:
             self._groups.pop(group_id, None)
 
+    def of(self, group_id: bytes) -> common_pb2.PlacementGroupInfo | None:
+        """As the GCS told it last, while one of its bundles is held here, or waits."""
+        return self._groups.get(group_id)
+
     # ---- registrations
 
     def told(self) -> list[common_pb2.GroupBundles]:

@@ -212,7 +212,7 @@ class Raylet:
         """Serves, and returns the node's row at the GCS."""
         config = self._config
         node = wire.node_info(config, self._clock.wall_s())
-        reasons = WaitReasons(self.leases, self.leases.stories, self._clients)
+        reasons = WaitReasons(self.leases, self.leases.stories, self._clients, self._bundles.of)
         servicer = RayletServicer(
             self._clock,
             node,

@@ -4,6 +4,8 @@ docs/internals/explain.md tells of. It only looks.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Iterator
+
 from ray_mono.common.explanation import WaitCode
 from ray_mono.common.scheduling.bundle_resources import named
 from ray_mono.common.scheduling.labels import needed
@@ -29,8 +31,16 @@ GROUPS_TOLD_MAX = 4
 class WaitReasons:
     """Of one raylet."""
 
-    def __init__(self, leases: LeaseManager, stories: LeaseStories, clients: Clients) -> None:
+    def __init__(
+        self,
+        leases: LeaseManager,
+        stories: LeaseStories,
+        clients: Clients,
+        group_of: Callable[[bytes], common_pb2.PlacementGroupInfo | None],
+    ) -> None:
+        """group_of(id): a placement group that holds something here."""
         self._leases = leases
+        self._group_of = group_of
         self._stories = stories
         self._clients = clients
 
@@ -112,8 +122,8 @@ class WaitReasons:
         )
 
     def _holders(self, needs: ResourceSet) -> tuple[list[common_pb2.WaitSubject], str, str]:
-        """Whoever has what is missing here: workers; what placement groups have of it, and what could be done
-        about these, in words."""
+        """Whoever has what is missing here: workers, and placement groups; what the groups have of it, and
+        what could be done about these, in words."""
         here, _ = self._stories.nodes()
         missing = {name for name, _ in needs.missing_from(here.available).items()}
         holders = []
@@ -130,7 +140,22 @@ class WaitReasons:
         )
         more = len(of_groups) - GROUPS_TOLD_MAX
         told += f", and {more} more groups" if more > 0 else ""
-        return holders[:HOLDERS_TOLD_MAX], told, "remove a placement group, " if of_groups else ""
+        holders = holders[:HOLDERS_TOLD_MAX]
+        holders += self._held_by_groups(group_id for group_id, _ in of_groups[:HOLDERS_TOLD_MAX])
+        return holders, told, "remove a placement group, " if of_groups else ""
+
+    def _held_by_groups(self, group_ids: Iterable[bytes]) -> Iterator[common_pb2.WaitSubject]:
+        """Until whoever made them removes them."""
+        for group_id in group_ids:
+            group = self._group_of(group_id)
+            if group is not None and group.HasField("creator"):
+                yield Subject(
+                    kind=Subject.PLACEMENT_GROUP,
+                    id=group_id,
+                    name=f"placement group {group_id.hex()[:8]}",
+                    at=group.creator,
+                    creator_task_id=group.creator_task_id,
+                )
 
     def placed(self, subject: common_pb2.WaitSubject) -> common_pb2.WaitSubject | None:
         """A WORKER or a STORE of which only ids are known, with its address; None where nobody here knows

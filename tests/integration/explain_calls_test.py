@@ -23,7 +23,7 @@ from tests.waiting import wait_until
 
 @pytest.fixture(autouse=True)
 def session(shared_base: Path, by_value: None) -> Iterator[None]:
-    ray.init(address="local", num_cpus=4, resources={"A": 1}, log_to_driver=False)
+    ray.init(address="local", num_cpus=4, resources={"A": 1, "B": 1, "C": 1, "D": 1}, log_to_driver=False)
     yield
     ray.shutdown()
     KEPT.clear()
@@ -135,6 +135,45 @@ def a_group_beside_another() -> PlacementGroup:
     return placement_group([{"A": 1}])
 
 
+@ray.remote(num_cpus=0)
+def make_group() -> PlacementGroup:
+    group = placement_group([{"A": 1}])
+    assert group.wait(30)
+    return group
+
+
+def a_group_beside_one_whose_task_is_over() -> PlacementGroup:
+    KEPT.append(get(make_group.remote()))
+    return placement_group([{"A": 1}])
+
+
+@ray.remote(num_cpus=0)
+class Gate:
+    def __init__(self, num_awaited: int) -> None:
+        self._num_missing = num_awaited
+        self._all_came = asyncio.Event()
+
+    async def come(self) -> None:
+        self._num_missing -= 1
+        if not self._num_missing:
+            self._all_came.set()
+        await self._all_came.wait()
+
+
+@ray.remote(num_cpus=0)
+def hold_one_group_and_want_another(first: str, second: str, gate: Any = None) -> None:
+    assert placement_group([{first: 1}]).wait(30)
+    if gate is not None:
+        ray.get(gate.come.remote())
+    ray.get(placement_group([{second: 1}]).ready())
+
+
+def groups_that_wait_for_each_other() -> Any:
+    gate = Gate.remote(2)
+    KEPT.extend([gate, hold_one_group_and_want_another.remote("C", "D", gate)])
+    return hold_one_group_and_want_another.remote("D", "C", gate)
+
+
 STUCK: dict[str, tuple[Callable[[], Any], str, bool, tuple[str, ...]]] = {
     "an actor that calls itself and has no thread for that": (
         lambda: calls_itself(max_concurrency=1),
@@ -193,13 +232,39 @@ STUCK: dict[str, tuple[Callable[[], Any], str, bool, tuple[str, ...]]] = {
         lambda: placement_group([{"CPU": 1}], bundle_label_selector=[{"zone": "mars"}]),
         "INFEASIBLE",
         True,
-        ("{CPU: 1} on a node with zone = mars", "has {A: 1, CPU: 4}; there no node has zone)"),
+        (
+            "{CPU: 1} on a node with zone = mars",
+            "has {A: 1, B: 1, C: 1, CPU: 4, D: 1}; there no node has zone)",
+        ),
     ),
     "a placement group beside another": (
         a_group_beside_another,
         "RESOURCES",
         True,
-        ("which is in use", " holds {A: 1} there until it is removed", "remove a placement group"),
+        (
+            "which is in use",
+            " holds {A: 1} there until it is removed",
+            "is held until the driver (pid ",
+            "remove a placement group",
+        ),
+    ),
+    "a placement group beside another whose task is over": (
+        a_group_beside_one_whose_task_is_over,
+        "RESOURCES",
+        True,
+        (" holds {A: 1} there until it is removed", "is held until somebody removes it"),
+    ),
+    "a task that holds the group which its other group waits for": (
+        lambda: hold_one_group_and_want_another.remote("B", "B"),
+        "DEADLOCK",
+        True,
+        ("hold_one_group_and_want_another(), which made it, removes it: a deadlock, in which",),
+    ),
+    "two tasks that each hold the group which the other's waits for": (
+        groups_that_wait_for_each_other,
+        "DEADLOCK",
+        True,
+        ("hold_one_group_and_want_another(), which made it, removes it", " for each other"),
     ),
 }
 

@@ -17,13 +17,16 @@ from tests.raylet.scheduling.lease_scene import HERE, THERE, Scene, units
 
 Subject = common_pb2.WaitSubject
 
+MAKER = common_pb2.Address(worker_id=b"maker", host="10.0.0.1", port=7)
+GROUPS = {b"g" * 18: common_pb2.PlacementGroupInfo(creator=MAKER, creator_task_id=b"its call")}
+
 
 def reason(scene: Scene, lease: str) -> common_pb2.WaitReason:
     return reasons(scene).of(Subject(kind=Subject.LEASE, id=lease.encode(), name="f()"))
 
 
 def reasons(scene: Scene) -> WaitReasons:
-    return WaitReasons(scene.manager, scene.manager.stories, Clients())
+    return WaitReasons(scene.manager, scene.manager.stories, Clients(), GROUPS.get)
 
 
 def names(told: common_pb2.WaitReason) -> list[str]:
@@ -107,7 +110,14 @@ def test_a_placement_group_that_holds_what_somebody_needs_is_named() -> None:
     scene.take(scene.manager.commit_bundles([(group, 0), (group, 1)], scene.now_s))
     scene.ask("waits", resources=units(CPU=2))
     told = reason(scene, "waits")
-    assert (told.code, names(told)) == ("RESOURCES", [])
+    assert (told.code, names(told)) == ("RESOURCES", ["placement group 67676767"])
+    [held] = told.waits_for
+    assert (held.kind, held.id, held.at, held.creator_task_id) == (
+        Subject.PLACEMENT_GROUP,
+        group,
+        MAKER,
+        b"its call",
+    )
     assert told.text.endswith("; placement group 67676767 holds {CPU: 3} there until it is removed")
     assert "remove a placement group" in told.unblock
     told = reasons(scene).of(Subject(kind=Subject.NODE, id=HERE, needs=units(A=1).to_proto()))

@@ -49,6 +49,9 @@ class RunReasons:
             return self._of_call(subject)
         if subject.kind == Subject.WORKER:
             return self._of_worker(subject)
+        if subject.kind == Subject.PLACEMENT_GROUP and (maker := self._running.find(subject.creator_task_id)):
+            text = f"{subject.name} is held until {_named(maker)}, which made it, removes it"
+            return reason_of(WaitCode.HELD_BY_GROUP, text, [self._subject(maker)])
         return None
 
     def waiting(self) -> list[common_pb2.WaitSubject]:

@@ -76,7 +76,9 @@ class Walk:
 
     def _look(self, subject: common_pb2.WaitSubject, path: list[Key]) -> Story:
         # A call that was handed on is another subject where it runs, and an object in another store.
-        key = subject.kind, subject.id + (subject.at.worker_id or subject.at.node_id)
+        # A node may be asked for several resources.
+        needs = subject.needs.SerializeToString(deterministic=True)
+        key = subject.kind, subject.id + (subject.at.worker_id or subject.at.node_id) + needs
         if key in path:
             return Story((), moves=False, cycle_begins=path.index(key))
         if key in self._moving or self._num_asked == SUBJECTS_MAX:
@@ -263,6 +265,9 @@ class Explainer:
 
 
 def _ended(who: str, subject: common_pb2.WaitSubject) -> common_pb2.WaitReason:
+    if subject.kind == Subject.PLACEMENT_GROUP:
+        text = f"{subject.name} is held until somebody removes it, or its job ends: who made it has ended"
+        return reason_of(WaitCode.HELD_BY_GROUP, text)
     if subject.kind != Subject.OBJECT:
         return reason_of(WaitCode.STARTING, f"{who}, where {_told(subject)} was, has ended a moment ago")
     text = f"{who}, which owned {_told(subject)}, has ended, and the value with it"

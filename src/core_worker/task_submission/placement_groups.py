@@ -120,6 +120,8 @@ class GcsPlacementGroups:
             group_id = PlacementGroupID.for_job(job.job_id, env.rng).binary()
             request.placement_group_id, request.job_id = group_id, job.job_id
             request.namespace = job.namespace
+            request.creator.CopyFrom(env.address)
+            request.creator_task_id = context.task_id()
             request.outlives_job = job.outlives_job or request.is_detached
             if not request.is_detached:
                 request.creator_actor_id = context.detached_actor_id()

@@ -74,7 +74,8 @@ class WaitReasons:
         self._runs, self._waiting_here = runs, waiting_here
 
     def of(self, subject: common_pb2.WaitSubject) -> common_pb2.WaitReason:
-        """Of an OBJECT, a TASK, and of this WORKER. Of others: UNKNOWN."""
+        """Of an OBJECT, a TASK, of this WORKER, and of a PLACEMENT_GROUP that was made here. Of others:
+        UNKNOWN."""
         if subject.kind == Subject.OBJECT:
             return self._of_object(subject.id)
         if subject.kind == Subject.TASK:
@@ -84,6 +85,9 @@ class WaitReasons:
         reason = self._runs(subject)
         if reason is not None:
             return reason
+        if subject.kind == Subject.PLACEMENT_GROUP:
+            who = f"the driver (pid {self._env.pid})" if self._env.is_driver else "somebody"
+            return reason_of(WaitCode.HELD_BY_GROUP, f"{subject.name} is held until {who} removes it")
         if subject.kind == Subject.WORKER and self._env.is_driver:
             text = f"the driver (pid {self._env.pid}) holds its references until it drops them"
             return reason_of(WaitCode.HELD_BY_DRIVER, text, unblock="drop references in the driver")

@@ -39,6 +39,8 @@ def registration_of(info: Info) -> GroupRegistration:
         outlives_job=info.outlives_job,
         target_node_id=info.soft_target_node_id,
         same_label=info.same_label,
+        creator=info.creator if info.HasField("creator") else None,
+        creator_task_id=info.creator_task_id,
     )
 
 
@@ -74,6 +76,8 @@ def registration_to_proto(registration: GroupRegistration) -> Info:
         outlives_job=registration.outlives_job,
         soft_target_node_id=registration.target_node_id,
         same_label=registration.same_label,
+        creator=registration.creator,
+        creator_task_id=registration.creator_task_id,
     )
     for bundle in registration.bundles:
         added = info.bundles.add(resources=bundle.resources.to_proto())

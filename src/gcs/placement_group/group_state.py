@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from ray_mono.common.ids import ActorID, JobID, NodeID, PlacementGroupID
 from ray_mono.common.our_bug import InternalError
 from ray_mono.gcs.placement_group.bundle_placement import Bundle, BundleStrategy
+from ray_mono.protobuf import common_pb2
 
 
 class GroupState(enum.IntEnum):
@@ -74,6 +75,9 @@ class GroupRegistration:
     """It is below a detached actor: it ends when its job is over."""
     target_node_id: bytes = b""
     same_label: str = ""
+    creator: common_pb2.Address | None = None
+    """The process that made it; None: whoever did said nothing."""
+    creator_task_id: bytes = b""
 
 
 @dataclass(frozen=True)
