@@ -277,11 +277,43 @@ def test_what_waits_for_others_is_explained(name: str) -> None:
     expect_explained(waits, *expected)
 
 
+@ray.remote(num_cpus=0)
+class Asked:
+    def ask(self, refs: list[Any]) -> Any:
+        return ray.get(refs)
+
+    def never(self) -> None:
+        signal.pause()
+
+
+@pytest.mark.parametrize("max_concurrency", [1, 2])
+def test_of_the_calls_of_an_actor_those_that_run_are_not_listed(max_concurrency: int) -> None:
+    actor = Asked.options(max_concurrency=max_concurrency).remote()
+    KEPT.extend([actor, *(actor.never.remote() for _ in range(5))])
+    wait_until(lambda: [group.count for group in ray.explain().groups] == [5 - max_concurrency], "the others")
+    [group] = ray.explain().groups
+    assert "Asked.never() of actor " in str(group.example) and " is behind Asked.never()" in str(
+        group.example
+    )
+
+
+def test_a_call_of_an_actor_that_waits_in_its_code_is_listed_apart_from_those_behind_it() -> None:
+    actor = Asked.remote()
+    KEPT.extend([actor, *(actor.ask.remote([of_gpus()]) for _ in range(3))])
+
+    def is_told() -> bool:
+        told = {str(group.example): group.count for group in ray.explain().groups}
+        waits = [count for text, count in told.items() if text.startswith("Asked.ask() of actor")]
+        return sorted(waits) == [1, 2] and len(told) == 3
+
+    wait_until(is_told, "one that asks, two behind it, and what the three ask for")
+
+
 def test_what_waits_for_something_that_runs_is_listed_and_apart_from_what_waits_for_other_things() -> None:
     KEPT.extend([behind_another(), ask.remote([never.remote()])])
     KEPT.extend([never.remote(never.remote()), never.remote(of_gpus())])
     expected = {
-        "RUNNING": ["ask() on", "never() waits", "rest() of"],
+        "RUNNING": ["Thing.rest() of", "ask() on", "never() waits"],
         "INFEASIBLE": ["never needs", "never() waits"],
     }
 

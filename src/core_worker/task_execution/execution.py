@@ -117,7 +117,14 @@ class Execution:
             parts.blocked,
         )
         runs = RunReasons(
-            env, parts.context, running, parts.blocked, parts.futures, parts.plasma, parts.reasons
+            env,
+            parts.context,
+            running,
+            parts.blocked,
+            parts.futures,
+            parts.plasma,
+            parts.reasons,
+            self.receiver.queued,
         )
         parts.reasons.runs_by(runs.of, runs.waiting)
         parts.blocked.before_each(before_blocking(env, running, self.receiver))

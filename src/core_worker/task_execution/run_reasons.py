@@ -7,7 +7,7 @@ from __future__ import annotations
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from ray_mono.common.explanation import MOVING, WaitCode
 from ray_mono.common.wait_messages import SUBJECTS_TOLD_MAX, reason_of
@@ -16,6 +16,7 @@ from ray_mono.core_worker.environment import Environment
 from ray_mono.core_worker.objects.blocked_notice import BlockedNotice
 from ray_mono.core_worker.objects.futures import ObjectFutures
 from ray_mono.core_worker.store_provider.plasma_store_provider import PlasmaStoreProvider
+from ray_mono.core_worker.task_execution.call import KnownSpec, RunningActor
 from ray_mono.core_worker.task_execution.running import Running
 from ray_mono.core_worker.task_submission.wait_reasons import WaitReasons
 from ray_mono.protobuf import common_pb2
@@ -35,7 +36,10 @@ class RunReasons:
         futures: ObjectFutures,
         plasma: PlasmaStoreProvider,
         reasons: WaitReasons,
+        queued: Callable[[], Iterable[tuple[KnownSpec, bytes, int]]],
     ) -> None:
+        """queued(): TaskReceiver.queued."""
+        self._queued = queued
         self._env = env
         self._context = context
         self._running = running
@@ -54,12 +58,30 @@ class RunReasons:
             return reason_of(WaitCode.HELD_BY_GROUP, text, [self._subject(maker)])
         return None
 
-    def waiting(self) -> list[common_pb2.WaitSubject]:
-        """The task that runs here, if it waits. Calls of an actor are told by who made them."""
-        task = self._running.task
-        if task is None or self._running.actor is not None or task.kind.actor_id:
-            return []
-        return [] if self._of_running(task).code in MOVING else [self._subject(task)]
+    def waiting(self) -> list[tuple[common_pb2.WaitSubject, int]]:
+        """What waits here: the task that runs, in its code; calls of this worker's actor, in their code or
+        for their turn. Those that wait alike together: one of them, and how many they are."""
+        task, running = self._running.task, self._running
+        if running.actor is None and task is not None and task.kind.actor_id:
+            return []  # a constructor, of which the head tells
+        begun = running.begun()
+        here = [each for each in (task, *running.calls.values()) if each is not None]
+        alike: dict[object, list[common_pb2.WaitSubject]] = {}
+        for each in dict.fromkeys(here):
+            code = self._of_running(each).code
+            if code not in MOVING:
+                alike.setdefault((each.kind.shown_name, each in begun, code), []).append(self._subject(each))
+        found = [(subjects[0], len(subjects)) for subjects in alike.values()]
+        return found if running.actor is None else [*found, *self._queued_calls(running.actor)]
+
+    def _queued_calls(self, actor: RunningActor) -> Iterator[tuple[common_pb2.WaitSubject, int]]:
+        """Those of the actor that have not begun, by method: one, and how many."""
+        alike: dict[str, tuple[bytes, int]] = {}
+        for spec, task_id, num in self._queued():
+            name = _of_actor(spec.task_name or f"{actor.class_name}.{spec.name}", actor.actor_id)
+            alike[name] = task_id, num + alike.get(name, (b"", 0))[1]
+        for name, (task_id, num) in alike.items():
+            yield Subject(kind=Subject.TASK, id=task_id, name=name, at=self._env.address), num
 
     def _of_call(self, subject: common_pb2.WaitSubject) -> common_pb2.WaitReason:
         task = self._running.find(subject.id)
@@ -140,5 +162,8 @@ def _waits_for_threads() -> bool:
 
 
 def _named(task: TaskContext) -> str:
-    actor_id = task.kind.actor_id
-    return f"{task.kind.shown_name}()" + (f" of actor {actor_id.hex()[:8]}" if actor_id else "")
+    return _of_actor(task.kind.shown_name, task.kind.actor_id)
+
+
+def _of_actor(name: str, actor_id: bytes) -> str:
+    return f"{name}()" + (f" of actor {actor_id.hex()[:8]}" if actor_id else "")

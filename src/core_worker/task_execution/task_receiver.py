@@ -16,7 +16,7 @@ method says otherwise.
 from __future__ import annotations
 
 from collections import defaultdict, deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from ray_mono.common.ids import TaskID
@@ -218,6 +218,15 @@ class TaskReceiver:
                 self.queue.remove(item)
                 return item
         return None
+
+    def queued(self) -> Iterator[tuple[KnownSpec, bytes, int]]:
+        """What has not begun: of what comes together, the last one and how many they are."""
+        for item in self.queue:
+            if isinstance(item, SharedCalls):
+                if item.left:
+                    yield item.spec, item.task_ids[item.left[-1]], len(item.left)
+            elif item is not None:
+                yield item.spec, item.task_id, 1
 
     def told_again(self) -> list[common_pb2.ActorInfo]:
         """This worker's actor, for a GCS that has lost it."""

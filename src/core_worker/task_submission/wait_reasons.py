@@ -32,6 +32,8 @@ from ray_mono.protobuf.raylet_rpc import RayletServiceStub
 
 Subject = common_pb2.WaitSubject
 Runs = Callable[[common_pb2.WaitSubject], common_pb2.WaitReason | None]
+WaitingHere = Callable[[], list[tuple[common_pb2.WaitSubject, int]]]
+"""Of those that wait alike, one and how many they are."""
 Roots = frozenset[object]
 EMPTY: Roots = frozenset()
 
@@ -65,12 +67,12 @@ class WaitReasons:
         self._actor_tasks = actor_tasks
         self._groups = groups
         self._runs: Runs = lambda subject: None
-        self._waiting_here: Callable[[], list[common_pb2.WaitSubject]] = list
+        self._waiting_here: WaitingHere = list
         self.stories_of = TaskStories(tasks, normal_tasks, actor_tasks).of
 
-    def runs_by(self, runs: Runs, waiting_here: Callable[[], list[common_pb2.WaitSubject]]) -> None:
+    def runs_by(self, runs: Runs, waiting_here: WaitingHere) -> None:
         """A worker's: runs(subject) says what it does about a call, or in general; None where it does not
-        know the call. waiting_here(): its task, if that waits in its code."""
+        know the call. waiting_here(): what waits there, in its code or for its turn."""
         self._runs, self._waiting_here = runs, waiting_here
 
     def of(self, subject: common_pb2.WaitSubject) -> common_pb2.WaitReason:
@@ -96,8 +98,8 @@ class WaitReasons:
 
     def waiting(self) -> common_pb2.WaitingReply:
         """What was submitted here and does not run yet, alike together: of one function or actor's method,
-        with the same options, as far in its life, and waiting for the same. A call that its actor has may
-        run, or wait there. And what runs here and waits in its code."""
+        with the same options, as far in its life, and waiting for the same. Of what a worker has, that tells.
+        And what waits here, as a worker."""
         by_template: dict[tuple[CallTemplate, TaskState, Roots], list[PendingTask]] = {}
         roots: dict[bytes, Roots] = {}
         for task in self._tasks.values():
@@ -112,18 +114,22 @@ class WaitReasons:
         for (template, state, waits_for), tasks in by_template.items():
             spec = template.spec.SerializeToString(deterministic=True)
             alike.setdefault((spec, state, waits_for), []).extend(tasks)
-        # Of calls that an actor has, the last one waits if any does.
-        pushed = [
+        submitted = [
             common_pb2.WaitingReply.Alike(example=self._subject(tasks[-1]), count=len(tasks))
             for tasks in alike.values()
         ]
-        run_here = [common_pb2.WaitingReply.Alike(example=each, count=1) for each in self._waiting_here()]
-        return common_pb2.WaitingReply(alike=[*pushed, *run_here])
+        run_here = [
+            common_pb2.WaitingReply.Alike(example=each, count=count) for each, count in self._waiting_here()
+        ]
+        return common_pb2.WaitingReply(alike=[*submitted, *run_here])
 
     def _is_with_worker(self, task: PendingTask) -> bool:
-        """Not behind another one there: if it waits in its code, its worker tells so."""
+        """An actor's, or a task not behind another one there: if it waits, its worker tells so, as long as
+        that can be reached."""
         if task.template.spec.type == common_pb2.ACTOR_TASK:
-            return False
+            actor = self._actor_tasks.actor(task.template.spec.actor_task.actor_id)
+            is_reached = actor.peer is not None and not actor.peer.channel.trouble
+            return is_reached and actor.state is CalledActorState.CONNECTED
         lease = self._normal_tasks.lease_of(task)
         return lease is None or not lease.tasks or lease.tasks[0] is task
 
