@@ -25,7 +25,7 @@ class ArgumentPlaces:
         self._queues: dict[tuple[int, bytes], SchedulingQueue] = {}
 
     def queue_for(self, queue: SchedulingQueue, task: PendingTask) -> SchedulingQueue:
-        """For a task whose arguments are there. queue: of its options."""
+        """For a task of whose arguments some lie in stores. queue: of its options."""
         options = queue.options
         if options.strategy is not None and options.strategy.WhichOneof("strategy") is not None:
             return queue

@@ -104,6 +104,7 @@ class PendingTask:
         "first_return_id",
         "flat_args",
         "has_args",
+        "has_places",
         "item",
         "number",
         "oom_kills",
@@ -143,6 +144,8 @@ class PendingTask:
         # They are kept here until the message has them.
         self.args = args
         self.has_args = bool(args)
+        # Some of its arguments lie in stores: set when they are there.
+        self.has_places = False
         self.depth = depth
         self.arg_ids = arg_ids
         self.retries_left = retries_left

@@ -239,7 +239,7 @@ class TaskBuilder:
             )
 
         def submit(task: PendingTask) -> None:
-            place = self._argument_places.queue_for(queue, task) if task.has_args else queue
+            place = self._argument_places.queue_for(queue, task) if task.has_places else queue
             self._normal_tasks.submit(place, task)
 
         return TaskTemplate(options, queue, call, code.captured, submit, code, given)
