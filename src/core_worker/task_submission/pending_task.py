@@ -209,7 +209,7 @@ class PendingTask:
             made.template, made.depth, made.arg_ids, made.number = template, depth, arg_ids, number
             made.together, made.resubmit = together, resubmit
             made.retries_left, made.retry_exceptions = retries_left, retry_exceptions
-            made.flat_args, made.args, made.has_args = b"", (), False
+            made.flat_args, made.args, made.has_args, made.has_places = b"", (), False, False
             made.place, made.oom_kills, made._request, made.state = 0, 0, None, WAITS_FOR_WORKER
             tasks.append(made)
         return tasks

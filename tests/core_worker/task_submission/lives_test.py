@@ -359,3 +359,11 @@ def test_an_actor_that_has_not_lived_cannot_have_lived_before() -> None:
 def test_the_warning_comes_at_a_number_and_at_its_doubles() -> None:
     actor = an_actor()
     assert [number for number in range(1, 50) if actor.warns_of(number)] == [10, 20, 40]
+
+
+def test_a_task_of_a_map_has_all_that_one_made_alone_has() -> None:
+    first = a_task()
+    (one,) = first.with_items([first.task_id], [7])
+    alone = PendingTask(first.task_id, first.template, depth=first.depth, item=7)
+    for field in PendingTask.__slots__:
+        assert getattr(one, field) == getattr(alone, field), field
