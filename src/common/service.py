@@ -19,7 +19,9 @@ that is never silent.
 
 A service ends with 0 when it was stopped and closed in order, and with 1 and a traceback in the log when
 `serve` or one of its background tasks failed. Closing has STOP_TIMEOUT_S; a service that is slower, or that
-gets a second signal, ends at once. Where a launcher told its process id (process.PARENT_PID_VARIABLE) or
+gets a second signal, ends at once. The first signal takes nothing from an end that has begun for another
+reason, nor from what follows run_service: when a node ends, each service hears of it twice, from the one that
+ended before it and from the launcher. Where a launcher told its process id (process.PARENT_PID_VARIABLE) or
 waits on --ready-fd, the service dies with its parent.
 """
 
@@ -41,6 +43,7 @@ from ray_mono.common.output import LOG_LEVELS
 
 # Longer than any orderly close needs, shorter than a user's patience.
 STOP_TIMEOUT_S = 10.0
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 logger = logging.getLogger(__name__)
 
@@ -135,6 +138,7 @@ class Service:
         self._ready_fd = ready_fd
         self._stopping = asyncio.Event()
         self._stop_reason = "it has nothing more to do"
+        self._is_signalled = False
         # Whether main came as far as until_stopped(): from there on it closes by itself, before that it must
         # be cancelled.
         self._is_up = False
@@ -173,8 +177,9 @@ class Service:
         self.stop(f"background task {task_name} failed")
 
     def _on_signal(self, signum: signal.Signals) -> None:
-        if self.is_stopping:
+        if self._is_signalled:
             _end_at_once(f"{signum.name} while stopping")
+        self._is_signalled = True
         self.stop(signum.name)
 
     async def _write_dump(self) -> None:
@@ -189,9 +194,9 @@ class Service:
 
     async def run(self, main: Callable[[Service], Awaitable[None]]) -> int:
         """Runs main until it returns or fails, with the signals bound. Returns the exit code. For
-        run_service, and tests."""
+        run_service."""
         loop = asyncio.get_running_loop()
-        for signum in (signal.SIGTERM, signal.SIGINT):
+        for signum in STOP_SIGNALS:
             loop.add_signal_handler(signum, self._on_signal, signum)
         loop.add_signal_handler(signal.SIGUSR1, lambda: self.tasks.spawn(self._write_dump(), "dump"))
         main_task = asyncio.ensure_future(main(self))
@@ -216,8 +221,7 @@ class Service:
             self._stopping.set()
             for name in await self.tasks.close():
                 logger.warning("background task %s does not end; left behind", name)
-            for signum in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
-                loop.remove_signal_handler(signum)
+            self._leave_loop(loop)
         # The last line of a log is what its reader sees first.
         in_order = f"{process.IN_ORDER}{_in_one_line(self._stop_reason)}"
         told = in_order if self._failure is None else failure_told(self._failure)
@@ -227,6 +231,17 @@ class Service:
         if isinstance(self._failure, LostPlaceError):
             return process.LOST_PLACE_STATUS
         return 1 if self._failure else 0
+
+    def _leave_loop(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Signals mean the same until the process has ended."""
+        every = (*STOP_SIGNALS, signal.SIGUSR1)
+        signal.pthread_sigmask(signal.SIG_BLOCK, every)
+        for signum in every:
+            loop.remove_signal_handler(signum)
+        for signum in STOP_SIGNALS:
+            signal.signal(signum, lambda number, _: self._on_signal(signal.Signals(number)))
+        signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, every)
 
 
 def _end_at_once(reason: str) -> NoReturn:

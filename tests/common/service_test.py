@@ -39,7 +39,12 @@ async def serve(service: Service) -> None:
     if how == "task fails":
         service.tasks.spawn(fail(), "fragile")
     service.announce_ready({"address": "here:1"})
+    if how == "stops by itself":
+        service.stop("another one ended")
     await service.until_stopped()
+    if how == "stops by itself":
+        print("closing", flush=True)
+        await asyncio.to_thread(sys.stdin.readline)
     if how == "closes slowly":
         print("closing", flush=True)
         await asyncio.Event().wait()
@@ -51,7 +56,12 @@ parser = argparse.ArgumentParser()
 parser.add_argument("--how", default="")
 add_common_arguments(parser)
 arguments = parser.parse_args()
-sys.exit(run_service("toy", serve, arguments))
+code = run_service("toy", serve, arguments)
+if arguments.how == "stops by itself":
+    print("cleaning up", flush=True)
+    sys.stdin.readline()
+    print("clean", flush=True)
+sys.exit(code)
 """
 
 
@@ -63,6 +73,7 @@ class Toy:
         self.process = subprocess.Popen(
             [sys.executable, "-c", PROGRAM, "--how", how, "--ready-fd", str(write_end)],
             pass_fds=[write_end],
+            stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -78,6 +89,11 @@ class Toy:
     def output_line(self) -> str:
         assert self.process.stdout is not None
         return self.process.stdout.readline().strip()
+
+    def go_on(self) -> None:
+        assert self.process.stdin is not None
+        self.process.stdin.write("\n")
+        self.process.stdin.flush()
 
     def log_until(self, text: str) -> str:
         assert self.process.stderr is not None
@@ -164,6 +180,32 @@ def test_a_second_signal_ends_it_at_once(toys: list[Toy]) -> None:
     toy.ready_line()
     toy.process.terminate()
     assert toy.output_line() == "closing"
+    toy.process.terminate()
+    code, _, log = toy.end()
+    assert code == 1 and "SIGTERM while stopping" in log
+
+
+@pytest.mark.parametrize("while_it_is", ["closing", "cleaning up"])
+def test_the_first_signal_takes_nothing_from_an_end_that_has_begun(
+    toys: list[Toy], while_it_is: str
+) -> None:
+    toy = start(toys, "stops by itself")
+    for step in ("closing", "closed", "cleaning up", "clean"):
+        assert toy.output_line() == step
+        if step == while_it_is:
+            toy.process.terminate()
+        if step in ("closing", "cleaning up"):
+            toy.go_on()
+    assert toy.end()[0] == 0
+
+
+def test_a_second_signal_ends_also_what_follows(toys: list[Toy]) -> None:
+    toy = start(toys, "stops by itself")
+    assert toy.output_line() == "closing"
+    toy.process.terminate()
+    toy.go_on()
+    assert toy.output_line() == "closed"
+    assert toy.output_line() == "cleaning up"
     toy.process.terminate()
     code, _, log = toy.end()
     assert code == 1 and "SIGTERM while stopping" in log

@@ -28,6 +28,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Sequence
 from functools import partial
+from operator import attrgetter
 from typing import Any
 from weakref import WeakValueDictionary
 
@@ -54,6 +55,7 @@ from ray_mono.rpc.surface import RpcError, StatusCode
 Address = common_pb2.Address
 
 RESTARTING = "it is restarting"
+_has_args = attrgetter("has_args")
 
 
 class ActorTaskSubmitter:
@@ -140,7 +142,7 @@ class ActorTaskSubmitter:
 
     def submit_all(self, actor: CalledActor, tasks: Sequence[PendingTask]) -> None:
         """As submit, in order."""
-        if actor.peer is None or actor.is_dead or any(task.has_args for task in tasks):
+        if actor.peer is None or actor.is_dead or True in map(_has_args, tasks):
             for task in tasks:
                 self.submit(actor, task)
             return

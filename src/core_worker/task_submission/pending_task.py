@@ -324,8 +324,10 @@ class PendingTask:
 def _held_by(tasks: Iterable[PendingTask]) -> Iterable[tuple[Sequence[bytes], int]]:
     """What their submissions hold, each list of references once, and how often it follows itself: tasks of a
     `map` share it."""
-    held = groupby([task.arg_ids for task in tasks if task.arg_ids], id)
-    return [(next(same), 1 + sum(1 for _ in same)) for _, same in held]
+    held = [task.arg_ids for task in tasks if task.arg_ids]
+    if held and held.count(held[0]) == len(held):
+        return ((held[0], len(held)),)
+    return [(next(same), 1 + sum(1 for _ in same)) for _, same in groupby(held, id)]
 
 
 class PendingTasks:
