@@ -186,9 +186,7 @@ def test_a_second_signal_ends_it_at_once(toys: list[Toy]) -> None:
 
 
 @pytest.mark.parametrize("while_it_is", ["closing", "cleaning up"])
-def test_the_first_signal_takes_nothing_from_an_end_that_has_begun(
-    toys: list[Toy], while_it_is: str
-) -> None:
+def test_the_first_signal_takes_nothing_from_an_end_that_has_begun(toys: list[Toy], while_it_is: str) -> None:
     toy = start(toys, "stops by itself")
     for step in ("closing", "closed", "cleaning up", "clean"):
         assert toy.output_line() == step
