@@ -82,6 +82,8 @@ class StartBoard:
         # The number whose answer follows those that are kept, if there are any.
         self._kept_next = _NONE_KEPT
         self._kept_end = _KEPT_START
+        # Of a frame's calls: the frame.
+        self._frame_id = b""
         # The answer that was kept last, how often, and the cell that says so.
         self._last: bytes | None = None
         self._num_last = 0
@@ -178,10 +180,17 @@ class StartBoard:
         return True
 
     def keep_of_frame(self, frame_id: bytes, place: int, answer: bytes) -> bool:
-        """As keep, of an actor's call that came together with others. frame_id: the first one's task id.
-        place: from 1."""
+        """As keep, of an actor's call that came together with others; False also where those of another frame
+        are kept. frame_id: the first one's task id. place: from 1."""
+        # Each call of a map comes here, most with the answer of the one before.
+        if place == self._kept_next and answer is self._last and frame_id is self._frame_id:
+            self._num_last = self._cells[self._num_last_cell] = self._num_last + 1
+            self._kept_next = place + 1
+            return True
         if self._kept_next == _NONE_KEPT:
-            self._memory[_FRAME_START:_FRAME_END] = frame_id
+            self._memory[_FRAME_START:_FRAME_END] = self._frame_id = frame_id
+        elif frame_id != self._frame_id:
+            return False
         return self.keep(place, answer)
 
     def caller_lost(self, worker_id: bytes) -> None:

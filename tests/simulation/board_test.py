@@ -133,6 +133,7 @@ def test_those_that_came_together_are_kept_with_the_id_of_the_first(sides: Sides
     worker, raylet = sides
     assert worker.keep_of_frame(ONE, 3, b"three") and worker.keep_of_frame(ONE, 4, b"four")
     assert not worker.keep_of_frame(ONE, 6, b"six")
+    assert not worker.keep_of_frame(TWO, 5, b"four"), "of another frame"
     assert raylet.kept_of_frame() == (ONE, 3, [b"three", b"four"])
     assert raylet.kept_calls() == [] and raylet.kept(LEASE) == (0, [])
 

@@ -149,6 +149,8 @@ class SimBoard:
     def keep_of_frame(self, frame_id: bytes, place: int, answer: bytes) -> bool:
         if not self._kept:
             self._frame_id = frame_id
+        elif frame_id != self._frame_id:
+            return False
         return self.keep(place, answer)
 
     def caller_lost(self, worker_id: bytes) -> None:

@@ -53,7 +53,10 @@ class KeptAnswers:
     def __init__(self, env: Environment, board: StartBoard) -> None:
         self._env = env
         self._board = board
-        self._keep_call, self._keep_of_frame = board.keep_call, board.keep_of_frame
+        self._keep_call = board.keep_call
+        self.keep_next_of_frame = board.keep_of_frame
+        """As keep_of_frame, of what follows one that was kept, and not flushed. Each call of a map comes
+        here."""
         self._board_lock = threading.Lock()
         self.has_some = False
         self.collected: deque[tuple[Call, bytes]] = deque()
@@ -94,7 +97,7 @@ class KeptAnswers:
     def keep_of_frame(self, connection: Any, frame_id: bytes, index: int, plain: bytes) -> bool:
         """As keep_alone, the usual answer of the call at this index of a frame. frame_id: its first task's
         id."""
-        if not self._keep_of_frame(frame_id, index + 1, plain):
+        if not self.keep_next_of_frame(frame_id, index + 1, plain):
             return False
         if connection is not self._latest:
             self._note(connection)

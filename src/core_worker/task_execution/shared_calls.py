@@ -78,11 +78,12 @@ class SharedAnswers:
         """The call at this index has returned this small value. Whether the answers are to be sent now.
         number: see StartBoard."""
         plains = self._plains
-        if not plains:
+        is_first = not plains
+        if is_first:
             self._first = index
         elif self._first + len(plains) != index:
             self._send()
-            plains, self._first = self._plains, index
+            plains, self._first, is_first = self._plains, index, True
         plains.append(plain)
         self._run_us += run_us
         if self._board is not None:
@@ -90,7 +91,10 @@ class SharedAnswers:
                 return True
             self._is_kept = True
         elif self._kept is not None:
-            if not self._kept.keep_of_frame(self._call.connection, self._frame_id, index, plain):
+            if is_first:
+                if not self._kept.keep_of_frame(self._call.connection, self._frame_id, index, plain):
+                    return True
+            elif not self._kept.keep_next_of_frame(self._frame_id, index + 1, plain):
                 return True
         if len(plains) >= self._collected_max or len(plains) == self._num_left:
             return True
