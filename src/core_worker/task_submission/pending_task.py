@@ -321,6 +321,28 @@ class PendingTask:
         self.retries_left = 0
 
 
+def all_pushed(tasks: Iterable[PendingTask], first_place: int | None = None) -> None:
+    """As `pushed`, of tasks that travel together, without a call for each. first_place: the first one's place
+    on its lease; None for calls of an actor."""
+    place, step = (0, 0) if first_place is None else (first_place, 1)
+    for task in tasks:
+        if task.state is WAITS_FOR_WORKER:
+            task.state = PUSHED  # the usual move, which the table has
+            task.place = place
+        else:
+            task.pushed(place)
+        place += step
+
+
+def _all_finished(tasks: Iterable[PendingTask]) -> None:
+    """As `finished`, of each, without a call for each."""
+    for task in tasks:
+        if task.state is PUSHED:
+            task.state = FINISHED  # the usual move, which the table has
+        else:
+            task.finished()
+
+
 def _held_by(tasks: Iterable[PendingTask]) -> Iterable[tuple[Sequence[bytes], int]]:
     """What their submissions hold, each list of references once, and how often it follows itself: tasks of a
     `map` share it."""
@@ -415,8 +437,7 @@ class PendingTasks:
                 self.complete_usual(task, value)
             return
         self._memory_store.put_all_plain(made, values)
-        for task in tasks:
-            task.finished()
+        _all_finished(tasks)
         for arg_ids, times in _held_by(tasks):
             self._references.remove_submitted(arg_ids, times)
 
