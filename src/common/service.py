@@ -162,10 +162,6 @@ class Service:
             self._stop_reason = reason
             self._stopping.set()
 
-    @property
-    def is_stopping(self) -> bool:
-        return self._stopping.is_set()
-
     async def until_stopped(self) -> None:
         """Waits for a signal, stop(), or the failure of a background task, as long as it takes."""
         self._is_up = True

@@ -40,7 +40,7 @@ from ray_mono.core_worker.call_template import CallTemplate
 from ray_mono.core_worker.config import CoreWorkerConfig
 from ray_mono.core_worker.options import CallRules
 from ray_mono.core_worker.peers import Peer
-from ray_mono.core_worker.task_submission.pending_task import PendingTask, all_pushed
+from ray_mono.core_worker.task_submission.pending_task import PendingTask
 from ray_mono.core_worker.task_submission.shared_push import SharedPush
 from ray_mono.core_worker.values import serialization
 from ray_mono.protobuf import common_pb2, gcs_pb2
@@ -387,7 +387,8 @@ class CalledActor:
     def send_all(self, tasks: Sequence[PendingTask]) -> None:
         """They are on their way together. There is room for all of them."""
         self.in_flight.update(zip([task.task_id for task in tasks], tasks, strict=True))
-        all_pushed(tasks)
+        for task in tasks:
+            task.pushed()
 
     def answered(self, task: PendingTask) -> bool:
         """Whether it was sent and still waited for."""

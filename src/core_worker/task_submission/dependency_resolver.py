@@ -144,4 +144,4 @@ class DependencyResolver:
                 del arg.location_node_ids[:]
                 arg.location_node_ids.extend(entry.locations)
                 arg.size_bytes = entry.size_bytes
-                task.has_places = True
+                task.lies_in_stores()

@@ -26,7 +26,7 @@ from ray_mono.core_worker.call_template import Pace
 from ray_mono.core_worker.config import CoreWorkerConfig
 from ray_mono.core_worker.options import TaskOptions
 from ray_mono.core_worker.peers import Peer
-from ray_mono.core_worker.task_submission.pending_task import PendingTask, all_pushed
+from ray_mono.core_worker.task_submission.pending_task import PendingTask
 from ray_mono.protobuf import common_pb2
 from ray_mono.protobuf.raylet_rpc import RayletServiceStub
 
@@ -163,7 +163,8 @@ class Lease:
         """As push, of tasks that travel together."""
         if self.state is not BUSY:
             raise InternalError(f"tasks are pushed where no more go: {self.story}")
-        all_pushed(tasks, self.num_pushed + 1)
+        for place, task in enumerate(tasks, self.num_pushed + 1):
+            task.pushed(place)
         self.num_pushed += len(tasks)
         self.num_unanswered += len(tasks)
         self.tasks.extend(tasks)

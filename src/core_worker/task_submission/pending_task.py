@@ -144,7 +144,7 @@ class PendingTask:
         # They are kept here until the message has them.
         self.args = args
         self.has_args = bool(args)
-        # Some of its arguments lie in stores: set when they are there.
+        # Some of its arguments lie in stores: known when they are there.
         self.has_places = False
         self.depth = depth
         self.arg_ids = arg_ids
@@ -246,6 +246,10 @@ class PendingTask:
             f"{self.retries_left}, place {self.place} on its lease"
         )
 
+    def lies_in_stores(self) -> None:
+        """Some of its arguments do: they are there, and have places."""
+        self.has_places = True
+
     def arguments_came(self) -> None:
         self._move(WAITS_FOR_WORKER)
 
@@ -319,28 +323,6 @@ class PendingTask:
     def give_up_retries(self) -> None:
         """It was cancelled."""
         self.retries_left = 0
-
-
-def all_pushed(tasks: Iterable[PendingTask], first_place: int | None = None) -> None:
-    """As `pushed`, of tasks that travel together, without a call for each. first_place: the first one's place
-    on its lease; None for calls of an actor."""
-    place, step = (0, 0) if first_place is None else (first_place, 1)
-    for task in tasks:
-        if task.state is WAITS_FOR_WORKER:
-            task.state = PUSHED  # the usual move, which the table has
-            task.place = place
-        else:
-            task.pushed(place)
-        place += step
-
-
-def _all_finished(tasks: Iterable[PendingTask]) -> None:
-    """As `finished`, of each, without a call for each."""
-    for task in tasks:
-        if task.state is PUSHED:
-            task.state = FINISHED  # the usual move, which the table has
-        else:
-            task.finished()
 
 
 def _held_by(tasks: Iterable[PendingTask]) -> Iterable[tuple[Sequence[bytes], int]]:
@@ -437,7 +419,8 @@ class PendingTasks:
                 self.complete_usual(task, value)
             return
         self._memory_store.put_all_plain(made, values)
-        _all_finished(tasks)
+        for task in tasks:
+            task.finished()
         for arg_ids, times in _held_by(tasks):
             self._references.remove_submitted(arg_ids, times)
 
