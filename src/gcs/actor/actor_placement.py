@@ -26,6 +26,7 @@ from ray_mono.common.scheduling.policy import (
     in_turn,
     is_spared,
     search,
+    stays,
 )
 from ray_mono.common.scheduling.resources import ResourceSet
 from ray_mono.common.scheduling.strategy import Strategy, StrategyKind
@@ -44,7 +45,7 @@ class Demand:
     """Taken when it fits: the owner's."""
     takes_turns: bool = False
     """It holds nothing while it lives, so nobody would see how many are on a node: they go to one after the
-    other, and the preferred node is the next (Ray draws one by lot)."""
+    other that has room (Ray draws one by lot). The preferred node is for where none has."""
 
 
 def moved_to(demand: Demand, node_id: bytes | None) -> Demand:
@@ -81,9 +82,13 @@ def choose_node(demand: Demand, nodes: Sequence[NodeSnapshot], last_node_id: byt
     (policy.in_turn), and the preferred one.
     """
     preferred = demand.preferred_node_id
-    if demand.takes_turns:
-        preferred = _next_with_room(demand, nodes, last_node_id) or preferred
-    first = _node_of(nodes, preferred) if preferred is not None and len(nodes) > NODES_LOOKED_AT else []
+    at_once = _next_with_room(demand, nodes, last_node_id) if demand.takes_turns else None
+    own = _node_of(nodes, preferred) if preferred is not None else []
+    if at_once is None and any(stays(demand.resources, demand.strategy, node) for node in _free(demand, own)):
+        at_once = preferred
+    if at_once is not None:
+        return NodeID(at_once)
+    first = own if len(nodes) > NODES_LOOKED_AT else []
     windows = ([*first, *some] for some in in_turn(demand.strategy, nodes, last_node_id))
     free_of = partial(available, demand.resources)
     chosen, able = search(demand.resources, demand.strategy, windows, free_of, preferred, last_node_id)
@@ -102,10 +107,14 @@ def _next_with_room(demand: Demand, nodes: Sequence[NodeSnapshot], last_node_id:
     begin = bisect_right(nodes, last_node_id, key=lambda node: node.node_id)
     for place in range(begin, begin + min(len(nodes), NODES_LOOKED_AT)):
         node = nodes[place % len(nodes)]
-        able = available(demand.resources, feasible(demand.resources, [node], demand.strategy.selectors))
-        if able and not is_spared(demand.resources, node):
+        if _free(demand, [node]) and not is_spared(demand.resources, node):
             return node.node_id
     return None
+
+
+def _free(demand: Demand, nodes: Sequence[NodeSnapshot]) -> list[NodeSnapshot]:
+    """Those that have the demand free."""
+    return available(demand.resources, feasible(demand.resources, nodes, demand.strategy.selectors))
 
 
 def _node_of(nodes: Sequence[NodeSnapshot], node_id: bytes) -> Sequence[NodeSnapshot]:

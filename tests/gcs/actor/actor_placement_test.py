@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -71,6 +72,8 @@ def test_actors_that_hold_nothing_take_the_nodes_in_turn_that_have_room_for_them
     assert choose_node(holds_nothing, nodes) == A
     assert choose_node(holds_nothing, nodes, A.binary()) == C
     assert choose_node(holds_nothing, nodes, C.binary()) == A
+    half_used = [node(A, 4, 4), node(B, 4, 0), node(C, 4, 1)]
+    assert choose_node(holds_nothing, half_used, A.binary()) == C
     nowhere_free = [node(A, 4, 0), node(B, 4, 0), node(C, 4, 0)]
     assert choose_node(holds_nothing, nowhere_free, C.binary()) == B
 
@@ -110,6 +113,29 @@ def test_the_only_free_one_of_many_nodes_is_asked_wherever_the_last_actor_went(
 ) -> None:
     for last in (b"", *(numbered(each).binary() for each in (0, 200, LAST))):
         assert choose_node(needs(strategy=strategy), many({number: 1}), last) == numbered(number)
+
+
+class Counted(list[NodeSnapshot]):
+    """Which counts the nodes that somebody looks at."""
+
+    num_looked_at = 0
+
+    def __getitem__(self, place: Any) -> Any:
+        found = super().__getitem__(place)
+        self.num_looked_at += len(found) if isinstance(place, slice) else 1
+        return found
+
+
+@pytest.mark.parametrize("takes_turns", [True, False])
+def test_where_the_next_node_has_room_a_decision_looks_at_no_others(takes_turns: bool) -> None:
+    looked_at = []
+    for num_nodes in (10, 100, 1000):
+        nodes = Counted(many(dict.fromkeys(range(num_nodes), 4.0), num_nodes))
+        demand = replace(needs(preferred=numbered(7)), takes_turns=takes_turns)
+        assert choose_node(demand, nodes, numbered(num_nodes - 5).binary()) is not None
+        looked_at.append(nodes.num_looked_at)
+    # Each finds its places in the order of the ids by halves.
+    assert looked_at[2] - looked_at[1] <= 2 * 4 and looked_at[1] - looked_at[0] <= 2 * 4
 
 
 def test_of_many_nodes_the_owners_is_taken_wherever_it_is_when_the_actor_fits_there() -> None:
