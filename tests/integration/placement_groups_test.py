@@ -161,6 +161,23 @@ def test_a_thousand_groups_do_not_wait_for_an_answer_each() -> None:
     assert made_s < 10
 
 
+def test_a_wait_for_no_time_tells_how_the_group_is() -> None:
+    group = placement_group([{"CPU": NUM_CPUS}])
+    assert group.wait(WAIT_S)
+    too_many = placement_group([{"CPU": 1}])
+    for _ in range(3):
+        assert group.wait(0) and group.wait(0.0) and not too_many.wait(0)
+    remove_placement_group(too_many)
+    remove_placement_group(group)
+    with pytest.raises(ValueError, match="it was removed"):
+        group.wait(0)
+
+
+def test_the_empty_group_is_there_at_once() -> None:
+    empty = PlacementGroup.empty()
+    assert empty.wait(0) and get(empty.ready()) == empty
+
+
 def test_nobody_knows_a_group_that_never_was() -> None:
     unknown = PlacementGroup(ray.PlacementGroupID(b"?" * 18))
     assert placement_group_table(unknown) == {} and not unknown.wait(0.2)

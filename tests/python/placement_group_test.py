@@ -81,6 +81,7 @@ def test_a_topology_is_a_strategy_and_a_label(topology: Any, strategy: Any, labe
         ({"bundles": [1]}, r"bundles\[0\] must be a dict"),
         ({"bundles": [{"CPU": 1}, {}]}, r"bundles\[1\] must ask for more than 0 of some resource, got \{\}"),
         ({"bundles": [{"CPU": 0}]}, "must ask for more than 0"),
+        ({"bundles": [{"bundle": 1}]}, r"bundles\[0\]: 'bundle' is what each bundle is counted by"),
         ({"bundles": [{"CPU": -1}]}, r"bundles\[0\]\['CPU'\] must be a number of at least 0 .* got -1"),
         ({"bundles": [{"CPU": float("nan")}]}, "got nan"),
         ({"bundles": [{"CPU": "1"}]}, "got '1'"),

@@ -62,3 +62,10 @@ class Call:
     started_s: float = 0.0
     wanted: str = ""
     """What somebody waits for; empty if nobody does."""
+    is_late: bool = False
+    """Its answer comes when something has happened, and not as soon as the head can."""
+
+
+def answers_late(request: Any) -> bool:
+    """Whether the head answers this one when something has happened."""
+    return "settled" in request.DESCRIPTOR.fields_by_name and request.settled

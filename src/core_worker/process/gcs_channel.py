@@ -36,7 +36,16 @@ from ray_mono.common.backoff import Backoff
 from ray_mono.common.our_bug import check
 from ray_mono.common.world import Clock
 from ray_mono.core_worker.environment import ReactorInterface, TimerHandle
-from ray_mono.core_worker.process.gcs_calls import ONCE, WANTED, Call, FromString, Method, OnDone, ToString
+from ray_mono.core_worker.process.gcs_calls import (
+    ONCE,
+    WANTED,
+    Call,
+    FromString,
+    Method,
+    OnDone,
+    ToString,
+    answers_late,
+)
 from ray_mono.protobuf import common_pb2, gcs_pb2
 from ray_mono.protobuf.gcs_rpc import GcsServiceStub
 from ray_mono.rpc.reactor import Waiter
@@ -201,7 +210,8 @@ class GcsChannel:
         channel's."""
         name = method.path.rpartition("/")[2]
         wanted = WANTED.get(name, "")
-        call = Call(method, request, on_done, on_item, is_notice, self.clock.time_s(), wanted)
+        is_late = answers_late(request)
+        call = Call(method, request, on_done, on_item, is_notice, self.clock.time_s(), wanted, is_late)
         number = self._num_started = self._num_started + 1
         if self._is_closed or self._state is GcsState.LOST:
             call.on_done(None, self._error())
@@ -251,9 +261,7 @@ class GcsChannel:
         call = self._calls.pop(number, None)
         self._once.pop(number, None)
         if call is not None:
-            if self._has_warned and not any(left.wanted for left in self._calls.values()):
-                self._has_warned = False
-                self._tell("The head answers again: %s.", self.who)
+            self._tell_if_back()
             call.on_done(reply, error)
 
     def _ended(self, number: int, error: RpcError | None) -> None:
@@ -286,6 +294,7 @@ class GcsChannel:
         if self._state is GcsState.CONNECTED:
             self._move(GcsState.AWAY)
             self._since_s, self._reason = self.clock.time_s(), reason
+            self._look_later()
             self._retries.reset()
             self._be_patient(self._patience_s)
             self._find()
@@ -349,6 +358,7 @@ class GcsChannel:
         self._ask_all(info.cluster_id)
         for callback in self._on_return:
             callback()
+        self._tell_if_back()
 
     def _ask_all(self, cluster_id: bytes) -> None:
         """The head is of this cluster, and there is all asked that has no answer."""
@@ -370,6 +380,16 @@ class GcsChannel:
 
     # ---- whoever waits
 
+    def _waited_for(self) -> list[Call]:
+        """By somebody. While the head is there, not what it answers when something has happened."""
+        is_there = self._state is GcsState.CONNECTED
+        return [call for call in self._calls.values() if call.wanted and not (is_there and call.is_late)]
+
+    def _tell_if_back(self) -> None:
+        if self._has_warned and not self._waited_for():
+            self._has_warned = False
+            self._tell("The head answers again: %s.", self.who)
+
     def _look_later(self) -> None:
         if not self._is_looking:
             self._is_looking = True
@@ -378,7 +398,7 @@ class GcsChannel:
     def _look(self) -> None:
         """Whether somebody has waited for long. Says so once, until the head answers."""
         self._is_looking = False
-        calls = [call for call in self._calls.values() if call.wanted]
+        calls = self._waited_for()
         if not calls or self._has_warned or self._is_closed:
             return
         if self.clock.time_s() - min(call.started_s for call in calls) < WARN_AFTER_S:

@@ -45,6 +45,8 @@ from ray_mono.rpc.surface import RpcError, StatusCode
 Info = common_pb2.PlacementGroupInfo
 Subject = common_pb2.WaitSubject
 
+ANSWER_S = 1.0
+"""So long the head may take to say how a group is, where nobody waits for more."""
 BUNDLES_MAX = 1_000
 """Of so many groups of others the bundles are kept, for those that inherit them."""
 
@@ -188,14 +190,32 @@ class GcsPlacementGroups:
                 if not outcomes:
                     group.waiting.remove(told)
         if Outcome.REMOVED in outcomes:
-            raise ValueError(f"placement group {group_id.hex()} does not exist any more: it was removed")
+            raise _removed(group_id)
         if Outcome.FAILED in outcomes:
             raise RaySystemError(group.failure)
         if outcomes:
             return True
         if self._env.reactor.is_closed:
             raise disconnected()
-        return False
+        return timeout_s is not None and timeout_s < ANSWER_S and self._is_created(group_id)
+
+    def _is_created(self, group_id: bytes) -> bool:
+        """As the head says now: it had no time to say so of a group that was created long ago. Raises
+        ValueError for one that is removed."""
+        waiter = Waiter(self._env.reactor)
+        rows: list[Info | None] = []
+
+        def told(row: Info | None, error: RpcError | None) -> None:
+            rows.append(row)
+            waiter.set()
+
+        request = gcs_pb2.GetPlacementGroupRequest(placement_group_id=group_id)
+        self._env.gcs.GetPlacementGroup.start(request, told)
+        self._blocked.wait(waiter, ANSWER_S)
+        state = rows[0].state if rows and rows[0] is not None else None
+        if state == common_pb2.PLACEMENT_GROUP_REMOVED:
+            raise _removed(group_id)
+        return state == common_pb2.PLACEMENT_GROUP_CREATED
 
     def ready(self, group_id: bytes, handle: Any) -> ObjectRef[Any]:
         value = serialization.serialize(handle, "a placement group's handle")
@@ -344,6 +364,10 @@ class GcsPlacementGroups:
             "placement_groups_known": len(self._groups),
             "placement_group_watches": sum(group.is_watched for group in self._groups.values()),
         }
+
+
+def _removed(group_id: bytes) -> ValueError:
+    return ValueError(f"placement group {group_id.hex()} does not exist any more: it was removed")
 
 
 def _named(group_id: bytes) -> str:

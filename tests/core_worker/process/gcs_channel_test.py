@@ -328,6 +328,22 @@ def test_a_head_that_is_silent_is_told_of_and_that_it_answers_again(
     assert "answers again" in caplog.records[1].getMessage()
 
 
+def test_a_group_that_has_no_place_yet_waits_for_the_head_only_while_that_is_away(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    scene = Scene()
+    request = gcs_pb2.RegisterPlacementGroupRequest(settled=True)
+    scene.gcs.RegisterPlacementGroup.start(request, lambda reply, error: None)
+    scene.pass_time(10 * WARN_AFTER_S)
+    assert not caplog.records
+    scene.head_dies()
+    scene.pass_time(WARN_AFTER_S)
+    [warning] = caplog.records
+    assert "is away" in warning.getMessage() and "new placement groups" in warning.getMessage()
+    scene.head_is_back()
+    assert "answers again" in caplog.records[1].getMessage()
+
+
 def test_a_worker_tells_no_user(caplog: pytest.LogCaptureFixture) -> None:
     scene = Scene(is_driver=False)
     scene.get(b"k")

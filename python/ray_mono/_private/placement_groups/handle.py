@@ -50,17 +50,20 @@ class PlacementGroup:
     def ready(self) -> ObjectRef[PlacementGroup]:
         """An object that becomes this group when all of its bundles are taken. `get` raises
         TaskPlacementGroupRemoved where it is removed instead, and RaySystemError where the cluster did not
-        take it."""
+        take it. The empty group is there at once."""
+        if self.is_empty:
+            return current.require().put(self)
         return current.require().placement_groups.ready(self.id.binary(), self)
 
     def wait(self, timeout_seconds: float | None = 30) -> bool:
-        """Whether all bundles are taken within that time. None waits as long as it takes.
+        """Whether all bundles are taken within that time. None waits as long as it takes, and 0 asks how it
+        is. The empty group has all of its bundles.
 
         Raises ValueError for a group that was removed, RaySystemError for one that the cluster did not take,
         and TypeError or ValueError for what is no time.
         """
         timeout_s = seconds(timeout_seconds, "timeout_seconds")
-        return current.require().placement_groups.wait(self.id.binary(), timeout_s)
+        return self.is_empty or current.require().placement_groups.wait(self.id.binary(), timeout_s)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, PlacementGroup) and self.id == other.id

@@ -13,6 +13,7 @@ from typing import Any
 from ray_mono._private import label_selectors
 from ray_mono._private.argument_checks import AMOUNT_MAX, check_resource_name, is_number, is_sendable, plain
 from ray_mono.common.ids import NodeID
+from ray_mono.common.scheduling.bundle_resources import BUNDLE
 from ray_mono.common.scheduling.labels import NODE_ID_LABEL, selector_to_proto
 from ray_mono.common.scheduling.resources import OBJECT_STORE_MEMORY, ResourceSet
 from ray_mono.protobuf import common_pb2
@@ -79,6 +80,10 @@ def _bundle(given: Any, name: str) -> dict[str, float]:
             check_resource_name(resource)
         except TypeError as error:
             raise ValueError(f"{name}: {error}") from None
+        if resource == BUNDLE:
+            raise ValueError(
+                f"{name}: {BUNDLE!r} is what each bundle is counted by: give the resource another name"
+            )
         number = plain(amount)
         # The comparison finds NaN as well.
         if not is_number(number) or not 0 <= number <= AMOUNT_MAX:
