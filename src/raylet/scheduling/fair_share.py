@@ -10,7 +10,10 @@ answered. Nothing that runs is stopped.
       after HOLD_AFTER_S      what is free is kept for it
       after DRAIN_S           what is free is kept for it half of the time
 
-**Who is asked.** First the leases of the job that holds most, the oldest first. Never asked are
+**Who is asked.** First the leases of the job that holds most, the oldest first. So jobs that never have enough
+come to hold the same: where a single lease would do, none of a job is asked that holds no more of what is
+missing than the request's own does. (Were it asked, a job of short tasks would give way to one of long ones
+again and again, and run a tenth of the time.) Never asked are
 
 - a lease of the request's own line, whose tasks are the same;
 - an actor's lease, which stays;
@@ -77,6 +80,10 @@ def leases_to_end(
     that what is free is kept for.
     """
     num_of_job = Counter(lease.request.job_id for lease in endable)
+    held_by_job: dict[bytes, ResourceSet] = {}
+    for lease in endable:
+        job_id = lease.request.job_id
+        held_by_job[job_id] = held_by_job.get(job_id, ResourceSet()) + counts.holds(lease)
     order = sorted(
         endable, key=lambda lease: (-num_of_job[lease.request.job_id], lease.granted_at_s, lease.number)
     )
@@ -103,6 +110,16 @@ def leases_to_end(
             and now_s - lease.granted_at_s >= old_s
             and not lease.is_same_line(request)
         ]
+        missing = required.missing_from(expected)
+        if request.shape != held_for and any(missing.fits_in(counts.holds(lease)) for lease in candidates):
+            own_id = request.request.job_id
+            own = held_by_job.get(own_id, ResourceSet())
+            candidates = [
+                lease
+                for lease in candidates
+                if lease.request.job_id == own_id
+                or _holds_more(held_by_job[lease.request.job_id], own, missing)
+            ]
         chosen = _enough(required, expected + awaited, candidates, counts)
         for lease in chosen:
             lease.ask_to_end(now_s)
@@ -154,6 +171,10 @@ def spare(available: ResourceSet, held: ResourceSet) -> ResourceSet:
 def _oldest(waiting: Sequence[WorkerLease], now_s: float) -> list[WorkerLease]:
     due = [lease for lease in waiting if now_s - lease.queued_at_s >= RECLAIM_AFTER_S]
     return sorted(due, key=lambda lease: lease.number)[:WAITING_MAX]
+
+
+def _holds_more(some: ResourceSet, others: ResourceSet, of: ResourceSet) -> bool:
+    return all(some.get(name) > others.get(name) for name, _ in of.items())
 
 
 def _enough(

@@ -86,6 +86,27 @@ def test_two_jobs_that_never_have_enough_share_one_cpu() -> None:
     assert len(scene.reclaimed) <= 10 / SLICE_S
 
 
+@pytest.mark.parametrize(("cpus", "least"), [(2, 0.45), (3, 0.3), (4, 0.45)])
+@pytest.mark.parametrize("is_first", [True, False])
+def test_a_job_of_short_tasks_keeps_its_share_beside_one_of_long_ones(
+    cpus: int, least: float, is_first: bool
+) -> None:
+    scene = Scene(units(CPU=cpus))
+    jobs = [("short", 0.05, JOB_A, 1), ("long", 5.0, JOB_B, 2)]
+    floods = {}
+    for name, task_s, job, requester in jobs if is_first else reversed(jobs):
+        floods[name] = Flood(scene, name, task_s, job, requester=requester)
+        scene.wait(1)
+    num_short = num_looks = 0
+    for _ in range(int(60 / LOOK_S)):
+        scene.wait(LOOK_S)
+        for flood in floods.values():
+            flood.answer()
+        num_looks += 1
+        num_short += len(floods["short"].held)
+    assert least <= num_short / num_looks / cpus <= 1 - least
+
+
 def test_nothing_is_asked_for_by_more_of_the_same() -> None:
     scene = Scene(units(CPU=1))
     flood = Flood(scene, "flood", 0.01)
