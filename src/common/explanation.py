@@ -108,6 +108,8 @@ SILENT = frozenset({WaitCode.WORKER, WaitCode.OWNER, WaitCode.LEASE})
 """Those that people need not hear of where another link follows."""
 CLAUSES_MAX = 10
 """Of one sentence. `Explanation.links` has all of them."""
+ADD_A_NODE = "add a node with "
+"""How the last advice begins where that would help."""
 DEADLOCK = "DEADLOCK"
 """The code of what waits for itself, over others."""
 
@@ -170,6 +172,10 @@ class Explanation:
         if self.cycle:
             return "cancel or kill one of these, or let it do without the others"
         found = [link.unblock for link in self.links if link.unblock]
+        if len(found) > 1 and self.links[-1].code == WaitCode.HELD_BY_ACTOR:
+            # Where the actor stays, there may be another way, of which the node with the resources knows.
+            _, _, more = found[-2].partition(ADD_A_NODE)
+            return f"{found[-1]}, or {ADD_A_NODE}{more}" if more else found[-1]
         return found[-1] if found else ""
 
     @property

@@ -28,10 +28,20 @@ def reason_of(
     is_any: bool = False,
     unblock: str = "",
     shortages: Iterable[common_pb2.Shortage] = (),
+    num_needed: int = 0,
+    times_out: bool = False,
 ) -> common_pb2.WaitReason:
-    """is_any: one of waits_for is enough."""
+    """is_any: so many of waits_for as are needed are enough, one where that is not said. times_out: it goes
+    on by itself when a time is over."""
     return common_pb2.WaitReason(
-        code=code, text=text, waits_for=waits_for, any=is_any, unblock=unblock, shortages=shortages
+        code=code,
+        text=text,
+        waits_for=waits_for,
+        any=is_any,
+        unblock=unblock,
+        shortages=shortages,
+        num_needed=num_needed,
+        times_out=times_out,
     )
 
 

@@ -67,6 +67,8 @@ class BlockedNotice:
         self._waits: dict[object, tuple[bytes, Collection[bytes]]] = {}
         # How many of these are enough, where not all are needed.
         self._enough: dict[object, int] = {}
+        # Of these, those that end when a time is over.
+        self._timed: set[object] = set()
         self._other_waits: dict[object, OtherWait] = {}
 
     @property
@@ -146,12 +148,15 @@ class BlockedNotice:
         this = object()
         if num_enough is not None:
             self._enough[this] = num_enough
+        if timeout_s is not None:
+            self._timed.add(this)
         self._waits[this] = self._context.get().task_id, object_ids
         try:
             return self._wait_for(object_ids, waiter, timeout_s)
         finally:
             del self._waits[this]
             self._enough.pop(this, None)
+            self._timed.discard(this)
 
     @contextlib.contextmanager
     def fetches(self, object_ids: Collection[bytes], task_id: bytes | None = None) -> Iterator[None]:
@@ -173,8 +178,19 @@ class BlockedNotice:
     def enough_for(self, task_id: bytes) -> int | None:
         """How many of `waited_for_by` are enough for the task to go on; None where it needs all, or waits
         several times. Lock held."""
-        waits = [this for this, (waiting, _) in list(self._waits.items()) if waiting == task_id]
-        return self._enough.get(waits[0]) if len(waits) == 1 else None
+        waits = self._waits_of(task_id)
+        num_enough = self._enough.get(waits[0]) if len(waits) == 1 else None
+        if num_enough is None:
+            return None
+        _, object_ids = self._waits[waits[0]]
+        return max(0, num_enough - sum(not self.is_missing(each) for each in object_ids))
+
+    def is_timed(self, task_id: bytes) -> bool:
+        """Whether a wait of the task ends when a time is over. Lock held."""
+        return any(this in self._timed for this in self._waits_of(task_id))
+
+    def _waits_of(self, task_id: bytes) -> list[object]:
+        return [this for this, (waiting, _) in list(self._waits.items()) if waiting == task_id]
 
     def is_missing(self, object_id: bytes) -> bool:
         """It is not there, or it is wanted here and not here. Lock held."""

@@ -16,8 +16,10 @@ from ray_mono.common.explanation import Explanation
 from ray_mono.core_worker.environment import Environment
 from ray_mono.core_worker.job_warnings import JobWarnings
 
-LOOKED_AT_MAX = 8
-"""Of what is missing. Each may take a while, and whoever waits is told no sooner that it came."""
+LOOKED_AT_MAX = 100
+"""Of what is missing."""
+LOOK_S = 2.0
+"""So long it is looked at, and what is asked then is heard: whoever waits is told no sooner that it came."""
 
 
 class LongWaits:
@@ -59,7 +61,8 @@ class LongWaits:
                 return True
             if self._env.reactor.is_closed:
                 return False
-            self._look(object_ids, pause_s, num_enough)
+            if deadline_s - clock.time_s() > LOOK_S:
+                self._look(object_ids, pause_s, num_enough)
             pause_s *= 2
         return wait(None if left_s == math.inf else max(0.0, left_s))
 
@@ -67,7 +70,10 @@ class LongWaits:
         with self._env.lock:
             missing = [each for each in object_ids if self._is_missing(each)]
         num_may_fail = 0 if num_enough is None else len(object_ids) - num_enough
+        until_s = self._env.clock.time_s() + LOOK_S
         for object_id in missing[:LOOKED_AT_MAX]:
+            if self._env.clock.time_s() > until_s:
+                return
             explanation = self._explain("object", object_id)
             num_may_fail -= explanation.is_stuck
             if num_may_fail < 0:

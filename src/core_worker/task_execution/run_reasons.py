@@ -101,8 +101,8 @@ class RunReasons:
     def _of_worker(self, subject: common_pb2.WaitSubject) -> common_pb2.WaitReason:
         if self._running.actor is not None:
             text = f"actor {subject.name} holds what it has on {self._here} until it ends"
-            unblock = "end that actor, give it less, or add a node"
-            return reason_of(WaitCode.HELD_BY_ACTOR, text, unblock=unblock)
+            calls = map(self._subject, list(self._running.begun())[:SUBJECTS_TOLD_MAX])
+            return reason_of(WaitCode.HELD_BY_ACTOR, text, calls, unblock="end that actor, or give it less")
         task = self._running.task
         if task is None:
             return reason_of(WaitCode.STARTING, f"{self._here} is idle, and about to take or give back")
@@ -116,7 +116,8 @@ class RunReasons:
         if awaited := self._awaited_by(task.task_id):
             num_enough = self._blocked.enough_for(task.task_id)
             where = "in its code" if began_s is not None else "before it begins"
-            return self._of_values(f"{_named(task)} on {self._here} waits {where} for", awaited, num_enough)
+            text = f"{_named(task)} on {self._here} waits {where} for"
+            return self._of_values(text, awaited, num_enough, self._blocked.is_timed(task.task_id))
         if began_s is None:
             group = task.kind.concurrency_group
             before = [each for each in self._running.begun() if each.kind.concurrency_group == group]
@@ -137,14 +138,23 @@ class RunReasons:
         return [*self._blocked.waited_for_by(task_id), *self._futures.awaited_by(task_id)]
 
     def _of_values(
-        self, text: str, awaited: Sequence[bytes], num_enough: int | None
+        self, text: str, awaited: Sequence[bytes], num_enough: int | None, is_timed: bool = False
     ) -> common_pb2.WaitReason:
-        """text goes on with what is awaited. num_enough: so many of them are; None: all are needed."""
+        """text goes on with what is awaited. num_enough: so many of them are; None: all are needed. is_timed:
+        the wait ends when a time is over."""
         is_any = num_enough is not None and num_enough < len(awaited)
         what = f"{len(awaited)} object{'' if len(awaited) == 1 else 's'}"
         what = f"{num_enough} of {what}" if is_any else what
-        waits_for = map(self._reasons.awaited, awaited[:SUBJECTS_TOLD_MAX])
-        return reason_of(WaitCode.GET, f"{text} {what}", waits_for, is_any=is_any)
+        what += ", or until a time is over" if is_timed else ""
+        waits_for = map(self._reasons.awaited, self._reasons.in_question(awaited)[:SUBJECTS_TOLD_MAX])
+        return reason_of(
+            WaitCode.GET,
+            f"{text} {what}",
+            waits_for,
+            is_any=is_any,
+            num_needed=num_enough or 0,
+            times_out=is_timed,
+        )
 
     def _subject(self, task: TaskContext) -> common_pb2.WaitSubject:
         return Subject(kind=Subject.TASK, id=task.task_id, name=_named(task), at=self._env.address)

@@ -9,8 +9,9 @@ the way to itself does not move by that.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
+from itertools import islice
 from typing import Any
 
 from ray_mono.common.explanation import (
@@ -34,8 +35,10 @@ from ray_mono.rpc.surface import RpcError
 Subject = common_pb2.WaitSubject
 Key = tuple[int, bytes]
 
-SUBJECTS_MAX = 200
+SUBJECTS_MAX = 2_000
 """Of one walk."""
+DEPTH_MAX = 200
+"""Of branches within branches."""
 ANSWER_S = 2.0
 """So long one process may take to answer."""
 THE_HEAD = "the head"
@@ -64,48 +67,81 @@ class Story:
 
 
 class Walk:
-    """One. ask(subject) brings its reason."""
+    """One. ask(subjects) brings their reasons, in order."""
 
-    def __init__(self, ask: Callable[[common_pb2.WaitSubject], common_pb2.WaitReason]) -> None:
+    def __init__(
+        self, ask: Callable[[Sequence[common_pb2.WaitSubject]], Sequence[common_pb2.WaitReason]]
+    ) -> None:
         self._ask = ask
-        self._num_asked = 0
+        self._told: dict[Key, common_pb2.WaitReason] = {}
         self._moving: set[Key] = set()
 
     def begin(self, subject: common_pb2.WaitSubject) -> Story:
         return self._look(subject, [])
 
-    def _look(self, subject: common_pb2.WaitSubject, path: list[Key]) -> Story:
-        # A call that was handed on is another subject where it runs, and an object in another store.
-        # A node may be asked for several resources.
-        needs = subject.needs.SerializeToString(deterministic=True)
-        key = subject.kind, subject.id + (subject.at.worker_id or subject.at.node_id) + needs
-        if key in path:
-            return Story((), moves=False, cycle_begins=path.index(key))
-        if key in self._moving or self._num_asked == SUBJECTS_MAX:
-            return Story((), moves=True)
-        self._num_asked += 1
-        reason = self._ask(subject)
-        link = Link(subject, reason)
-        if not reason.waits_for:
-            return self._through(key, link, Story((), reason.code in MOVING))
-        stuck: Story | None = None
-        story: Story | None = None
-        for each in reason.waits_for:
-            found = self._look(each, [*path, key])
-            story = story or found
-            if found.moves and reason.any:
-                return self._through(key, link, found)
-            if not found.moves and not reason.any:
-                return self._through(key, link, found)
-            says_more = stuck is None or (stuck.cycle_begins is None and found.cycle_begins is not None)
-            if not found.moves and says_more:
-                stuck = found
-        return self._through(key, link, stuck or story or Story((), moves=True))
+    def _look(self, subject: common_pb2.WaitSubject, path: list[Key], depth: int = 0) -> Story:
+        # Where one thing waits for one other, and so on, this goes on here: chains are long.
+        links: list[Link] = []
+        keys: list[Key] = []
+        while True:
+            key = _key(subject)
+            if key in path:
+                return self._through(keys, links, Story((), moves=False, cycle_begins=path.index(key)))
+            is_over = depth == DEPTH_MAX or (key not in self._told and len(self._told) >= SUBJECTS_MAX)
+            if key in self._moving or is_over:
+                return self._through(keys, links, Story((), moves=True))
+            self._ask_about([subject])
+            reason = self._told[key]
+            links.append(Link(subject, reason))
+            keys.append(key)
+            path = [*path, key]
+            if reason.code == WaitCode.HELD_BY_ACTOR:
+                return self._through(keys, links, self._held(reason, path, depth))
+            if not reason.waits_for:
+                return self._through(keys, links, Story((), reason.code in MOVING))
+            if len(reason.waits_for) > 1 or reason.num_needed > 1 or reason.times_out:
+                return self._through(keys, links, self._beyond(reason, path, depth))
+            subject = reason.waits_for[0]
 
-    def _through(self, key: Key, link: Link, found: Story) -> Story:
+    def _beyond(self, reason: common_pb2.WaitReason, path: list[Key], depth: int) -> Story:
+        """What all of these lead to, or enough of them."""
+        self._ask_about(reason.waits_for)
+        num_needed = max(1, reason.num_needed) if reason.any else len(reason.waits_for)
+        num_may_be_stuck = len(reason.waits_for) - num_needed
+        moving: list[Story] = []
+        stuck: list[Story] = []
+        for each in reason.waits_for:
+            found = self._look(each, path, depth + 1)
+            (moving if found.moves else stuck).append(found)
+            if len(moving) == num_needed or len(stuck) > num_may_be_stuck and not reason.any:
+                break
+        if len(moving) >= num_needed:
+            return moving[0]
+        found = next((each for each in stuck if each.cycle_begins is not None), [*stuck, Story((), True)][0])
+        return replace(found, moves=True) if reason.times_out else found
+
+    def _held(self, reason: common_pb2.WaitReason, path: list[Key], depth: int) -> Story:
+        """By an actor, until it ends: what its calls wait for says more only where it leads back here."""
+        self._ask_about(reason.waits_for)
+        found = [self._look(each, path, depth + 1) for each in reason.waits_for]
+        return next((each for each in found if each.cycle_begins is not None), Story((), moves=False))
+
+    def _ask_about(self, subjects: Sequence[common_pb2.WaitSubject]) -> None:
+        new = {_key(each): each for each in subjects if _key(each) not in self._told}
+        some = dict(islice(new.items(), max(0, SUBJECTS_MAX - len(self._told))))
+        self._told.update(zip(some, self._ask([*some.values()]) if some else (), strict=True))
+
+    def _through(self, keys: list[Key], links: list[Link], found: Story) -> Story:
         if found.moves:
-            self._moving.add(key)
-        return Story((link, *found.links), found.moves, found.cycle_begins)
+            self._moving.update(keys)
+        return Story((*links, *found.links), found.moves, found.cycle_begins)
+
+
+def _key(subject: common_pb2.WaitSubject) -> Key:
+    """A call that was handed on is another subject where it runs, and an object in another store. A node may
+    be asked for several resources."""
+    needs = subject.needs.SerializeToString(deterministic=True)
+    return subject.kind, subject.id + (subject.at.worker_id or subject.at.node_id) + needs
 
 
 class Explainer:
@@ -176,25 +212,41 @@ class Explainer:
         return [at for at in workers if at.worker_id]
 
     def _ask(
-        self, until_s: float, silent: set[str], subject: common_pb2.WaitSubject
-    ) -> common_pb2.WaitReason:
+        self, until_s: float, silent: set[str], subjects: Sequence[common_pb2.WaitSubject]
+    ) -> list[common_pb2.WaitReason]:
+        """Of all of them, each asked where it is known, at the same time."""
         env = self._env
         if env.clock.time_s() > until_s:
-            return reason_of(WaitCode.UNKNOWN, f"who knows about {_told(subject)} was not asked any more")
-        if subject.at.worker_id == env.worker_id:
-            with env.lock:
-                return self._reasons.of(subject)
+            text = "who knows about {} was not asked any more"
+            return [reason_of(WaitCode.UNKNOWN, text.format(_told(each))) for each in subjects]
+        reasons: dict[int, common_pb2.WaitReason] = {}
+        asked: dict[int, tuple[str, Any]] = {}
         with env.lock:
-            who, service = self._service_of(subject)
-        error: RpcError | None = None
-        if who not in silent:
-            ((reply, error),) = self._answers([(service.Explain, common_pb2.ExplainRequest(subject=subject))])
-            if reply is not None and error is None:
-                return reply
-            if error is None:
-                silent.add(who)
-            elif self._has_ended(subject):
-                return _ended(who, subject)
+            for place, subject in enumerate(subjects):
+                if subject.at.worker_id == env.worker_id:
+                    reasons[place] = self._reasons.of(subject)
+                else:
+                    asked[place] = self._service_of(subject)
+        calls = {
+            place: (service.Explain, common_pb2.ExplainRequest(subject=subjects[place]))
+            for place, (who, service) in asked.items()
+            if who not in silent
+        }
+        answers = dict(zip(calls, self._answers([*calls.values()]), strict=True))
+        for place, (who, _) in asked.items():
+            reply, error = answers.get(place, (None, None))
+            if reply is None or error is not None:
+                reply = self._not_told(subjects[place], who, error, silent)
+            reasons[place] = reply
+        return [reasons[place] for place in range(len(subjects))]
+
+    def _not_told(
+        self, subject: common_pb2.WaitSubject, who: str, error: RpcError | None, silent: set[str]
+    ) -> common_pb2.WaitReason:
+        if error is None:
+            silent.add(who)
+        elif self._has_ended(subject):
+            return _ended(who, subject)
         why = f"it did not answer within {ANSWER_S:g} s" if error is None else error.message
         knows = "" if subject.kind == Subject.HEAD else f", which knows about {_told(subject)},"
         text = f"{who}{knows} cannot be asked: {why}"

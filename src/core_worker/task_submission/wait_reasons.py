@@ -4,7 +4,7 @@ links of the chains that docs/internals/explain.md tells of. It only looks. Lock
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 from ray_mono.common import ids
 from ray_mono.common.explanation import WaitCode
@@ -165,6 +165,16 @@ class WaitReasons:
             return self.in_store(object_id)
         return self.subject_of(object_id)
 
+    def in_question(self, object_ids: Sequence[bytes]) -> list[bytes]:
+        """The same: last those whose calls are with workers, and so run in most cases. Where there are many,
+        not all are asked about."""
+
+        def is_with_worker(object_id: bytes) -> bool:
+            task = self._tasks.get(object_id[: -ids.INDEX_BYTES])
+            return task is not None and task.state is PUSHED
+
+        return sorted(object_ids, key=is_with_worker)
+
     # ---- objects
 
     def _of_object(self, object_id: bytes) -> common_pb2.WaitReason:
@@ -216,7 +226,8 @@ class WaitReasons:
     def _of_arguments(self, task: PendingTask) -> common_pb2.WaitReason:
         missing = self._missing_of(task)
         text = f"{named(task)} waits for {_count(len(missing), 'argument')}"
-        return reason_of(WaitCode.DEPENDENCIES, text, map(self.subject_of, missing[:SUBJECTS_TOLD_MAX]))
+        asked_about = self.in_question(missing)[:SUBJECTS_TOLD_MAX]
+        return reason_of(WaitCode.DEPENDENCIES, text, map(self.subject_of, asked_about))
 
     def _missing_of(self, task: PendingTask) -> list[bytes]:
         args = [arg.reference.object_id for arg in task.request.args if arg.WhichOneof("arg") == "reference"]

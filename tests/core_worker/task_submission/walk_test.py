@@ -13,7 +13,9 @@ RUNS, STUCK = "RUNNING", "INFEASIBLE"
 
 
 class Cluster:
-    """What each subject waits for: names of others, "|" before those of which one is enough; or a code."""
+    """What each subject waits for: names of others, "|" before those of which one is enough, "2|" where two
+    are needed, "~" where it goes on when a time is over, "held" before the calls of an actor that holds it; or
+    a code."""
 
     def __init__(self, **reasons: str) -> None:
         self.reasons = reasons
@@ -25,13 +27,20 @@ class Cluster:
         told = self.reasons[name]
         if told in WaitCode.__members__:
             return common_pb2.WaitReason(code=told, text=name)
-        names = told.lstrip("|").split()
+        times_out, told = told.startswith("~"), told.lstrip("~")
+        num_needed, is_any, listed = told.rpartition("|")
+        calls = listed.removeprefix("held")
         return common_pb2.WaitReason(
-            code=WaitCode.TASK, text=name, waits_for=map(subject_of, names), any=told.startswith("|")
+            code=WaitCode.HELD_BY_ACTOR if "held" in told else WaitCode.TASK,
+            text=name,
+            waits_for=map(subject_of, calls.split()),
+            any=bool(is_any),
+            num_needed=int(num_needed or 0),
+            times_out=times_out,
         )
 
     def story(self) -> Story:
-        return Walk(self.ask).begin(subject_of("a"))
+        return Walk(lambda subjects: [*map(self.ask, subjects)]).begin(subject_of("a"))
 
 
 def subject_of(name: str) -> common_pb2.WaitSubject:
@@ -55,6 +64,14 @@ def names(story: Story) -> list[str]:
         # One is enough: the first that moves is the way.
         ({"a": "|b c d", "b": STUCK, "c": RUNS, "d": RUNS}, True, "a c"),
         ({"a": "|b c", "b": STUCK, "c": STUCK}, False, "a b"),
+        # Two are needed: where one of them moves, the others decide.
+        ({"a": "2|b c d", "b": RUNS, "c": STUCK, "d": RUNS}, True, "a b"),
+        ({"a": "2|b c d", "b": RUNS, "c": STUCK, "d": STUCK}, False, "a c"),
+        # What goes on when a time is over tells what it waits for.
+        ({"a": "b", "b": "~c", "c": STUCK}, True, "a b c"),
+        # What an actor holds it holds whatever its calls do.
+        ({"a": "held b", "b": RUNS}, False, "a"),
+        ({"a": "held b", "b": STUCK}, False, "a"),
         # What two ways lead to moves on both.
         ({"a": "b c", "b": "d", "c": "d", "d": RUNS}, True, "a b d"),
     ],
@@ -74,6 +91,8 @@ def test_the_way_leads_to_what_decides(reasons: dict[str, str], moves: bool, way
         ({"a": "|b c", "b": STUCK, "c": "a"}, "a c", "a c"),
         ({"a": "|b c", "b": "a", "c": STUCK}, "a b", "a b"),
         ({"a": "b c", "b": RUNS, "c": "a"}, "a c", "a c"),
+        # A call waits for what its own actor holds.
+        ({"a": "b", "b": "held a"}, "a b", "a b"),
     ],
 )
 def test_what_waits_for_itself_is_stuck(reasons: dict[str, str], way: str, cycle: str) -> None:
@@ -96,7 +115,7 @@ def test_an_object_in_two_stores_does_not_wait_for_itself() -> None:
             return common_pb2.WaitReason(code=WaitCode.READY)
         return common_pb2.WaitReason(code=WaitCode.TRANSFER, waits_for=[in_store(b"far")])
 
-    story = Walk(ask).begin(in_store(b"near"))
+    story = Walk(lambda subjects: [*map(ask, subjects)]).begin(in_store(b"near"))
     assert story.moves and [link.reason.code for link in story.links] == ["TRANSFER", "READY"]
 
 
@@ -106,6 +125,13 @@ def test_the_walk_is_bounded() -> None:
     cluster = Cluster(**reasons)
     story = cluster.story()
     assert len(cluster.asked) == SUBJECTS_MAX == len(story.links) and story.moves
+
+
+def test_a_long_chain_is_followed_to_its_end() -> None:
+    chain = [f"n{number}" for number in range(1500)]
+    reasons = dict(zip(chain, chain[1:], strict=False)) | {chain[-1]: STUCK, "a": chain[0]}
+    story = Cluster(**reasons).story()
+    assert not story.moves and story.links[-1].reason.code == STUCK
 
 
 def test_what_moves_is_asked_once() -> None:
