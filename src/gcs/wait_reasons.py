@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from ray_mono.common.explanation import WaitCode
+from ray_mono.common.explanation import ADD_A_NODE, WaitCode
 from ray_mono.common.ids import ActorID, PlacementGroupID
 from ray_mono.common.scheduling.bundle_resources import plain
 from ray_mono.common.scheduling.labels import needed
@@ -112,8 +112,9 @@ class WaitReasons:
             lease = Subject(kind=Subject.LEASE, id=lease_id, name=name, at=at)
             text = f"{name} waits for a worker on node {node.node_id.hex()[:8]}"
             return reason_of(WaitCode.LEASE, text, [lease])
-        if actor.lost_on is not None and actor.pending_reason:
-            text = f"{name} restarts: {actor.pending_reason.rstrip('.')}"
+        if actor.lost_on is not None and (left_s := self._scheduler.may_run_s(actor.lost_on)):
+            where = f"node {actor.lost_on.hex()[:8]}, where it ran,"
+            text = f"{name} restarts: {where} is silent and may run it for another {left_s:.0f} s"
             unblock = "wait, or end what is left of that node: then it starts elsewhere"
             return reason_of(WaitCode.ACTOR_RESTARTING, text, unblock=unblock)
         if actor.registration.group_id is not None and self._groups_waits(actor.registration.group_id):
@@ -135,9 +136,11 @@ class WaitReasons:
             return reason_of(shortage.code, text, unblock=unblock, shortages=missing)
         if shortage.code is WaitCode.RESOURCES:
             holders = self._nodes_with(demand.resources)
-            unblock = "wait for one of its holders to end, end one, or add a node"
-            if demand.strategy.group_id:
-                unblock = "wait for one of its holders to end, or end one"  # no other node has its bundles
+            what = needed(demand.resources, demand.strategy.selectors)
+            unblock = f"wait for one of its holders to end, end one, or {ADD_A_NODE}{what}"
+            if demand.strategy.group_id or demand.strategy.only_node_id is not None:
+                # No other node has its bundles, or may have it.
+                unblock = "wait for one of its holders to end, or end one"
             return reason_of(shortage.code, text, holders, True, unblock, missing)
         return reason_of(WaitCode.STARTING, f"{name} is about to be placed")
 
@@ -166,6 +169,9 @@ class WaitReasons:
         missing = shortages(lacking, nodes)
         if group.is_infeasible:
             unblock = "start nodes that have it, make its bundles smaller, or remove it"
+            if not missing:
+                # Each of its bundles would fit: there are too few nodes for all of them.
+                unblock = "start more nodes, give it fewer bundles or another strategy, or remove it"
             bundles = [group.registration.bundles[index] for index in group.unplaced]
             code = WaitCode.NODE_DRAINED if drained_for(bundles, nodes) else WaitCode.INFEASIBLE
             return reason_of(code, text, unblock=unblock, shortages=missing)
@@ -182,6 +188,9 @@ class WaitReasons:
     def _nodes_with(self, needs: ResourceSet) -> Iterable[common_pb2.WaitSubject]:
         """That have some of it: who holds that there?"""
         names = {name for name, _ in plain(needs).items()}
-        for node in self._leases.view()[:NODES_TOLD_MAX]:
-            if node.takes_work and any(name in names for name, _ in node.total.items()):
-                yield node_subject(node, needs)
+        nodes = [
+            node
+            for node in self._leases.view()
+            if node.takes_work and any(name in names for name, _ in node.total.items())
+        ]
+        return [node_subject(node, needs) for node in nodes[:NODES_TOLD_MAX]]

@@ -4,13 +4,15 @@ docs/internals/explain.md tells of. It only looks.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
 
-from ray_mono.common.explanation import WaitCode
-from ray_mono.common.scheduling.bundle_resources import named
+from ray_mono.common.explanation import ADD_A_NODE, WaitCode
+from ray_mono.common.scheduling.bundle_resources import named, plain_name
 from ray_mono.common.scheduling.labels import needed
 from ray_mono.common.scheduling.policy import drained
-from ray_mono.common.scheduling.resources import CPU, ResourceSet
+from ray_mono.common.scheduling.resources import CPU, GPU, SCALE, ResourceSet
 from ray_mono.common.wait_messages import NODES_TOLD_MAX, node_subject, reason_of, shortages
 from ray_mono.protobuf import common_pb2
 from ray_mono.raylet.clients import Clients
@@ -26,6 +28,17 @@ Subject = common_pb2.WaitSubject
 
 HOLDERS_TOLD_MAX = 32
 GROUPS_TOLD_MAX = 4
+
+
+@dataclass(frozen=True)
+class Holders:
+    """Of what a request lacks on this node."""
+
+    subjects: list[common_pb2.WaitSubject] = field(default_factory=list)
+    is_any: bool = True
+    """The end of one of them may do; else it takes all of these."""
+    by_groups: str = ""
+    """What placement groups have of it, in words."""
 
 
 class WaitReasons:
@@ -92,16 +105,24 @@ class WaitReasons:
         if not isinstance(decision, Wait):
             return reason_of(WaitCode.STARTING, f"{name} is about to get a worker")
         able = [node for node in (here, *others) if node.node_id in decision.feasible_node_ids]
-        waits_for, by_groups, groups = self._holders(required) if here in able else ([], "", "")
-        waits_for += [node_subject(node, required) for node in able if node is not here][:NODES_TOLD_MAX]
-        unblock = f"wait for one of its holders to end, end one, {groups}or add a node with {what}"
-        if strategy.group_id:
-            unblock = "wait for one of its holders to end, or end one"  # no other node has its bundles
+        held = self._holders(required) if here in able else Holders()
+        others_able = [node for node in able if node is not here]
+        waits_for, is_any = held.subjects, held.is_any
+        if others_able:
+            told_here = [here] if here in able and not is_any else []
+            waits_for = [] if told_here else waits_for
+            waits_for += [node_subject(node, required) for node in [*told_here, *others_able][:NODES_TOLD_MAX]]
+            is_any = True
+        groups = "remove a placement group, " if held.by_groups else ""
+        unblock = f"wait for one of its holders to end, end one, {groups}or {ADD_A_NODE}{what}"
+        if strategy.group_id or strategy.only_node_id is not None:
+            # No other node has its bundles, or may have it.
+            unblock = "wait for one of its holders to end, or end one"
         return reason_of(
             WaitCode.RESOURCES,
-            (text if strategy.group_id else f"{name} {text}") + by_groups,
+            (text if strategy.group_id else f"{name} {text}") + held.by_groups,
             waits_for,
-            is_any=True,
+            is_any=is_any,
             unblock=unblock,
             shortages=shortages(required, able),
         )
@@ -110,39 +131,46 @@ class WaitReasons:
 
     def _held_here(self, needs: ResourceSet) -> common_pb2.WaitReason:
         here, _ = self._stories.nodes()
-        holders, by_groups, groups = self._holders(needs)
+        held = self._holders(needs)
         return reason_of(
             WaitCode.RESOURCES,
             f"node {here.node_id.hex()[:8]} has {here.available.beside(needs)} free of"
-            f" {here.total.beside(needs)}{by_groups}",
-            holders,
-            is_any=True,
-            unblock=f"wait for one of its holders to end, end one, {groups}or add a node" if groups else "",
+            f" {here.total.beside(needs)}{held.by_groups}",
+            held.subjects,
+            is_any=held.is_any,
+            unblock=(
+                "wait for one of its holders to end, end one, remove a placement group, or add a node"
+                if held.by_groups
+                else ""
+            ),
             shortages=shortages(needs, [here]),
         )
 
-    def _holders(self, needs: ResourceSet) -> tuple[list[common_pb2.WaitSubject], str, str]:
-        """Whoever has what is missing here: workers, and placement groups; what the groups have of it, and
-        what could be done about these, in words."""
+    def _holders(self, needs: ResourceSet) -> Holders:
+        """Whoever has what is missing here: workers, and placement groups."""
         here, _ = self._stories.nodes()
         missing = {name for name, _ in needs.missing_from(here.available).items()}
-        holders = []
+        if not missing:
+            # There is enough of it, in parts of accelerators.
+            missing = {name for name, amount in needs.items() if amount % SCALE or plain_name(name) == GPU}
+        amounts: list[tuple[common_pb2.WaitSubject, ResourceSet, bool]] = []
         for lease in self._leases.leases():
             held = lease.shape.resources
             if self._stories.is_blocked(lease):
                 held = held - named(held, CPU)
             if lease.has_worker and any(name in missing for name, _ in held.items()):
-                holders.append(self._worker_of(lease))
-        of_groups = list(self._stories.groups_with(missing).items())
+                amounts.append((self._worker_of(lease), held, lease.request.for_actor))
+        of_groups = self._stories.groups_with(missing)
         told = "".join(
             f"; placement group {group_id.hex()[:8]} holds {part} there until it is removed"
-            for group_id, part in of_groups[:GROUPS_TOLD_MAX]
+            for group_id, part in [*of_groups.items()][:GROUPS_TOLD_MAX]
         )
         more = len(of_groups) - GROUPS_TOLD_MAX
         told += f", and {more} more groups" if more > 0 else ""
-        holders = holders[:HOLDERS_TOLD_MAX]
-        holders += self._held_by_groups(group_id for group_id, _ in of_groups[:HOLDERS_TOLD_MAX])
-        return holders, told, "remove a placement group, " if of_groups else ""
+        for subject in self._held_by_groups(islice(of_groups, HOLDERS_TOLD_MAX)):
+            amounts.append((subject, of_groups[subject.id], True))
+        chosen, is_any = _decisive(needs.only(*missing), here.available, amounts)
+        return Holders(chosen[: 2 * HOLDERS_TOLD_MAX], is_any, told)
 
     def _held_by_groups(self, group_ids: Iterable[bytes]) -> Iterator[common_pb2.WaitSubject]:
         """Until whoever made them removes them."""
@@ -205,6 +233,30 @@ class StoreReasons:
         del reason.waits_for[:]
         reason.waits_for.extend(each for each in placed if each is not None)
         return reason
+
+
+def _decisive(
+    needs: ResourceSet,
+    free: ResourceSet,
+    holders: Sequence[tuple[common_pb2.WaitSubject, ResourceSet, bool]],
+) -> tuple[list[common_pb2.WaitSubject], bool]:
+    """Of (who, what, whether it is held for good) those whose end decides, and whether that of one may do:
+    those without whom all the others together are not enough; else those who hold it for good, if the rest
+    is not enough; else all."""
+
+    def without(left_out: Collection[int]) -> ResourceSet:
+        others = [held for place, (_, held, _) in enumerate(holders) if place not in left_out]
+        return ResourceSet.sum_of([free, *others])
+
+    places = range(len(holders))
+    everybody = without(())
+    if needs.fits_in(everybody):
+        if all_needed := [place for place in places if not needs.fits_in(everybody - holders[place][1])]:
+            return [holders[place][0] for place in all_needed], len(all_needed) == 1
+        for_good = [place for place in places if holders[place][2]]
+        if not needs.fits_in(without(for_good)):
+            return [holders[place][0] for place in for_good], True
+    return [who for who, _, _ in holders], True
 
 
 def _name_of(lease: WorkerLease) -> str:

@@ -301,7 +301,7 @@ STUCK: dict[str, tuple[Program, str, bool, tuple[str, ...]]] = {
         "ACTOR_RESTARTING",
         False,
         (
-            "restarts: Node FAR",
+            "restarts: node FAR",
             "is silent and may run it for another ",
             " s. To unblock it: wait, or end what",
         ),

@@ -212,6 +212,10 @@ class ActorScheduler:
                 async with asyncio.timeout(left_s):
                     await self._nodes_changed.wait()
 
+    def may_run_s(self, node_id: NodeID) -> float:
+        """How much longer actors may run on a dead node."""
+        return self._fences.left_s(node_id, self._environment.clock.time_s())
+
     # ---- the lease
 
     async def _lease(self, actor_id: ActorID, demand: Demand) -> LeasedWorker:
