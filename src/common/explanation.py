@@ -175,7 +175,8 @@ class Explanation:
         if len(found) > 1 and self.links[-1].code == WaitCode.HELD_BY_ACTOR:
             # Where the actor stays, there may be another way, of which the node with the resources knows.
             _, _, more = found[-2].partition(ADD_A_NODE)
-            return f"{found[-1]}, or {ADD_A_NODE}{more}" if more else found[-1]
+            ways = found[-1].replace(", or ", ", ")
+            return f"{ways}, or {ADD_A_NODE}{more}" if more else found[-1]
         return found[-1] if found else ""
 
     @property

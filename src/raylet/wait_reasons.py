@@ -111,7 +111,9 @@ class WaitReasons:
         if others_able:
             told_here = [here] if here in able and not is_any else []
             waits_for = [] if told_here else waits_for
-            waits_for += [node_subject(node, required) for node in [*told_here, *others_able][:NODES_TOLD_MAX]]
+            waits_for += [
+                node_subject(node, required) for node in [*told_here, *others_able][:NODES_TOLD_MAX]
+            ]
             is_any = True
         groups = "remove a placement group, " if held.by_groups else ""
         unblock = f"wait for one of its holders to end, end one, {groups}or {ADD_A_NODE}{what}"

@@ -49,6 +49,16 @@ def ask_for_one(refs: list[Any]) -> Any:
 
 
 @ray.remote(num_cpus=0)
+def ask_for_two(refs: list[Any]) -> Any:
+    return ray.wait(refs, num_returns=2)
+
+
+@ray.remote(num_cpus=0)
+def ask_for_a_while(refs: list[Any]) -> Any:
+    return ray.get(refs, timeout=600)
+
+
+@ray.remote(num_cpus=0)
 def ask_in_threads(refs: list[Any]) -> Any:
     with concurrent.futures.ThreadPoolExecutor() as pool:
         return list(pool.map(ray.get, refs))
@@ -66,6 +76,9 @@ class Thing:
 
     def rest(self) -> None:
         pass
+
+    def ask_for_what_it_holds(self) -> None:
+        ray.get(never.options(resources={"A": 1}).remote())
 
     def make(self) -> list[Any]:
         """A reference that it owns."""
@@ -174,6 +187,49 @@ def groups_that_wait_for_each_other() -> Any:
     return hold_one_group_and_want_another.remote("D", "C", gate)
 
 
+def of_its_own_resource() -> Any:
+    thing = Thing.options(resources={"A": 1}).remote()
+    KEPT.append(thing)
+    return thing.ask_for_what_it_holds.remote()
+
+
+def of_what_an_actor_and_a_task_hold() -> Any:
+    thing = Thing.options(resources={"A": 1}).remote()
+    KEPT.append(thing)
+    get(thing.rest.remote())
+    begun_and_never(resources={"B": 1})
+    return never.options(resources={"A": 1, "B": 1}).remote()
+
+
+def begun_and_never(**options: Any) -> None:
+    gate = Gate.remote(2)
+    KEPT.append(come_and_never.options(**options).remote(gate))
+    get(gate.come.remote())
+
+
+@ray.remote(num_cpus=0)
+def come_and_never(gate: Any) -> None:
+    ray.get(gate.come.remote())
+    signal.pause()
+
+
+@ray.remote(num_cpus=0, resources={"A": 0.5})
+def ask_for_all_of_a() -> None:
+    ray.get(never.options(resources={"A": 1}).remote())
+
+
+def of_what_its_parent_and_another_hold() -> Any:
+    begun_and_never(resources={"A": 0.5})
+    return ask_for_all_of_a.remote()
+
+
+def at_the_end_of_a_chain() -> Any:
+    ref = of_gpus()
+    for _ in range(300):
+        ref = never.remote(ref)
+    return ref
+
+
 STUCK: dict[str, tuple[Callable[[], Any], str, bool, tuple[str, ...]]] = {
     "an actor that calls itself and has no thread for that": (
         lambda: calls_itself(max_concurrency=1),
@@ -203,6 +259,48 @@ STUCK: dict[str, tuple[Callable[[], Any], str, bool, tuple[str, ...]]] = {
         "RUNNING",
         False,
         ("waits in its code for 1 of 2 objects", "never() runs on"),
+    ),
+    "a wait for two of three, of which one runs": (
+        lambda: ask_for_two.remote([of_gpus(), never.remote(), of_gpus()]),
+        "INFEASIBLE",
+        True,
+        ("waits in its code for 2 of 3 objects", "{GPU: 1}"),
+    ),
+    "a wait for two of three, of which one is there and one runs": (
+        lambda: ask_for_two.remote([of_gpus(), never.remote(), ray.put(1)]),
+        "RUNNING",
+        False,
+        ("waits in its code for 1 of 2 objects", "never() runs on"),
+    ),
+    "a get that ends when a time is over": (
+        lambda: ask_for_a_while.remote([of_gpus()]),
+        "INFEASIBLE",
+        False,
+        ("waits in its code for 1 object, or until a time is over", "{GPU: 1}"),
+    ),
+    "a call that waits for what its actor holds": (
+        of_its_own_resource,
+        "DEADLOCK",
+        True,
+        ("actor Thing holds what it has on worker", "Thing.ask_for_what_it_holds() of actor"),
+    ),
+    "a task that needs what an actor has, and what a task has that runs": (
+        of_what_an_actor_and_a_task_hold,
+        "RESOURCES",
+        True,
+        ("never() needs", "actor Thing holds what it has", "end that actor, give it less, or add a node"),
+    ),
+    "a task that needs what its parent holds a half of, and one that runs the other": (
+        of_what_its_parent_and_another_hold,
+        "DEADLOCK",
+        True,
+        ("ask_for_all_of_a() on worker", "a deadlock, in which"),
+    ),
+    "the end of a long chain": (
+        at_the_end_of_a_chain,
+        "INFEASIBLE",
+        True,
+        ("and so on, over", "{GPU: 1}"),
     ),
     "a task whose threads wait": (
         lambda: ask_in_threads.remote([of_gpus()]),

@@ -14,8 +14,8 @@ RUNS, STUCK = "RUNNING", "INFEASIBLE"
 
 class Cluster:
     """What each subject waits for: names of others, "|" before those of which one is enough, "2|" where two
-    are needed, "~" where it goes on when a time is over, "held" before the calls of an actor that holds it; or
-    a code."""
+    are needed, "~" where it goes on when a time is over, "held" before the calls of an actor that holds it;
+    or a code."""
 
     def __init__(self, **reasons: str) -> None:
         self.reasons = reasons
