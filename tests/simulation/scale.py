@@ -9,7 +9,7 @@ Each cluster has N nodes of 8 CPUs, a driver on every tenth. It runs 100 tasks o
     decisions    what raylets and head decided, and the time that their code took for one, on this machine
     messages     between hosts, for each node, and the bytes in them
     told         of these, what the head tells subscribers
-    head KB      the rows that it keeps, for each node
+    head KB      the rows that it keeps, for each node, before what was made ends
 
 Nothing is judged here: explore.py does that. 1,000 nodes take a quarter of an hour and some 8 GB.
 """
@@ -23,6 +23,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 from unittest import mock
 
@@ -153,15 +154,20 @@ class Meter:
         return timed
 
 
-def run_tasks(here: Site, num_nodes: int) -> None:
+Ends = Sequence[Callable[[], None]]
+"""What ends all that was made."""
+
+
+def run_tasks(here: Site, num_nodes: int) -> Ends:
     options = TaskOptions(resources=ONE_CPU, max_retries=0)
     refs = [
         here.submit(run_task, TaskScript(TASK_S), options=options) for _ in range(num_nodes * TASKS_PER_NODE)
     ]
     here.core.wait(refs, len(refs), None, False)
+    return ()
 
 
-def make_actors(here: Site, num_nodes: int) -> None:
+def make_actors(here: Site, num_nodes: int) -> Ends:
     script = ActorScript()
     options = ActorOptions(class_name="Simulated", resources=NO_CPU)
     code = here.export_class(PlainActor)
@@ -172,11 +178,10 @@ def make_actors(here: Site, num_nodes: int) -> None:
     ]
     refs = [each.creation_ref for each in held]
     here.core.wait(refs, len(refs), None, False)
-    for each in held:
-        here.kill_actor(each.actor_id)
+    return [partial(here.kill_actor, each.actor_id) for each in held]
 
 
-def make_groups(here: Site, num_nodes: int) -> None:
+def make_groups(here: Site, num_nodes: int) -> Ends:
     bundle = common_pb2.Bundle(resources=A_TENTH.to_proto())
     wanted = common_pb2.PlacementGroupInfo(
         strategy=common_pb2.PlacementGroupInfo.SPREAD, bundles=[bundle] * BUNDLES
@@ -185,11 +190,10 @@ def make_groups(here: Site, num_nodes: int) -> None:
     made = [groups.create(wanted) for _ in range(num_nodes * GROUPS_PER_NODE)]
     for group_id in made:
         groups.wait(group_id, None)
-    for group_id in made:
-        groups.remove(group_id)
+    return [partial(groups.remove, group_id) for group_id in made]
 
 
-PHASES: dict[str, Callable[[Site, int], None]] = {
+PHASES: dict[str, Callable[[Site, int], Ends]] = {
     "tasks": run_tasks,
     "actors": make_actors,
     "groups": make_groups,
@@ -204,26 +208,32 @@ def measure(num_nodes: int, phases: Sequence[str]) -> list[Costs]:
         await phase("start", cluster.start([{"CPU": CPUS}] * num_nodes))
         hosts = cluster.host_names()[::NODES_PER_DRIVER]
         drivers = [await cluster.start_driver(host) for host in hosts]
-        shares = [len(range(first, num_nodes, len(hosts))) for first in range(len(hosts))]
+        shares = [(driver, len(range(first, num_nodes, len(hosts)))) for first, driver in enumerate(drivers)]
         for name in phases:
-            await phase(name, together(drivers, PHASES[name], shares))
+            program = PHASES[name]
+            await phase(name, together([(each, partial(program, num_nodes=share)) for each, share in shares]))
 
-    async def together(
-        drivers: list[SimDriver], program: Callable[[Site, int], None], shares: list[int]
-    ) -> None:
-        await asyncio.gather(
-            *(
-                driver.play(lambda here, share=share: program(here, share), "program")  # type: ignore[misc]
-                for driver, share in zip(drivers, shares, strict=True)
-            )
-        )
+    async def together(programs: Sequence[tuple[SimDriver, Callable[[Site], Ends]]]) -> None:
+        """Each on its driver. What the head keeps is looked at when all is made, before it ends."""
+        ends: list[tuple[SimDriver, Ends]] = []
+
+        def make(driver: SimDriver, program: Callable[[Site], Ends], here: Site) -> None:
+            ends.append((driver, program(here)))
+
+        def end(made: Ends, here: Site) -> None:
+            for each in made:
+                each()
+
+        await asyncio.gather(*(each.play(partial(make, each, program), "make") for each, program in programs))
+        meter.costs.head_bytes = cluster.stored_bytes()
+        await asyncio.gather(*(driver.play(partial(end, made), "end") for driver, made in ends))
 
     async def phase(name: str, work: Any) -> None:
         meter.costs = Costs(name, num_nodes)
         begin_s = world.loop.time()
         await work
         meter.costs.virtual_s = world.loop.time() - begin_s
-        meter.costs.head_bytes = cluster.stored_bytes()
+        meter.costs.head_bytes = meter.costs.head_bytes or cluster.stored_bytes()
         measured.append(meter.costs)
 
     with meter.installed(), UnjudgedWorld(0, trace=_NoTrace()) as world:
