@@ -286,7 +286,7 @@ class Adoption:
         node_ids = {node_id.binary() for node_id in late}
         self._jobs = {JobID(row.job_id) for row in self._known_jobs.rows() if row.driver.node_id in node_ids}
         if self._unplaced:
-            lingering = {NodeID(row.node_id) for row in self._nodes.lingering()}
+            lingering = {NodeID(row.node_id) for row in self._nodes.dead() if row.may_linger}
             self._suspect(lingering.union(self._nodes.unregistered()))
 
     def _hear_late(self) -> None:

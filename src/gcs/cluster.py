@@ -494,8 +494,8 @@ class Cluster:
         for node_id in self.nodes.unregistered():
             self.fences.confirmed(node_id, self._clock.time_s())
             self.health.watch(node_id)
-        for node in self.nodes.lingering():
-            self._await_end(node)
+        for node in self.nodes.dead():
+            self._await_end(node) if node.may_linger else self.fences.ended(NodeID(node.node_id))
         rows = [common_pb2.ActorInfo.FromString(row) for row in tables[Table.ACTOR].values()]
         self._run(self.actors.restore(self.actor_table.restore(rows), waits))
         self.groups.restore(tables[Table.PLACEMENT_GROUP].values())

@@ -194,9 +194,9 @@ class NodeManager:
             row.may_linger = False
         return row
 
-    def lingering(self) -> list[common_pb2.NodeInfo]:
-        """Dead nodes whose processes may have lived when they died."""
-        return [row for row in self._dead.values() if row.may_linger]
+    def dead(self) -> list[common_pb2.NodeInfo]:
+        """Those of which something is known. may_linger: nobody has seen yet that its processes ended."""
+        return list(self._dead.values())
 
     def forget_oldest(self, ended_before_s: float) -> list[NodeID]:
         """Drops dead nodes beyond the limit, and those that died before a time.

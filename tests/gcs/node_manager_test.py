@@ -76,7 +76,7 @@ def test_a_node_has_ended_when_nobody_listened_in_its_stead_for_some_checks() ->
     assert [manager.check_failed(NODE, True) for _ in range(3)] == [False, False, True]
     assert manager.has_ended(NODE)
     row = manager.died(NODE, SILENCE, may_linger=False, now_s=5.0)
-    assert row is not None and not manager.lingering()
+    assert row is not None and not manager.dead()[0].may_linger
 
 
 def test_a_node_that_only_sometimes_refuses_is_dead_in_the_end() -> None:
@@ -91,9 +91,9 @@ def test_a_dead_node_is_refused_with_the_reason() -> None:
     row = manager.died(NODE, SILENCE, may_linger=True, now_s=5.0)
     assert row is not None and (row.state, row.end_time_s) == (common_pb2.NODE_DEAD, 5.0)
     assert manager.died(NODE, SILENCE, may_linger=True, now_s=6.0) is None
-    assert [row.node_id for row in manager.lingering()] == [NODE.binary()]
+    assert [(row.node_id, row.may_linger) for row in manager.dead()] == [(NODE.binary(), True)]
     manager.ended(NODE)
-    assert not manager.lingering()
+    assert not manager.dead()[0].may_linger
     with pytest.raises(NodeIsDead, match="silence"):
         manager.register(info(), now_s=7.0)
     with pytest.raises(NodeIsDead):

@@ -83,6 +83,26 @@ def test_where_it_ended_together_with_the_head_its_actors_start_as_soon_under_th
     play(script)
 
 
+def test_a_node_that_the_head_before_has_seen_end_is_not_waited_for_by_the_next_one() -> None:
+    async def script(scene: GcsScene) -> None:
+        scene.head_lease_s = LEASE_S
+        gcs = await scene.start_gcs()
+        far = await scene.add_node({"CPU": 4}, "far")
+        await gcs.RegisterActor(registration(max_restarts=1))
+        await until_state(gcs, common_pb2.ALIVE)
+        far.process.kill("SIGKILL")
+        await until_state(gcs, common_pb2.RESTARTING)
+        await asyncio.sleep(10)
+        scene.kill_gcs()
+        started_s = scene.world.clock.time_s()
+        gcs = await scene.start_gcs()
+        await scene.add_node({"CPU": 4})
+        await until_state(gcs, common_pb2.ALIVE, num_restarts=1)
+        assert scene.world.clock.time_s() - started_s < 2
+
+    play(script)
+
+
 def test_where_a_silent_machine_comes_back_without_its_raylet_it_starts_at_once() -> None:
     async def script(scene: GcsScene) -> None:
         gcs, _ = await start(scene)
