@@ -90,6 +90,7 @@ def test_a_node_that_the_head_before_has_seen_end_is_not_waited_for_by_the_next_
         far = await scene.add_node({"CPU": 4}, "far")
         await gcs.RegisterActor(registration(max_restarts=1))
         await until_state(gcs, common_pb2.ALIVE)
+        await scene.add_node({"other": 1}, "near")
         far.process.kill("SIGKILL")
         await until_state(gcs, common_pb2.RESTARTING)
         await asyncio.sleep(10)
