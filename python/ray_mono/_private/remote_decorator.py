@@ -53,17 +53,17 @@ def remote(*targets: Any, **options: Any) -> Any:
     """Makes a function a remote function, or a class an actor class. With options it returns the decorator
     that does.
 
-    Options of both: num_cpus, num_gpus (numbers; a task takes 1 CPU by default), memory and
-    object_store_memory (bytes), resources (a dict from names to numbers), accelerator_type, name,
-    runtime_env, scheduling_strategy, label_selector, fallback_strategy, enable_task_events.
+    Options of both: num_cpus, num_gpus (numbers; a task takes 1 CPU by default), memory (bytes), resources
+    (a dict from names to numbers), accelerator_type, name, runtime_env, scheduling_strategy, label_selector,
+    fallback_strategy, enable_task_events.
 
     Options of functions: num_returns (a whole number; for generators "streaming", which is their default, or
     "dynamic"), max_retries (3 by default, -1 for no limit), retry_exceptions (True, or a list of types),
     max_calls (with num_gpus 1 by default), _generator_backpressure_num_objects.
 
-    Options of classes: namespace, lifetime ("detached" or "non_detached"), get_if_exists, max_restarts and
-    max_task_retries (0 by default, -1 for no limit), max_concurrency (1 by default, 1000 for async actors),
-    concurrency_groups, max_pending_calls, allow_out_of_order_execution.
+    Options of classes: object_store_memory (bytes), namespace, lifetime ("detached" or "non_detached"),
+    get_if_exists, max_restarts and max_task_retries (0 by default, -1 for no limit), max_concurrency (1 by
+    default, 1000 for async actors), concurrency_groups, max_pending_calls, allow_out_of_order_execution.
 
     Raises TypeError, ValueError or NotImplementedError, which names the option and what it accepts.
     """

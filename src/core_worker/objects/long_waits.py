@@ -61,8 +61,7 @@ class LongWaits:
                 return True
             if self._env.reactor.is_closed:
                 return False
-            if deadline_s - clock.time_s() > LOOK_S:
-                self._look(object_ids, pause_s, num_enough)
+            self._look(object_ids, pause_s, num_enough)
             pause_s *= 2
         return wait(None if left_s == math.inf else max(0.0, left_s))
 

@@ -185,6 +185,11 @@ def check_task_options(options: Options) -> None:
     among them become Python's.
     """
     _check(options, _TASK, "remote functions")
+    if options.get("object_store_memory") is not None:
+        # As in Ray, where it names it all the same.
+        raise ValueError(
+            "object_store_memory is for actors, and not an option of remote functions: leave it out"
+        )
 
 
 def check_actor_options(options: Options) -> None:
