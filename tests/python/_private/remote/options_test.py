@@ -136,6 +136,7 @@ def test_a_wrong_option_is_named_with_what_is_accepted(
         ({"retry_exceptions": [1]}, ValueError, "list of exception types"),
         ({"retry_exceptions": [BaseException]}, ValueError, "list of exception types"),
         ({"max_restarts": 1}, ValueError, "'max_restarts' is not an option of remote functions"),
+        ({"object_store_memory": 1}, ValueError, "object_store_memory is for actors"),
     ],
 )
 def test_a_wrong_option_of_a_function_is_refused(
