@@ -73,6 +73,8 @@ class WaitCode(enum.StrEnum):
     """Only a node that is drained has what it needs."""
     OWNER_DIED = "OWNER_DIED"
     """An object: the process that owned it has ended, and the value with it."""
+    LOST = "LOST"
+    """An object: the nodes that had it are gone. Who needs it has it made again, if it can be, or an error."""
     UNKNOWN = "UNKNOWN"
     """Nobody knows it, or knows why."""
 
@@ -85,6 +87,7 @@ MOVING = frozenset(
         WaitCode.RETRY_PAUSE,
         WaitCode.ACTOR_RESTARTING,
         WaitCode.TRANSFER,
+        WaitCode.LOST,
     }
 )
 """The reasons of what is not stuck: it is there, it runs, or it is about to, when a time is over."""

@@ -30,9 +30,10 @@ def reason_of(
     shortages: Iterable[common_pb2.Shortage] = (),
     num_needed: int = 0,
     times_out: bool = False,
+    node_ids: Iterable[bytes] = (),
 ) -> common_pb2.WaitReason:
     """is_any: so many of waits_for as are needed are enough, one where that is not said. times_out: it goes
-    on by itself when a time is over."""
+    on by itself when a time is over. node_ids: whose stores have it."""
     return common_pb2.WaitReason(
         code=code,
         text=text,
@@ -42,6 +43,7 @@ def reason_of(
         shortages=shortages,
         num_needed=num_needed,
         times_out=times_out,
+        node_ids=node_ids,
     )
 
 

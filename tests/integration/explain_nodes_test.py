@@ -69,6 +69,11 @@ def one() -> int:
     return 1
 
 
+@ray.remote(num_cpus=0, max_retries=0)
+def large() -> bytes:
+    return bytes(1 << 20)
+
+
 @ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)
 class Thing:
     def one(self) -> int:
@@ -208,6 +213,16 @@ def an_actor_of_a_silent_node(nodes: TwoNodes, tmp_path: Path) -> Iterator[Any]:
         signal_all(processes, signal.SIGCONT)
 
 
+def an_object_of_a_node_that_is_gone(nodes: TwoNodes, tmp_path: Path) -> Iterator[Any]:
+    made = large.options(scheduling_strategy=nodes.there()).remote()
+    ray.wait([made], fetch_local=False)
+    assert ray.explain(made).code == "READY"
+    signal_all(processes_of_node(nodes.far), signal.SIGKILL)
+    yield made
+    with pytest.raises(ray.exceptions.ObjectLostError):
+        get(made)
+
+
 STUCK: dict[str, tuple[Program, str, bool, tuple[str, ...]]] = {
     "what both nodes have in use": (
         in_use_on_both,
@@ -305,6 +320,12 @@ STUCK: dict[str, tuple[Program, str, bool, tuple[str, ...]]] = {
             "is silent and may run it for another ",
             " s. To unblock it: wait, or end what",
         ),
+    ),
+    "an object of a node that is gone": (
+        an_object_of_a_node_that_is_gone,
+        "LOST",
+        False,
+        ("was on node FAR, which is gone: whoever needs it",),
     ),
 }
 

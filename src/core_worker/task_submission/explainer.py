@@ -24,7 +24,7 @@ from ray_mono.common.explanation import (
     WaitLink,
 )
 from ray_mono.common.scheduling.resources import ResourceSet
-from ray_mono.common.wait_messages import reason_of
+from ray_mono.common.wait_messages import NODES_TOLD_MAX, reason_of
 from ray_mono.core_worker.environment import Environment
 from ray_mono.core_worker.peers import PeerPool
 from ray_mono.core_worker.task_submission.wait_reasons import LOOK_AT_IT, WaitReasons
@@ -201,9 +201,27 @@ class Explainer:
             if len(story.links) == 1 or story.links[-1].reason.code != WaitCode.UNKNOWN:
                 break
             # What was waited for has ended between two answers: whoever waited tells something else by now.
-        links = tuple(map(_plain, story.links))
+        links = tuple(map(_plain, self._with_lost(story.links)))
         cycle = () if story.cycle_begins is None or story.moves else links[story.cycle_begins :]
         return Explanation(links, not story.moves, cycle)
+
+    def _with_lost(self, links: Sequence[Link]) -> Sequence[Link]:
+        """An object at their end may have been in stores of nodes that are gone: its owner hears of that when
+        somebody needs it."""
+        last = links[-1]
+        if last.reason.code != WaitCode.READY or not last.reason.node_ids:
+            return links
+        ((reply, _),) = self._answers([(self._env.gcs.GetAllNodes, common_pb2.Empty())])
+        rows = [] if reply is None else reply.nodes
+        gone = {row.node_id for row in rows if row.state == common_pb2.NODE_DEAD}
+        if not gone.issuperset(last.reason.node_ids):
+            return links
+        where = ", ".join(node_id.hex()[:8] for node_id in last.reason.node_ids[:NODES_TOLD_MAX])
+        text = (
+            f"object {last.subject.id.hex()[:8]}… was on node {where}, which is gone: whoever needs it has it"
+            " made again, if its retries allow, or an error"
+        )
+        return [*links[:-1], Link(last.subject, reason_of(WaitCode.LOST, text))]
 
     def _processes(self) -> list[common_pb2.Address]:
         """Of the cluster that live."""

@@ -192,7 +192,7 @@ class WaitReasons:
                 return reason_of(WaitCode.FETCH, text, [self.in_store(object_id)])
             is_error = entry is not None and entry.metadata == serialization.ERROR
             what = ", and is an error" if is_error else ""
-            return reason_of(WaitCode.READY, f"{name} is there{where}{what}")
+            return reason_of(WaitCode.READY, f"{name} is there{where}{what}", node_ids=nodes)
         if row is not None and row.owner is not None:
             return reason_of(WaitCode.OWNER, f"{name} is of another process", [self.subject_of(object_id)])
         if task is None:
