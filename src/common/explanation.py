@@ -74,7 +74,8 @@ class WaitCode(enum.StrEnum):
     OWNER_DIED = "OWNER_DIED"
     """An object: the process that owned it has ended, and the value with it."""
     LOST = "LOST"
-    """An object: the nodes that had it are gone. Who needs it has it made again, if it can be, or an error."""
+    """An object: the nodes that had it are gone. Who needs it has it made again, if that can be, or an
+    error."""
     UNKNOWN = "UNKNOWN"
     """Nobody knows it, or knows why."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import threading
 from typing import Any
 
 import click
@@ -22,13 +23,21 @@ KINDS: dict[int, str] = {
     ObjectID.SIZE: "object",
 }
 """By the bytes of an id."""
+SLOW_S = 3.0
+"""So long the head may take before somebody at a shell is told that it is waited for."""
 
 
 def explain(id_hex: str | None, as_json: bool, address: str | None, redis_password: str | None) -> None:
     asked = None if id_hex is None else _parsed(id_hex)
     options: dict[str, Any] = {} if redis_password is None else {"_redis_password": redis_password}
     with failures.shown():
-        init(address=address or "auto", log_to_driver=False, logging_level=logging.ERROR, **options)
+        slow = threading.Timer(SLOW_S, _say_that_it_waits, [address])
+        slow.daemon = True
+        slow.start()
+        try:
+            init(address=address or "auto", log_to_driver=False, logging_level=logging.ERROR, **options)
+        finally:
+            slow.cancel()
         try:
             core = known(current.core, "the core of a driver")
             told = core.explain_all() if asked is None else core.explain(*asked)
@@ -37,6 +46,13 @@ def explain(id_hex: str | None, as_json: bool, address: str | None, redis_passwo
     click.echo(json.dumps(told.to_dict(), indent=2) if as_json else str(told))
     if isinstance(told, Explanation) and told.code == "UNKNOWN":
         raise click.exceptions.Exit(1)
+
+
+def _say_that_it_waits(address: str | None) -> None:
+    head = "the head" if address is None else f"the head at {address}"
+    click.echo(
+        f"{head} has not answered for {SLOW_S:g} s: what waits may wait for that. Asking on.", err=True
+    )
 
 
 def _parsed(id_hex: str) -> tuple[str, bytes]:
