@@ -201,17 +201,19 @@ class Explainer:
             if len(story.links) == 1 or story.links[-1].reason.code != WaitCode.UNKNOWN:
                 break
             # What was waited for has ended between two answers: whoever waited tells something else by now.
-        links = tuple(map(_plain, self._with_lost(story.links)))
+        links = tuple(map(_plain, self._with_lost(story.links, silent)))
         cycle = () if story.cycle_begins is None or story.moves else links[story.cycle_begins :]
         return Explanation(links, not story.moves, cycle)
 
-    def _with_lost(self, links: Sequence[Link]) -> Sequence[Link]:
+    def _with_lost(self, links: Sequence[Link], silent: set[str]) -> Sequence[Link]:
         """An object at their end may have been in stores of nodes that are gone: its owner hears of that when
         somebody needs it."""
         last = links[-1]
-        if last.reason.code != WaitCode.READY or not last.reason.node_ids:
+        if last.reason.code != WaitCode.READY or not last.reason.node_ids or THE_HEAD in silent:
             return links
-        ((reply, _),) = self._answers([(self._env.gcs.GetAllNodes, common_pb2.Empty())])
+        ((reply, error),) = self._answers([(self._env.gcs.GetAllNodes, common_pb2.Empty())])
+        if reply is None and error is None:
+            silent.add(THE_HEAD)
         rows = [] if reply is None else reply.nodes
         gone = {row.node_id for row in rows if row.state == common_pb2.NODE_DEAD}
         if not gone.issuperset(last.reason.node_ids):
