@@ -174,10 +174,7 @@ class Cluster:
         row = self.nodes.died(node_id, cause, not has_ended, now_s)
         if row is None:
             return
-        if has_ended:
-            self.fences.ended(node_id)
-        else:
-            self._await_end(row)
+        self._await_end(row)
         self._warn(self._warnings.node_died(row))
         logger.warning("node %s is dead: %s", node_id.hex(), cause.message)
         self._write_node(row)
@@ -196,8 +193,12 @@ class Cluster:
         self.groups.node_died(node_id)
 
     def _await_end(self, row: common_pb2.NodeInfo) -> None:
-        self.fences.died(NodeID(row.node_id), row.head_lease_s, self._clock.time_s())
-        self.health.watch_end(row)
+        """Of a dead node. Nobody waits for one whose processes have ended."""
+        if row.may_linger:
+            self.fences.died(NodeID(row.node_id), row.head_lease_s, self._clock.time_s())
+            self.health.watch_end(row)
+        else:
+            self.fences.ended(NodeID(row.node_id))
 
     def _on_node_ended(self, node_id: NodeID) -> None:
         self.fences.ended(node_id)
@@ -495,7 +496,7 @@ class Cluster:
             self.fences.confirmed(node_id, self._clock.time_s())
             self.health.watch(node_id)
         for node in self.nodes.dead():
-            self._await_end(node) if node.may_linger else self.fences.ended(NodeID(node.node_id))
+            self._await_end(node)
         rows = [common_pb2.ActorInfo.FromString(row) for row in tables[Table.ACTOR].values()]
         self._run(self.actors.restore(self.actor_table.restore(rows), waits))
         self.groups.restore(tables[Table.PLACEMENT_GROUP].values())

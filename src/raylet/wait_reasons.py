@@ -4,7 +4,7 @@ docs/internals/explain.md tells of. It only looks.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 
@@ -245,19 +245,13 @@ def _decisive(
     """Of (who, what, whether it is held for good) those whose end decides, and whether that of one may do:
     those without whom all the others together are not enough; else those who hold it for good, if the rest
     is not enough; else all."""
-
-    def without(left_out: Collection[int]) -> ResourceSet:
-        others = [held for place, (_, held, _) in enumerate(holders) if place not in left_out]
-        return ResourceSet.sum_of([free, *others])
-
-    places = range(len(holders))
-    everybody = without(())
-    if needs.fits_in(everybody):
-        if all_needed := [place for place in places if not needs.fits_in(everybody - holders[place][1])]:
-            return [holders[place][0] for place in all_needed], len(all_needed) == 1
-        for_good = [place for place in places if holders[place][2]]
-        if not needs.fits_in(without(for_good)):
-            return [holders[place][0] for place in for_good], True
+    everybodys = ResourceSet.sum_of([free, *(held for _, held, _ in holders)])
+    if needs.fits_in(everybodys):
+        if all_needed := [who for who, held, _ in holders if not needs.fits_in(everybodys - held)]:
+            return all_needed, len(all_needed) == 1
+        passing = ResourceSet.sum_of([free, *(held for _, held, is_for_good in holders if not is_for_good)])
+        if not needs.fits_in(passing):
+            return [who for who, _, is_for_good in holders if is_for_good], True
     return [who for who, _, _ in holders], True
 
 

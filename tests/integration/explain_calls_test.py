@@ -335,6 +335,12 @@ STUCK: dict[str, tuple[Callable[[], Any], str, bool, tuple[str, ...]]] = {
             "has {A: 1, B: 1, C: 1, CPU: 4, D: 1}; there no node has zone)",
         ),
     ),
+    "a placement group that is spread over more nodes than there are": (
+        lambda: placement_group([{"CPU": 1}, {"CPU": 1}], strategy="STRICT_SPREAD"),
+        "INFEASIBLE",
+        True,
+        ("STRICT_SPREAD", "start more nodes, give it fewer bundles or another strategy"),
+    ),
     "a placement group beside another": (
         a_group_beside_another,
         "RESOURCES",

@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from ray_mono.common.explanation import WaitCode
 from ray_mono.common.our_bug import InternalError
@@ -36,6 +37,17 @@ class OtherWait:
     subject: common_pb2.WaitSubject | None
     """Whom it waits for, where that says more."""
     unblock: str = ""
+
+
+class _Wait(NamedTuple):
+    """Of a task, for the values of objects."""
+
+    task_id: bytes
+    object_ids: Collection[bytes]
+    num_enough: int | None = None
+    """So many are; None: all are needed."""
+    is_timed: bool = False
+    """It ends when a time is over."""
 
 
 class BlockedNotice:
@@ -63,12 +75,8 @@ class BlockedNotice:
         # The lease under which this worker runs what it runs.
         self._lease_id = b""
         self._before: Callable[[], None] | None = None
-        # A worker's: which task waits, and for which objects.
-        self._waits: dict[object, tuple[bytes, Collection[bytes]]] = {}
-        # How many of these are enough, where not all are needed.
-        self._enough: dict[object, int] = {}
-        # Of these, those that end when a time is over.
-        self._timed: set[object] = set()
+        # A worker's.
+        self._waits: dict[object, _Wait] = {}
         self._other_waits: dict[object, OtherWait] = {}
 
     @property
@@ -146,24 +154,19 @@ class BlockedNotice:
         if not self._tells_raylet or waiter.done:
             return self.wait(waiter, timeout_s)
         this = object()
-        if num_enough is not None:
-            self._enough[this] = num_enough
-        if timeout_s is not None:
-            self._timed.add(this)
-        self._waits[this] = self._context.get().task_id, object_ids
+        task_id = self._context.get().task_id
+        self._waits[this] = _Wait(task_id, object_ids, num_enough, timeout_s is not None)
         try:
             return self._wait_for(object_ids, waiter, timeout_s)
         finally:
             del self._waits[this]
-            self._enough.pop(this, None)
-            self._timed.discard(this)
 
     @contextlib.contextmanager
     def fetches(self, object_ids: Collection[bytes], task_id: bytes | None = None) -> Iterator[None]:
         """Around a wait for values that are in stores. task_id: of the task that needs them, if it has not
         begun."""
         this = object()
-        self._waits[this] = task_id or self._context.get().task_id, object_ids
+        self._waits[this] = _Wait(task_id or self._context.get().task_id, object_ids)
         try:
             yield
         finally:
@@ -172,25 +175,23 @@ class BlockedNotice:
     def waited_for_by(self, task_id: bytes) -> list[bytes]:
         """The objects that a task of this worker waits for in get or wait, or as arguments, and that are not
         there, or not here. Lock held."""
-        waits = [object_ids for waiting, object_ids in list(self._waits.values()) if waiting == task_id]
-        return [each for object_ids in waits for each in object_ids if self.is_missing(each)]
+        return [each for wait in self._waits_of(task_id) for each in wait.object_ids if self.is_missing(each)]
 
     def enough_for(self, task_id: bytes) -> int | None:
         """How many of `waited_for_by` are enough for the task to go on; None where it needs all, or waits
         several times. Lock held."""
         waits = self._waits_of(task_id)
-        num_enough = self._enough.get(waits[0]) if len(waits) == 1 else None
-        if num_enough is None:
+        if len(waits) != 1 or waits[0].num_enough is None:
             return None
-        _, object_ids = self._waits[waits[0]]
-        return max(0, num_enough - sum(not self.is_missing(each) for each in object_ids))
+        num_there = sum(not self.is_missing(each) for each in waits[0].object_ids)
+        return max(0, waits[0].num_enough - num_there)
 
     def is_timed(self, task_id: bytes) -> bool:
         """Whether a wait of the task ends when a time is over. Lock held."""
-        return any(this in self._timed for this in self._waits_of(task_id))
+        return any(wait.is_timed for wait in self._waits_of(task_id))
 
-    def _waits_of(self, task_id: bytes) -> list[object]:
-        return [this for this, (waiting, _) in list(self._waits.items()) if waiting == task_id]
+    def _waits_of(self, task_id: bytes) -> list[_Wait]:
+        return [wait for wait in list(self._waits.values()) if wait.task_id == task_id]
 
     def is_missing(self, object_id: bytes) -> bool:
         """It is not there, or it is wanted here and not here. Lock held."""

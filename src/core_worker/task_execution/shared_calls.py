@@ -91,10 +91,12 @@ class SharedAnswers:
                 return True
             self._is_kept = True
         elif self._kept is not None:
-            if is_first:
-                if not self._kept.keep_of_frame(self._call.connection, self._frame_id, index, plain):
-                    return True
-            elif not self._kept.keep_next_of_frame(self._frame_id, index + 1, plain):
+            is_kept = (
+                self._kept.keep_of_frame(self._call.connection, self._frame_id, index, plain)
+                if is_first
+                else self._kept.keep_next_of_frame(self._frame_id, index + 1, plain)
+            )
+            if not is_kept:
                 return True
         if len(plains) >= self._collected_max or len(plains) == self._num_left:
             return True

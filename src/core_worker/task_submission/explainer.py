@@ -107,13 +107,12 @@ class Walk:
         """What all of these lead to, or enough of them."""
         self._ask_about(reason.waits_for)
         num_needed = max(1, reason.num_needed) if reason.any else len(reason.waits_for)
-        num_may_be_stuck = len(reason.waits_for) - num_needed
         moving: list[Story] = []
         stuck: list[Story] = []
         for each in reason.waits_for:
             found = self._look(each, path, depth + 1)
             (moving if found.moves else stuck).append(found)
-            if len(moving) == num_needed or len(stuck) > num_may_be_stuck and not reason.any:
+            if len(moving) == num_needed or (stuck and not reason.any):
                 break
         if len(moving) >= num_needed:
             return moving[0]
