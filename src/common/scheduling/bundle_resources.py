@@ -11,11 +11,16 @@ Bundle 1 of group G, of {CPU: 2}, takes 2 CPU of its node and gives it, for as l
 Work in bundle 1 that needs {CPU: 1} asks for {CPU_group_1_G: 1, CPU_group_G: 1, bundle_group_1_G: 0.001,
 bundle_group_G: 0.001}; work in any bundle leaves out those of bundle 1. So leases, what nodes report, and
 `available_resources()` need to know nothing of groups.
+
+Work in any bundle sits in one of them all the same: it gets what it needs from a bundle that has all of it,
+and holds the names of that one (`seats`). Who places work asks `fits`.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from functools import lru_cache
 
 from ray_mono.common.scheduling.resources import GROUP_MARK, SCALE, ResourceSet
 
@@ -52,6 +57,52 @@ def asked_for_in(required: ResourceSet, group_id: bytes, index: int) -> Resource
 def is_in_group(resources: ResourceSet) -> bool:
     """Whether any of this is of a group: then all that one piece of work asks for is."""
     return any(plain_name(name) != name for name, _ in resources.items())
+
+
+@lru_cache(maxsize=1000)
+def _group_of_any(required: ResourceSet) -> bytes | None:
+    """Of work in any bundle: the group's id; None for other work."""
+    found: bytes | None = None
+    for name, _ in required.items():
+        match = _NAME.fullmatch(name) if GROUP_MARK in name else None
+        if match is not None and match[2] is not None:
+            return None
+        found = found if match is None else bytes.fromhex(match[3])
+    return found
+
+
+@lru_cache(maxsize=1000)
+def _in_bundle(required: ResourceSet, group_id: bytes, index: int) -> ResourceSet:
+    """Of work in any bundle of a group: what it holds in this one."""
+    marks = {name: amount for name, amount in required.items() if plain_name(name) == BUNDLE}
+    own = {name_in(plain_name(name), group_id, index): amount for name, amount in required.items()}
+    return ResourceSet({**dict(required.items()), **own, **marks})
+
+
+def is_in_any(required: ResourceSet) -> bool:
+    """Whether it is what work asks for that may run in any bundle of its group."""
+    return _group_of_any(required) is not None
+
+
+def seats(required: ResourceSet, place: ResourceSet) -> Iterator[ResourceSet]:
+    """What work holds that may run in any bundle of its group: in each one that is in this place, in the
+    order of their indices. Of other work: what it needs."""
+    group_id = _group_of_any(required)
+    if group_id is None:
+        yield required
+        return
+    begin, end = f"{BUNDLE}{GROUP_MARK}", f"_{group_id.hex()}"
+    bundles = [name for name, _ in place.items() if name.startswith(begin) and name.endswith(end)]
+    indices = [name[len(begin) : -len(end)] for name in bundles]
+    for index in sorted(int(index) for index in indices if index):
+        yield _in_bundle(required, group_id, index)
+
+
+def fits(required: ResourceSet, place: ResourceSet) -> bool:
+    """Whether the place has it, for work in any bundle in one of them."""
+    if not required.fits_in(place):
+        return False
+    return not is_in_any(required) or any(seat.fits_in(place) for seat in seats(required, place))
 
 
 def plain(resources: ResourceSet) -> ResourceSet:

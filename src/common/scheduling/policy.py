@@ -19,6 +19,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
+from ray_mono.common.scheduling.bundle_resources import fits, is_in_any
 from ray_mono.common.scheduling.labels import LabelSelector, any_selects, selects, told
 from ray_mono.common.scheduling.node_snapshot import NodeSnapshot
 from ray_mono.common.scheduling.resources import GPU, ResourceSet
@@ -35,12 +36,17 @@ def feasible(
 ) -> list[NodeSnapshot]:
     """The nodes that take work, have the labels, and could hold it if nothing else ran there."""
     able = [node for node in nodes if node.takes_work and required.fits_in(node.total)]
+    if able and is_in_any(required):
+        able = [node for node in able if fits(required, node.total)]
     return [node for node in able if any_selects(selectors, node.labels)] if selectors else able
 
 
 def available(required: ResourceSet, nodes: Iterable[NodeSnapshot]) -> list[NodeSnapshot]:
     """The nodes that take work and have it free now."""
-    return [node for node in nodes if node.takes_work and required.fits_in(node.available)]
+    free = [node for node in nodes if node.takes_work and required.fits_in(node.available)]
+    if free and is_in_any(required):
+        free = [node for node in free if fits(required, node.available)]
+    return free
 
 
 def drained(

@@ -161,13 +161,6 @@ def request_to_hold_for(
     return None
 
 
-def spare(available: ResourceSet, held: ResourceSet) -> ResourceSet:
-    """What others may take while `held` is kept."""
-    return ResourceSet(
-        {name: amount - min(amount, held.get(name)) for name, amount in available.items() if amount > 0}
-    )
-
-
 def _oldest(waiting: Sequence[WorkerLease], now_s: float) -> list[WorkerLease]:
     due = [lease for lease in waiting if now_s - lease.queued_at_s >= RECLAIM_AFTER_S]
     return sorted(due, key=lambda lease: lease.number)[:WAITING_MAX]

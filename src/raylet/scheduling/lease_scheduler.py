@@ -76,6 +76,8 @@ class LeaseScheduler:
         self._last_node_ids = {StrategyKind.SPREAD: b"", StrategyKind.DEFAULT: node.node_id}
         # What is free is kept for this shape, as long as one waits.
         self._held_for: Shape | None = None
+        # What it needs, of work in any bundle of a group in the one that it could have soonest.
+        self._held_seat = ResourceSet()
         self._num_shared_out = 0
         # When a shape that waits got its resources last.
         self._served_at_s: dict[Shape, float] = {}
@@ -83,7 +85,8 @@ class LeaseScheduler:
     def reserve(self, lease: WorkerLease) -> None:
         """Gives the node's resources to a lease that is not queued; it waits for a worker from now on."""
         self._takes_kept(lease.shape)
-        self._ledger.allocate(lease.lease_id, lease.shape.resources)
+        kept = None if lease.shape is self._held_for else self.kept
+        self._ledger.allocate(lease.lease_id, lease.shape.resources, kept)
         lease.reserve()
         self._reserved.add(lease)
 
@@ -157,13 +160,14 @@ class LeaseScheduler:
             for lease in leases
             if not lease.request.for_actor and not self._ledger.is_blocked(lease.lease_id)
         ]
-        counts: Counts = PlainCounts(self._ledger.available)
+        counts: Counts = PlainCounts(self._ledger)
         if any(self._ledger.needs_units(lease.shape.required) for lease in waiting):
             counts = UnitCounts(self._ledger)
         request = fair_share.request_to_hold_for(
             waiting, endable, counts, self._served_at_s, self._held_for, now_s
         )
         self._held_for = None if request is None else request.shape
+        self._held_seat = ResourceSet() if request is None else counts.seat_for(request, endable)
         self._ledger.keep_units({} if request is None else counts.units_for(request, endable))
         return effects + fair_share.leases_to_end(waiting, endable, counts, self._held_for, now_s)
 
@@ -250,10 +254,8 @@ class LeaseScheduler:
         """Whether one may have the node's resources now."""
         if self._node.is_draining:
             return False
-        if not self._ledger.can_grant(shape.required, for_kept=shape is self._held_for):
-            return False
-        kept = None if shape is self._held_for else self.kept
-        return kept is None or shape.required.fits_in(fair_share.spare(self._ledger.available, kept))
+        is_for_it = shape is self._held_for
+        return self._ledger.can_grant(shape.required, is_for_it, None if is_for_it else self.kept)
 
     @property
     def kept(self) -> ResourceSet | None:
@@ -262,7 +264,7 @@ class LeaseScheduler:
         held_for = self._held_for
         if held_for is None or not self._queue.has(held_for):
             return None
-        return self._ledger.beside_units(held_for.required)
+        return self._ledger.beside_units(self._held_seat)
 
     def tick(self, now_s: float, unknown_node_s: float) -> list[Effect]:
         """Refuses what has waited `unknown_node_s` for a node that nobody has heard of. Until then it may be

@@ -31,6 +31,7 @@ from ray_mono.common.scheduling.bundle_resources import (
     name_in,
     named,
     plain_name,
+    seats,
 )
 from ray_mono.common.scheduling.resources import CPU, SCALE, UNIT_INSTANCE_RESOURCES, ResourceSet
 from ray_mono.raylet.scheduling.bundles import Bundle, BundleState
@@ -99,13 +100,35 @@ class ResourceLedger:
         """From now on these accelerators, by resource and index, are kept for one who waits for them."""
         self._kept_units = units
 
-    def can_grant(self, required: ResourceSet, for_kept: bool = False) -> bool:
-        """Whether `required` is free now, whole accelerators included. for_kept: what is kept, too."""
+    def can_grant(
+        self, required: ResourceSet, for_kept: bool = False, kept: ResourceSet | None = None
+    ) -> bool:
+        """Whether `required` is free now, whole accelerators included, and for work in any bundle of a group
+        all of it in one. for_kept: also accelerators that are kept. kept: not free, beside accelerators."""
         # What is asked most often comes first: what waits does not fit, and few nodes have accelerators.
         return (
             required.fits_in(self._available)
             and (self._available.get(CPU) >= 0 or is_in_group(required))
-            and (not self._instances or self._find_units(required, for_kept) is not None)
+            and self._seat(required, for_kept, kept) is not None
+        )
+
+    def _seat(
+        self, required: ResourceSet, for_kept: bool = False, kept: ResourceSet | None = None
+    ) -> ResourceSet | None:
+        """What it would hold, which has one bundle's names for work in any; None where that is not free."""
+        free = self._available if kept is None else spare(self._available, kept)
+        for seat in seats(required, self._available) if self._bundles else (required,):
+            if seat.fits_in(free) and (not self._instances or self._find_units(seat, for_kept) is not None):
+                return seat
+        return None
+
+    def seat_soon(self, required: ResourceSet, coming: ResourceSet) -> ResourceSet:
+        """For work in any bundle: the one that lacks least when what is coming is free. Of other work: what
+        it needs."""
+        free = self._available + coming
+        found = seats(required, self.total) if self._bundles else iter((required,))
+        return min(
+            found, key=lambda seat: sum(n for _, n in seat.missing_from(free).items()), default=required
         )
 
     def is_in_parts(self, required: ResourceSet) -> bool:
@@ -169,16 +192,20 @@ class ResourceLedger:
             found |= {name: dict(parts) for name in pools}
         return found
 
-    def allocate(self, lease_id: bytes, resources: ResourceSet) -> dict[str, tuple[int, ...]]:
-        """Gives `resources` to a lease; returns the indices of the accelerators it got, by plain name.
+    def allocate(
+        self, lease_id: bytes, resources: ResourceSet, kept: ResourceSet | None = None
+    ) -> dict[str, tuple[int, ...]]:
+        """Gives `resources` to a lease; returns the indices of the accelerators it got, by plain name. kept:
+        as in can_grant.
 
         Raises InternalError where they are not free or the lease holds some already.
         """
         if lease_id in self._holdings:
             raise InternalError(f"lease {lease_id.hex()} holds resources already")
-        if not self.can_grant(resources):
+        seat = self._seat(resources, kept=kept) if self.can_grant(resources, kept=kept) else None
+        if seat is None:
             raise InternalError(f"lease {lease_id.hex()} needs {resources}, free is {self._available}")
-        self._holdings[lease_id] = holding = self._hold(resources)
+        self._holdings[lease_id] = holding = self._hold(seat)
         return holding.indices
 
     def _hold(self, resources: ResourceSet) -> _Holding:
@@ -198,6 +225,10 @@ class ResourceLedger:
                 for pool in pools:
                     pool.give(parts)
         self._available = self._available + ResourceSet.sum_of(holding.held_now for holding in holdings)
+
+    def held(self, lease_id: bytes) -> ResourceSet:
+        """What a lease holds, blocked or not. Raises KeyError for one that holds nothing."""
+        return self._holdings[lease_id].resources
 
     def instances_of(self, lease_id: bytes) -> dict[str, tuple[int, ...]]:
         """The indices that `allocate` returned for this lease."""
@@ -329,3 +360,10 @@ class ResourceLedger:
             for pools, _ in holding.units:
                 known = all(any(pool is each for each in self._instances.values()) for pool in pools)
                 check(known, f"what holds {holding.resources} has units that are not the ledger's")
+
+
+def spare(available: ResourceSet, held: ResourceSet) -> ResourceSet:
+    """What others may take while `held` is kept."""
+    return ResourceSet(
+        {name: amount - min(amount, held.get(name)) for name, amount in available.items() if amount > 0}
+    )

@@ -13,9 +13,8 @@ from typing import Any
 
 from ray_mono.common.our_bug import check
 from ray_mono.common.scheduling.resources import ResourceSet
-from ray_mono.raylet.scheduling import fair_share
 from ray_mono.raylet.scheduling.bundles import Bundle, BundleState
-from ray_mono.raylet.scheduling.ledger import ResourceLedger
+from ray_mono.raylet.scheduling.ledger import ResourceLedger, spare
 
 BundleKey = tuple[bytes, int]
 """Id of its group, index in it."""
@@ -49,7 +48,7 @@ class NodeBundles:
         if new and is_draining:
             return f"{self._name} is drained"
         free = self._ledger.available
-        if kept is not None and not _together(new).fits_in(fair_share.spare(free, kept)):
+        if kept is not None and not _together(new).fits_in(spare(free, kept)):
             return f"{self._too_little(new, free)}, and keeps that for what has waited longer"
         for number, bundle in enumerate(new):
             if not self._ledger.can_grant(bundle.resources):

@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
+from ray_mono.common.scheduling.bundle_resources import is_in_any
 from ray_mono.common.scheduling.resources import ResourceSet
 from ray_mono.raylet.scheduling.leases import WorkerLease
 from ray_mono.raylet.scheduling.ledger import ResourceLedger
@@ -22,8 +23,12 @@ class Counts(Protocol):
     @property
     def available(self) -> ResourceSet: ...
 
+    def seat_for(self, request: WorkerLease, endable: Sequence[WorkerLease]) -> ResourceSet:
+        """What it needs by name; of work in any bundle of a group, in the one that it could have soonest.
+        endable: leases that may end; those of its own line do not for it."""
+
     def needs(self, request: WorkerLease, endable: Sequence[WorkerLease]) -> ResourceSet:
-        """endable: leases that may end; those of its own line do not for it."""
+        """As it is counted."""
 
     def holds(self, lease: WorkerLease) -> ResourceSet: ...
 
@@ -36,14 +41,23 @@ class Counts(Protocol):
 class PlainCounts:
     """Where nobody needs accelerators."""
 
-    def __init__(self, available: ResourceSet) -> None:
-        self.available = available
+    def __init__(self, ledger: ResourceLedger) -> None:
+        self._ledger = ledger
+        self.available = ledger.available
+
+    def seat_for(self, request: WorkerLease, endable: Sequence[WorkerLease]) -> ResourceSet:
+        required = request.shape.required
+        if not is_in_any(required):
+            return required
+        others = [lease for lease in endable if not lease.is_same_line(request)]
+        coming = ResourceSet.sum_of(self._ledger.held(lease.lease_id) for lease in others)
+        return self._ledger.seat_soon(required, coming)
 
     def needs(self, request: WorkerLease, endable: Sequence[WorkerLease]) -> ResourceSet:
-        return request.shape.required
+        return self.seat_for(request, endable)
 
     def holds(self, lease: WorkerLease) -> ResourceSet:
-        return lease.shape.resources
+        return self._ledger.held(lease.lease_id)
 
     def units_for(
         self, request: WorkerLease, endable: Sequence[WorkerLease]
@@ -51,17 +65,17 @@ class PlainCounts:
         return {}
 
 
-class UnitCounts:
+class UnitCounts(PlainCounts):
     """By unit."""
 
     def __init__(self, ledger: ResourceLedger) -> None:
-        self._ledger = ledger
+        super().__init__(ledger)
         self.available = _by_unit(ledger.available, ledger.free_units())
         self._held: dict[bytes, ResourceSet] = {}
 
     def needs(self, request: WorkerLease, endable: Sequence[WorkerLease]) -> ResourceSet:
         # Where they cannot be it needs what nobody has: accelerators without a number.
-        return _by_unit(request.shape.required, self.units_for(request, endable))
+        return _by_unit(self.seat_for(request, endable), self.units_for(request, endable))
 
     def units_for(
         self, request: WorkerLease, endable: Sequence[WorkerLease]
@@ -73,13 +87,13 @@ class UnitCounts:
                 continue
             for name, parts in self._ledger.units_of(lease.lease_id).items():
                 coming.setdefault(name, Counter()).update(dict(parts))
-        return self._ledger.units_soon(request.shape.required, coming) or {}
+        return self._ledger.units_soon(self.seat_for(request, endable), coming) or {}
 
     def holds(self, lease: WorkerLease) -> ResourceSet:
         held = self._held.get(lease.lease_id)
         if held is None:
             units = {name: dict(parts) for name, parts in self._ledger.units_of(lease.lease_id).items()}
-            held = self._held[lease.lease_id] = _by_unit(lease.shape.resources, units)
+            held = self._held[lease.lease_id] = _by_unit(self._ledger.held(lease.lease_id), units)
         return held
 
 

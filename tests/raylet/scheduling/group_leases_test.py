@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -144,13 +145,56 @@ def test_what_blocks_in_a_group_lends_its_cpus_within_it() -> None:
 
 
 def test_the_snapshot_of_the_node_has_what_its_bundles_give() -> None:
-    scene = with_bundles(units(CPU=2))
-    ask(scene, "too much", units(CPU=3))
-    assert scene.manager.queued_demand() == [(asked_for_in(units(CPU=3), G, ANY_BUNDLE), 1)]
+    scene = with_bundles(units(CPU=1))
+    ask(scene, "too much", units(CPU=2))
+    assert scene.manager.queued_demand() == [(asked_for_in(units(CPU=2), G, ANY_BUNDLE), 1)]
     prepare(scene, units(CPU=2), first=1)
     commit(scene, 1)
     assert scene.running == ["too much"]
-    assert scene.ledger.total == units(CPU=4) + given_by(units(CPU=2), G, 0) + given_by(units(CPU=2), G, 1)
+    assert scene.ledger.total == units(CPU=4) + given_by(units(CPU=1), G, 0) + given_by(units(CPU=2), G, 1)
+
+
+def test_work_in_any_bundle_has_all_that_it_needs_in_one() -> None:
+    scene = with_bundles(units(CPU=2), units(CPU=2))
+    ask(scene, "first", units(CPU=1), 0)
+    ask(scene, "second", units(CPU=1), 1)
+    ask(scene, "large", units(CPU=2))
+    assert scene.running == ["first", "second"]
+    ask(scene, "also first", units(CPU=1), 0)
+    assert scene.running == ["also first", "first", "second"]
+    scene.give_back("second")
+    assert scene.running == ["also first", "first", "large"]
+    ask(scene, "also second", units(CPU=1), 1)
+    scene.give_back("first")
+    assert scene.running == ["also first", "large"]
+    scene.give_back("large")
+    assert scene.running == ["also first", "also second"]
+
+
+def test_work_in_any_bundle_does_not_go_to_a_node_that_has_parts_of_it_in_two() -> None:
+    scene = with_bundles(units(CPU=1), units(CPU=1))
+    scene.other_node(given_by(units(CPU=1), G, 2) + given_by(units(CPU=1), G, 3) + units(CPU=9))
+    ask(scene, "large", units(CPU=2))
+    assert not scene.spilled and not scene.running
+
+
+@pytest.mark.parametrize("num_bundles", [2, 3])
+def test_large_work_in_any_bundle_is_not_overtaken_by_small_work_without_end(num_bundles: int) -> None:
+    scene = with_bundles(*[units(CPU=2)] * num_bundles, total=units(CPU=2 * num_bundles))
+    number = 0
+    for number in range(4 * num_bundles):
+        ask(scene, f"small {number}", units(CPU=1))
+    ask(scene, "large", units(CPU=2))
+    for turn in range(400):
+        if "large" in scene.running:
+            return
+        scene.wait(0.05)
+        # Those that run end one after the other, and each is followed by another one.
+        name = scene.running[turn % len(scene.running)]
+        scene.give_back(name)
+        number += 1
+        ask(scene, f"small {number}", units(CPU=1))
+    raise AssertionError("it never ran")
 
 
 # ---- what ends with it
