@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from itertools import islice
 
 from ray_mono.common.explanation import WaitCode
+from ray_mono.common.scheduling.bundle_resources import nearest
 from ray_mono.common.scheduling.node_snapshot import NodeSnapshot
 from ray_mono.common.scheduling.resources import ResourceSet
 from ray_mono.protobuf import common_pb2
@@ -55,13 +56,15 @@ def node_subject(node: NodeSnapshot, needs: ResourceSet) -> common_pb2.WaitSubje
 
 def shortages(required: ResourceSet, nodes: Iterable[NodeSnapshot]) -> list[common_pb2.Shortage]:
     """What is missing on each, of so many as are told."""
-    names = [name for name, _ in required.items()]
-    return [
-        common_pb2.Shortage(
-            node_id=node.node_id,
-            missing=required.missing_from(node.available).to_proto(),
-            available=node.available.only(*names).to_proto(),
-            total=node.total.only(*names).to_proto(),
-        )
-        for node in islice(nodes, NODES_TOLD_MAX)
-    ]
+    return [_shortage(required, node) for node in islice(nodes, NODES_TOLD_MAX)]
+
+
+def _shortage(required: ResourceSet, node: NodeSnapshot) -> common_pb2.Shortage:
+    needs = nearest(required, node.total, node.available)
+    names = [name for name, _ in needs.items()]
+    return common_pb2.Shortage(
+        node_id=node.node_id,
+        missing=needs.missing_from(node.available).to_proto(),
+        available=node.available.only(*names).to_proto(),
+        total=node.total.only(*names).to_proto(),
+    )

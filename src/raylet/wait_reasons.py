@@ -9,10 +9,10 @@ from dataclasses import dataclass, field
 from itertools import islice
 
 from ray_mono.common.explanation import ADD_A_NODE, WaitCode
-from ray_mono.common.scheduling.bundle_resources import named, plain_name
+from ray_mono.common.scheduling.bundle_resources import plain_name, seats
 from ray_mono.common.scheduling.labels import needed
 from ray_mono.common.scheduling.policy import drained
-from ray_mono.common.scheduling.resources import CPU, GPU, SCALE, ResourceSet
+from ray_mono.common.scheduling.resources import GPU, SCALE, ResourceSet
 from ray_mono.common.wait_messages import NODES_TOLD_MAX, node_subject, reason_of, shortages
 from ray_mono.protobuf import common_pb2
 from ray_mono.raylet.clients import Clients
@@ -149,7 +149,17 @@ class WaitReasons:
         )
 
     def _holders(self, needs: ResourceSet) -> Holders:
-        """Whoever has what is missing here: workers, and placement groups."""
+        """Whoever has what is missing here: workers, and placement groups. For work in any bundle those of
+        each bundle that could hold it: one of them will do."""
+        here, _ = self._stories.nodes()
+        places = [seat for seat in seats(needs, here.total) if seat.fits_in(here.total)] or [needs]
+        found = [self._holders_of(place) for place in places]
+        if len(found) == 1:
+            return found[0]
+        subjects = {who.id: who for holders in found for who in holders.subjects}
+        return Holders([*subjects.values()][: 2 * HOLDERS_TOLD_MAX], True, found[0].by_groups)
+
+    def _holders_of(self, needs: ResourceSet) -> Holders:
         here, _ = self._stories.nodes()
         missing = {name for name, _ in needs.missing_from(here.available).items()}
         if not missing:
@@ -157,9 +167,7 @@ class WaitReasons:
             missing = {name for name, amount in needs.items() if amount % SCALE or plain_name(name) == GPU}
         amounts: list[tuple[common_pb2.WaitSubject, ResourceSet, bool]] = []
         for lease in self._leases.leases():
-            held = lease.shape.resources
-            if self._stories.is_blocked(lease):
-                held = held - named(held, CPU)
+            held = self._stories.held(lease)
             if lease.has_worker and any(name in missing for name, _ in held.items()):
                 amounts.append((self._worker_of(lease), held, lease.request.for_actor))
         of_groups = self._stories.groups_with(missing)

@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from ray_mono.common.scheduling.bundle_resources import asked_for_in
+from ray_mono.common.scheduling.bundle_resources import ANY_BUNDLE, asked_for_in
 from ray_mono.common.scheduling.strategy import Strategy, StrategyKind
 from ray_mono.protobuf import common_pb2
 from ray_mono.raylet.clients import Clients
@@ -31,6 +31,11 @@ def reasons(scene: Scene) -> WaitReasons:
 
 def names(told: common_pb2.WaitReason) -> list[str]:
     return [subject.name for subject in told.waits_for]
+
+
+def ask_in_bundle(scene: Scene, name: str, group: bytes, index: int, num_cpus: int) -> None:
+    strategy = Strategy(StrategyKind.PLACEMENT_GROUP, group_id=group, bundle_index=index)
+    scene.ask(name, strategy=strategy, resources=asked_for_in(units(CPU=num_cpus), group, index))
 
 
 def test_a_lease_waits_for_whoever_has_what_it_needs() -> None:
@@ -129,13 +134,27 @@ def test_who_waits_for_a_full_bundle_is_not_told_to_add_nodes() -> None:
     group = b"g" * 18
     scene.take(scene.manager.prepare_bundles(group, {0: units(CPU=1)}, scene.now_s)[1])
     scene.take(scene.manager.commit_bundles([(group, 0)], scene.now_s))
-    in_group = Strategy(StrategyKind.PLACEMENT_GROUP, group_id=group, bundle_index=0)
-    needs = asked_for_in(units(CPU=1), group, 0)
-    scene.ask("holder", strategy=in_group, resources=needs)
-    scene.ask("waits", strategy=in_group, resources=needs)
+    ask_in_bundle(scene, "holder", group, 0, num_cpus=1)
+    ask_in_bundle(scene, "waits", group, 0, num_cpus=1)
     told = reason(scene, "waits")
     assert (told.code, names(told)) == ("RESOURCES", ["holder()"])
     assert told.unblock == "wait for one of its holders to end, or end one"
+
+
+def test_who_needs_a_whole_bundle_waits_for_those_in_each_that_could_hold_it() -> None:
+    scene = Scene(units(CPU=6))
+    group = b"g" * 18
+    bundles = {0: units(CPU=2), 1: units(CPU=2), 2: units(CPU=1)}
+    scene.take(scene.manager.prepare_bundles(group, bundles, scene.now_s)[1])
+    scene.take(scene.manager.commit_bundles([(group, index) for index in bundles], scene.now_s))
+    for index in bundles:
+        ask_in_bundle(scene, f"holder {index}", group, index, num_cpus=1)
+    ask_in_bundle(scene, "waits", group, ANY_BUNDLE, num_cpus=2)
+    told = reason(scene, "waits")
+    assert told.code == "RESOURCES" and told.any and names(told) == ["holder 0()", "holder 1()"]
+    assert "of which no bundle has so much free" in told.text
+    (shortage,) = told.shortages
+    assert sorted(shortage.missing.amounts.values()) == [10000]
 
 
 def test_what_a_raylet_knows_nothing_of_is_refused() -> None:

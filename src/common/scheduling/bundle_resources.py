@@ -13,13 +13,13 @@ bundle_group_G: 0.001}; work in any bundle leaves out those of bundle 1. So leas
 `available_resources()` need to know nothing of groups.
 
 Work in any bundle sits in one of them all the same: it gets what it needs from a bundle that has all of it,
-and holds the names of that one (`seats`). Who places work asks `fits`.
+and holds the names of that one (`seats`). Who places work asks `fits`; who tells what is missing, `nearest`.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import lru_cache
 
 from ray_mono.common.scheduling.resources import GROUP_MARK, SCALE, ResourceSet
@@ -103,6 +103,22 @@ def fits(required: ResourceSet, place: ResourceSet) -> bool:
     if not required.fits_in(place):
         return False
     return not is_in_any(required) or any(seat.fits_in(place) for seat in seats(required, place))
+
+
+def is_scattered(required: ResourceSet, nodes_free: Iterable[ResourceSet]) -> bool:
+    """Of work in any bundle: somewhere there is as much, and in no bundle."""
+    places = [free for free in nodes_free if required.fits_in(free)]
+    return bool(places) and not any(fits(required, free) for free in places)
+
+
+def nearest(required: ResourceSet, place: ResourceSet, free: ResourceSet) -> ResourceSet:
+    """What work would hold in the place, for work in any bundle in the one that lacks least. Where the place
+    has none of them, and for other work: what it needs."""
+    return min(
+        seats(required, place),
+        key=lambda seat: sum(missing for _, missing in seat.missing_from(free).items()),
+        default=required,
+    )
 
 
 def plain(resources: ResourceSet) -> ResourceSet:

@@ -53,7 +53,7 @@ def drained(
     required: ResourceSet, nodes: Iterable[NodeSnapshot], selectors: Sequence[LabelSelector] = ()
 ) -> list[NodeSnapshot]:
     """The nodes that could hold it as well, were they not to end."""
-    able = [node for node in nodes if node.is_alive and node.is_draining and required.fits_in(node.total)]
+    able = [node for node in nodes if node.is_alive and node.is_draining and fits(required, node.total)]
     return [node for node in able if any_selects(selectors, node.labels)] if selectors else able
 
 
@@ -116,7 +116,7 @@ def search(
 def why_never_there(required: ResourceSet, strategy: Strategy, node: NodeSnapshot) -> str:
     """Why a node that takes work is none of the feasible ones, although an affinity names it: a clause."""
     which = f"node {node.node_id.hex()}"
-    if required.fits_in(node.total):
+    if fits(required, node.total):
         clause = f"has to run on {which} with {told(strategy.selectors)}, and that has other labels"
     else:
         clause = f"needs {required} on {which}, which has {node.total.beside(required)} in all"

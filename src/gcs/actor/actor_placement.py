@@ -13,7 +13,7 @@ from functools import partial
 
 from ray_mono.common.explanation import WaitCode
 from ray_mono.common.ids import NodeID
-from ray_mono.common.scheduling.bundle_resources import ANY_BUNDLE, plain
+from ray_mono.common.scheduling.bundle_resources import ANY_BUNDLE, is_scattered, plain
 from ray_mono.common.scheduling.labels import any_selects, told, told_values
 from ray_mono.common.scheduling.node_snapshot import NodeSnapshot
 from ray_mono.common.scheduling.policy import (
@@ -182,6 +182,8 @@ def _explain_in_group(class_name: str, demand: Demand, nodes: Sequence[NodeSnaps
         return Shortage(f"{needs}, which is not placed yet, or has no such bundle.", WaitCode.INFEASIBLE)
     if available(demand.resources, able):
         return Shortage(f"{needs}, which is there: a worker is being started for it.", WaitCode.STARTING)
+    if is_scattered(demand.resources, (node.available for node in able)):
+        return Shortage(f"{needs}, of which no bundle has so much free.", WaitCode.RESOURCES)
     return Shortage(f"{needs}, which is in use there.", WaitCode.RESOURCES)
 
 

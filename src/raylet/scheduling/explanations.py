@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from ray_mono.common.scheduling.bundle_resources import ANY_BUNDLE, BUNDLE, name_in, plain
+from ray_mono.common.scheduling.bundle_resources import ANY_BUNDLE, BUNDLE, is_scattered, name_in, plain
 from ray_mono.common.scheduling.labels import LabelSelector, any_selects, told, told_values
 from ray_mono.common.scheduling.node_snapshot import NodeSnapshot
-from ray_mono.common.scheduling.policy import drained, why_never_there
+from ray_mono.common.scheduling.policy import drained, feasible, why_never_there
 from ray_mono.common.scheduling.resources import ResourceSet
 from ray_mono.common.scheduling.strategy import Strategy
 from ray_mono.raylet.scheduling.leases import Shape
@@ -102,7 +102,10 @@ def in_group(task_name: str, required: ResourceSet, strategy: Strategy, nodes: S
         text += f" on a node with {told(strategy.selectors)}"
         if not is_placed(strategy, nodes):
             return f"{text}, where that is not placed"
-    if any(node.takes_work and required.fits_in(node.total) for node in nodes):
+    able = feasible(required, nodes)
+    if is_scattered(required, (node.available for node in able)):
+        return f"{text}, of which no bundle has so much free"
+    if able:
         return f"{text}, which is in use there"
     for node in drained(required, nodes):
         return (

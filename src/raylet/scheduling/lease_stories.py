@@ -56,6 +56,10 @@ class LeaseStories:
         """Whether what runs under it waits in get or wait: its CPUs are others' meanwhile."""
         return lease.has_worker and self._ledger.is_blocked(lease.lease_id)
 
+    def held(self, lease: WorkerLease) -> ResourceSet:
+        """What it has now: a blocked one lends its CPUs, and one without a worker is about to begin."""
+        return self._ledger.held_now(lease.lease_id) if lease.has_worker else ResourceSet()
+
     def groups_with(self, names: Container[str]) -> dict[bytes, ResourceSet]:
         """What placement groups hold here of resources of these names, in use or not."""
         held: dict[bytes, ResourceSet] = {}

@@ -30,6 +30,7 @@ from ray_mono.common.scheduling.bundle_resources import (
     is_in_group,
     name_in,
     named,
+    nearest,
     plain_name,
     seats,
 )
@@ -125,11 +126,7 @@ class ResourceLedger:
     def seat_soon(self, required: ResourceSet, coming: ResourceSet) -> ResourceSet:
         """For work in any bundle: the one that lacks least when what is coming is free. Of other work: what
         it needs."""
-        free = self._available + coming
-        found = seats(required, self.total) if self._bundles else iter((required,))
-        return min(
-            found, key=lambda seat: sum(n for _, n in seat.missing_from(free).items()), default=required
-        )
+        return nearest(required, self.total, self._available + coming)
 
     def is_in_parts(self, required: ResourceSet) -> bool:
         """As much is free, but of several accelerators, and it needs whole ones or more of one."""
@@ -229,6 +226,10 @@ class ResourceLedger:
     def held(self, lease_id: bytes) -> ResourceSet:
         """What a lease holds, blocked or not. Raises KeyError for one that holds nothing."""
         return self._holdings[lease_id].resources
+
+    def held_now(self, lease_id: bytes) -> ResourceSet:
+        """As held; of a blocked one without what it lends."""
+        return self._holdings[lease_id].held_now
 
     def instances_of(self, lease_id: bytes) -> dict[str, tuple[int, ...]]:
         """The indices that `allocate` returned for this lease."""

@@ -15,6 +15,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from ray_mono.common.scheduling.bundle_resources import fits
 from ray_mono.common.scheduling.node_snapshot import NodeSnapshot
 from ray_mono.common.scheduling.resources import ResourceSet
 from ray_mono.raylet.effects import CollectGarbage, WarnJob
@@ -59,8 +60,8 @@ class PendingWarnings:
         due: list[WarnJob | CollectGarbage] = []
         for shape in queue.shapes():
             decision = decide(shape)
-            is_kept_out = isinstance(decision, Wait) and not shape.required.fits_in(
-                circumstances.here.total - circumstances.held_by_actors
+            is_kept_out = isinstance(decision, Wait) and not fits(
+                shape.required, circumstances.here.total - circumstances.held_by_actors
             )
             for job_id, lease in self._oldest_per_job(queue, shape).items():
                 waited_s = now_s - lease.queued_at_s

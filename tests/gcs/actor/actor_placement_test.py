@@ -237,6 +237,15 @@ def test_an_actor_in_a_placement_group_is_told_of_in_plain_names() -> None:
     assert explain("Learner", demand, [there]).message.startswith(f"{place}there")
     full = replace(there, available=bundle - wanted)
     assert explain("Learner", demand, [full]).message == f"{place}in use there."
+    two = given_by(ResourceSet.from_units({"CPU": 2}), group, 0)
+    two = two + given_by(ResourceSet.from_units({"CPU": 2}), group, 1)
+    in_use = asked_for_in(ResourceSet.from_units({"CPU": 1}), group, 0)
+    halves = replace(there, total=two, available=two - in_use - wanted)
+    anywhere = Strategy(StrategyKind.PLACEMENT_GROUP, group_id=group)
+    whole = Demand(asked_for_in(ResourceSet.from_units({"CPU": 2}), group, -1), anywhere)
+    assert explain("Learner", whole, [halves]).message.endswith(", of which no bundle has so much free.")
+    free = given_by(ResourceSet.from_units({"CPU": 2}), group, 2)
+    assert choose_node(whole, [halves, replace(node(B, 4, 4), total=free, available=free)]) == B
     assert choose_node(demand, [node(B, 4, 4), there]) == A
     assert Strategy.from_proto(strategy_at(demand, A)) == demand.strategy
 
