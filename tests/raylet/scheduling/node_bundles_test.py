@@ -105,7 +105,7 @@ def test_who_asks_again_gets_what_is_held_and_only_what_is_missing_is_taken() ->
     assert node.ledger.available.get("CPU") == 0
     assert node.bundles.is_committed((G, 0)) and not node.bundles.is_committed((G, 1))
     node.commit(0, 0, 1)
-    assert node.can_run(units(CPU=4))
+    assert all(node.can_run(units(CPU=2), index) for index in (0, 1))
 
 
 def test_a_node_that_is_drained_holds_nothing_more_and_keeps_what_it_holds() -> None:
@@ -240,19 +240,15 @@ def test_work_in_one_bundle_and_in_any_never_get_more_of_a_unit_than_there_is() 
     assert node.run(b"0", units(GPU=1), 0) == {"GPU": (0,)}
 
 
-def test_two_halves_of_different_units_are_no_whole_unit_in_a_group_either() -> None:
-    node = Node(units(GPU=2))
-    node.ledger.allocate(b"outside", units(GPU=0.5))
+@pytest.mark.parametrize("num_gpus", [1, 2])
+def test_the_halves_of_two_bundles_are_no_whole_unit_be_it_one_or_two(num_gpus: int) -> None:
+    node = Node(units(GPU=num_gpus))
+    if num_gpus == 2:
+        node.ledger.allocate(b"outside", units(GPU=0.5))
     node.open(units(GPU=0.5), units(GPU=0.5))
-    assert node.ledger.available.get("GPU") == 5_000
     assert not node.can_run(units(GPU=1)) and node.can_run(units(GPU=0.5), 0)
-
-
-def test_two_halves_of_one_unit_are_whole_for_any_bundle_and_for_none_alone() -> None:
-    node = Node(units(GPU=1))
-    node.open(units(GPU=0.5), units(GPU=0.5))
-    assert not node.can_run(units(GPU=1), 0)
-    assert node.run(b"whole", units(GPU=1)) == {"GPU": (0,)}
+    assert node.run(b"half", units(GPU=0.5)) and node.run(b"other half", units(GPU=0.5))
+    assert not node.can_run(units(GPU=0.5), 0) and not node.can_run(units(GPU=0.5), 1)
 
 
 def test_the_units_of_a_bundle_are_others_only_when_its_leases_have_ended() -> None:
