@@ -1,6 +1,7 @@
 """The judge of placement groups. He is told what those say and hear who make them and run work in them:
 
-- leases in a group's bundles hold no more, on one node, than its bundles have;
+- leases in a group's bundles hold no more, on one node, than its bundles have, and each has what it holds in
+  one of them;
 - a group that is created has its bundles where its strategy allows;
 - where no node ends, a task in a bundle runs on the node that the table tells for it;
 - somebody reads that a group was removed which nobody removed, and whose job is not over;
@@ -14,7 +15,7 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
-from ray_mono.common.scheduling.bundle_resources import given_by, named
+from ray_mono.common.scheduling.bundle_resources import given_by, named, seats
 from ray_mono.common.scheduling.resources import CPU, ResourceSet
 from tests.simulation.loop import SimulationError
 
@@ -122,7 +123,7 @@ class GroupJournal:
 
     def check_node(self, node_id: bytes, held: Iterable[tuple[ResourceSet, bool]]) -> None:
         """held: by leases there, and of each whether its CPUs are not counted."""
-        of_group: dict[bytes, ResourceSet] = {}
+        of_group: dict[bytes, list[ResourceSet]] = {}
         for resources, has_waited in held:
             names = [name for name, _ in resources.items() if "_group_" in name]
             if not names:
@@ -130,12 +131,20 @@ class GroupJournal:
             part = resources.only(*names)
             group_id = bytes.fromhex(names[0].rpartition("_")[2])
             part = part - named(part, CPU) if has_waited else part
-            of_group[group_id] = of_group.get(group_id, ResourceSet()) + part
-        for group_id, part in of_group.items():
+            of_group.setdefault(group_id, []).append(part)
+        for group_id, parts in of_group.items():
             given = self.groups[group_id].gives(group_id)
-            if not part.fits_in(given):
+            if not _can_sit(parts, given, given):
                 where = f"group {_short(group_id)} on node {_short(node_id)}"
-                raise GroupCheckFailed(f"{where} has {given}, and its leases hold {part}")
+                raise GroupCheckFailed(f"{where} has {given}, and its leases hold {parts}")
+
+
+def _can_sit(parts: Sequence[ResourceSet], free: ResourceSet, given: ResourceSet) -> bool:
+    """Whether there is a bundle for each."""
+    if not parts:
+        return True
+    places = [seat for seat in seats(parts[0], given) if seat.fits_in(free)]
+    return any(_can_sit(parts[1:], free - seat, given) for seat in places)
 
 
 def _short(id_bytes: bytes) -> str:

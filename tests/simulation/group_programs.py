@@ -207,7 +207,9 @@ class _Group:
         for _ in range(rng.choice((0, 0, 1, 3))):
             index = rng.choice((ANY_BUNDLE, rng.randrange(len(self._bundles))))
             # Any bundle may have to be this one.
-            needs = rng.choice((self._bundles[index if index >= 0 else 0], ResourceSet()))
+            whole = self._bundles[index if index >= 0 else 0]
+            half = ResourceSet({name: amount // 2 for name, amount in whole.items()})
+            needs = rng.choice((whole, half, ResourceSet()))
             small = ResourceSet.from_units(SMALL)
             has_children = all(small.fits_in(each) for each in self._bundles) and rng.random() < 0.3
             script = MemberScript(

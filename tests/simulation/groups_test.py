@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 
+from ray_mono.common.scheduling.bundle_resources import ANY_BUNDLE, asked_for_in
+from ray_mono.common.scheduling.resources import ResourceSet
 from ray_mono.core_worker.task_submission.removed_groups import RemovedGroups
 from ray_mono.gcs.placement_group.bundle_client import BundleClient
 from ray_mono.gcs.placement_group.bundle_placement import BundleStrategy
@@ -17,6 +19,7 @@ from ray_mono.raylet.scheduling.lease_manager import LeaseManager
 from ray_mono.raylet.scheduling.lease_scheduler import LeaseScheduler
 from tests.simulation.draws import Weather, draw_drains, draw_scenario, in_order
 from tests.simulation.explorer_draws import with_groups
+from tests.simulation.group_checkers import GroupCheckFailed, GroupJournal
 from tests.simulation.loop import SimulationError
 from tests.simulation.scenario import Scenario, run_scenario
 
@@ -49,6 +52,16 @@ def test_groups_are_placed_used_and_removed_whatever_fails(weather: Weather) -> 
         created, removals = run_scenario(seed, draw_groups(seed, weather)).groups
         num_created, num_removals = num_created + created, num_removals + removals
     assert num_created and num_removals
+
+
+def test_the_judge_sees_work_that_sits_in_the_halves_of_two_bundles() -> None:
+    group, whole, half = b"g" * 18, ResourceSet.from_units({"CPU": 2}), ResourceSet.from_units({"CPU": 1})
+    journal = GroupJournal()
+    journal.made(group, "PACK", [whole, whole])
+    in_each = [(asked_for_in(half, group, index), False) for index in (0, 1)]
+    journal.check_node(b"node", [*in_each, (asked_for_in(half, group, ANY_BUNDLE), False)])
+    with pytest.raises(GroupCheckFailed):
+        journal.check_node(b"node", [*in_each, (asked_for_in(whole, group, ANY_BUNDLE), False)])
 
 
 # ---- planted bugs

@@ -120,12 +120,12 @@ def test_a_ledger_that_grants_the_same_cpu_twice_is_found(monkeypatch: pytest.Mo
     count = 0
 
     def allocate(
-        ledger: ResourceLedger, lease_id: bytes, resources: ResourceSet
+        ledger: ResourceLedger, lease_id: bytes, resources: ResourceSet, kept: ResourceSet | None = None
     ) -> dict[str, tuple[int, ...]]:
         nonlocal count
         count += 1
         free = ledger.available
-        instances = honest(ledger, lease_id, resources)
+        instances = honest(ledger, lease_id, resources, kept)
         if count == 2:
             ledger._available = free
         return instances
