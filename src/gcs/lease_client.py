@@ -15,12 +15,12 @@ import asyncio
 import contextlib
 import logging
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import overload
 
 from ray_mono.common.backoff import Backoff
 from ray_mono.common.ids import NodeID
+from ray_mono.common.scheduling.known_nodes import NodesInOrder
 from ray_mono.common.scheduling.node_snapshot import NodeSnapshot
 from ray_mono.common.scheduling.resources import ResourceSet
 from ray_mono.gcs.environment import Environment
@@ -86,20 +86,17 @@ class LeaseClient:
 
     def view(self) -> list[NodeSnapshot]:
         """The nodes, less what they have been asked for and may not have counted yet."""
-        nodes = self._nodes.placement_nodes()
-        return [self._seen(node) for node in nodes] if self._asked else nodes
+        return list(map(self._seen, self._nodes.placements))
 
-    def in_order(self, changed: Mapping[NodeID, NodeSnapshot] | None = None) -> Sequence[NodeSnapshot]:
+    def in_order(self, changed: Mapping[bytes, NodeSnapshot] | None = None) -> NodesInOrder:
         """The same in the order of their ids. Each is looked at when it is asked for: of many some are.
-        changed: what these are taken to be instead."""
+        changed: what these are taken to be instead, by id."""
         known = {} if changed is None else changed
-        return _InOrder(
-            self._nodes.placement_order(), lambda node_id: known.get(node_id) or self.node(node_id)
-        )
+        return self._nodes.placements.in_order(lambda node_id: known.get(node_id) or self.node(node_id))
 
-    def node(self, node_id: NodeID) -> NodeSnapshot:
-        """One of them. Raises KeyError for a node that does not live."""
-        return self._seen(self._nodes.placement(node_id))
+    def node(self, node_id: bytes) -> NodeSnapshot:
+        """One of them. Raises KeyError for a node that does not live, or has not registered."""
+        return self._seen(self._nodes.placements[node_id])
 
     def _seen(self, node: NodeSnapshot) -> NodeSnapshot:
         amount = self._asked.get(node.node_id)
@@ -270,28 +267,6 @@ class LeaseClient:
             except RpcError as error:
                 logger.info("lease %s at %s is not free yet: %s", lease_id.hex(), address, error)
             await asyncio.sleep(self._config.lease_retry_period_s)
-
-
-class _InOrder(Sequence[NodeSnapshot]):
-    """Nodes by their ids."""
-
-    def __init__(self, node_ids: Sequence[NodeID], node_of: Callable[[NodeID], NodeSnapshot]) -> None:
-        self._node_ids = node_ids
-        self._node_of = node_of
-
-    def __len__(self) -> int:
-        return len(self._node_ids)
-
-    @overload
-    def __getitem__(self, place: int) -> NodeSnapshot: ...
-
-    @overload
-    def __getitem__(self, place: slice) -> list[NodeSnapshot]: ...
-
-    def __getitem__(self, place: int | slice) -> NodeSnapshot | list[NodeSnapshot]:
-        if isinstance(place, slice):
-            return [self._node_of(node_id) for node_id in self._node_ids[place]]
-        return self._node_of(self._node_ids[place])
 
 
 def reason_of(rejection: raylet_pb2.Rejection) -> str:

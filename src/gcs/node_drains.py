@@ -22,6 +22,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from ray_mono.common.ids import NodeID
+from ray_mono.common.scheduling.known_nodes import KnownNodes
 from ray_mono.common.scheduling.node_snapshot import NodeSnapshot
 from ray_mono.common.scheduling.policy import available
 from ray_mono.gcs.actor.actor_effects import Effect
@@ -118,7 +119,7 @@ class NodeDrains:
 
 def _take(demand: Demand, view: dict[bytes, NodeSnapshot]) -> bool:
     """Takes what it needs from a node that has it free. Returns whether there is one."""
-    chosen = choose_node(demand, available(demand.resources, view.values()))
+    chosen = choose_node(demand, KnownNodes(available(demand.resources, view.values())).in_order())
     if chosen is None:
         return False
     target = view[chosen.binary()]

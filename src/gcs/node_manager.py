@@ -11,10 +11,11 @@ next report.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from ray_mono.common.ids import NodeID
+from ray_mono.common.scheduling.known_nodes import KnownNodes
 from ray_mono.common.scheduling.node_snapshot import NodeSnapshot
 from ray_mono.common.scheduling.resources import ResourceSet
 from ray_mono.gcs.forgetting import oldest
@@ -44,8 +45,6 @@ class LivingNode:
 
     info: common_pb2.NodeInfo
     resources: common_pb2.NodeResources
-    placement: NodeSnapshot
-    """The same as the scheduler wants it."""
     is_registered: bool
     """With this GCS; False for a row of an earlier one, until its raylet comes back."""
     failed_checks: int = 0
@@ -62,8 +61,8 @@ class NodeManager:
         self._failures_max = failures_max
         # In the order of registration.
         self._living: dict[NodeID, LivingNode] = {}
-        # Ids of those that registered with this GCS, sorted; None where they have to be sorted anew.
-        self._in_order: list[NodeID] | None = None
+        # Of those that registered with this GCS: what the scheduler chooses from.
+        self.placements = KnownNodes()
         # In the order of death.
         self._dead: dict[NodeID, common_pb2.NodeInfo] = {}
 
@@ -73,7 +72,7 @@ class NodeManager:
             if info.state == common_pb2.NODE_DEAD:
                 self._dead[NodeID(info.node_id)] = info
             else:
-                self._living[NodeID(info.node_id)] = _living(info, _at_start(info), is_registered=False)
+                self._living[NodeID(info.node_id)] = LivingNode(info, _at_start(info), is_registered=False)
 
     def register(self, info: common_pb2.NodeInfo, now_s: float) -> bool:
         """A raylet joins, or comes back to a GCS that restarted.
@@ -90,9 +89,8 @@ class NodeManager:
             row.drain.CopyFrom(known.info.drain)
         row.start_time_s = info.start_time_s or (known.info.start_time_s if known else now_s)
         resources = known.resources if known is not None and known.is_registered else _at_start(row)
-        self._living[node_id] = _living(row, resources, is_registered=True)
-        if known is None or not known.is_registered:
-            self._in_order = None
+        self._living[node_id] = LivingNode(row, resources, is_registered=True)
+        self._place(self._living[node_id])
         return known is None or known.info != row
 
     def expect(self, info: common_pb2.NodeInfo) -> bool:
@@ -101,7 +99,7 @@ class NodeManager:
         is_known = node_id in self._living or node_id in self._dead
         if is_known or self.at_address(info.host, info.node_manager_port):
             return False
-        self._living[node_id] = _living(info, _at_start(info), is_registered=False)
+        self._living[node_id] = LivingNode(info, _at_start(info), is_registered=False)
         return True
 
     def report(self, resources: common_pb2.NodeResources) -> bool:
@@ -114,8 +112,12 @@ class NodeManager:
             return False
         node.resources = common_pb2.NodeResources()
         node.resources.CopyFrom(resources)
-        node.placement = _placement(node.info, resources)
+        self._place(node)
         return True
+
+    def _place(self, node: LivingNode) -> None:
+        if node.is_registered:
+            self.placements.put(_placement(node.info, node.resources))
 
     def _get(self, node_id: NodeID) -> LivingNode:
         self.check_not_dead(node_id)
@@ -135,12 +137,12 @@ class NodeManager:
         if node is None or node.info.drain == drain:
             return None
         node.info.drain.CopyFrom(drain)
-        node.placement = _placement(node.info, node.resources)
+        self._place(node)
         return node.info
 
     def draining(self) -> list[NodeID]:
         """The living nodes that are being drained."""
-        return [node_id for node_id, node in self._living.items() if node.placement.is_draining]
+        return [node_id for node_id, node in self._living.items() if node.info.HasField("drain")]
 
     def check_answered(self, node_id: NodeID) -> None:
         """The raylet answered a health check."""
@@ -175,7 +177,7 @@ class NodeManager:
         node = self._living.pop(node_id, None)
         if node is None:
             return None
-        self._in_order = None
+        self.placements.remove(node_id.binary())
         row = common_pb2.NodeInfo()
         row.CopyFrom(node.info)
         row.state = common_pb2.NODE_DEAD
@@ -242,20 +244,6 @@ class NodeManager:
         """Of the living nodes that registered with this GCS."""
         return [node.resources for node in self._living.values() if node.is_registered]
 
-    def placement_nodes(self) -> list[NodeSnapshot]:
-        """What the scheduler chooses from: the living nodes that registered with this GCS."""
-        return [node.placement for node in self._living.values() if node.is_registered]
-
-    def placement_order(self) -> Sequence[NodeID]:
-        """The ids of the same, sorted."""
-        if self._in_order is None:
-            self._in_order = sorted(node_id for node_id, node in self._living.items() if node.is_registered)
-        return self._in_order
-
-    def placement(self, node_id: NodeID) -> NodeSnapshot:
-        """Raises KeyError for a node that does not live."""
-        return self._living[node_id].placement
-
     def at_address(self, host: str, port: int) -> list[NodeID]:
         """The living nodes whose raylet is said to listen there."""
         return [
@@ -286,9 +274,3 @@ def _placement(info: common_pb2.NodeInfo, resources: common_pb2.NodeResources) -
         is_draining=is_draining,
         labels=dict(info.labels),
     )
-
-
-def _living(
-    info: common_pb2.NodeInfo, resources: common_pb2.NodeResources, is_registered: bool
-) -> LivingNode:
-    return LivingNode(info, resources, _placement(info, resources), is_registered)

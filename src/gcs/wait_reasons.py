@@ -125,7 +125,7 @@ class WaitReasons:
     def _without_lease(self, actor: Actor, name: str) -> common_pb2.WaitReason:
         """As the nodes are now. What stands in its row may be older."""
         demand = demand_of(self._table.spec(actor.actor_id))
-        nodes = self._nodes.placement_nodes()
+        nodes = list(self._nodes.placements)
         shortage = explain(actor.registration.class_name, demand, nodes)
         text, missing = shortage.message.rstrip("."), shortages(demand.resources, nodes)
         if shortage.code in (WaitCode.INFEASIBLE, WaitCode.NODE_DRAINED):
@@ -164,7 +164,7 @@ class WaitReasons:
             return reason_of(WaitCode.STARTING, f"{name} has its place, and is about to be opened")
         if not group.pending_reason:
             return reason_of(WaitCode.STARTING, f"{name} is about to be placed")
-        text, nodes = f"{name} waits: {group.pending_reason}", self._nodes.placement_nodes()
+        text, nodes = f"{name} waits: {group.pending_reason}", list(self._nodes.placements)
         lacking = WantedPlaces.of(group, ()).lacking(nodes, ever=group.is_infeasible)
         missing = shortages(lacking, nodes)
         if group.is_infeasible:

@@ -36,8 +36,12 @@ def make(*nodes: NodeID, dead_nodes_max: int = 10) -> NodeManager:
 
 
 def free(manager: NodeManager) -> float:
-    [node] = manager.placement_nodes()
+    [node] = manager.placements
     return node.available.to_units().get("CPU", 0)
+
+
+def placed(manager: NodeManager) -> list[NodeID]:
+    return [NodeID(node.node_id) for node in manager.placements.in_order()]
 
 
 def test_a_node_has_what_it_registers_with_until_it_reports() -> None:
@@ -98,7 +102,7 @@ def test_a_dead_node_is_refused_with_the_reason() -> None:
         manager.register(info(), now_s=7.0)
     with pytest.raises(NodeIsDead):
         manager.report(report(version=1, free=1))
-    assert manager.placement_nodes() == [] and manager.resources() == []
+    assert not list(manager.placements) and manager.resources() == []
 
 
 def test_a_node_that_is_not_known_has_to_register() -> None:
@@ -110,7 +114,7 @@ def test_a_restored_node_counts_for_placement_only_when_it_registers() -> None:
     manager = make()
     manager.restore([info()])
     assert manager.unregistered() == [NODE]
-    assert manager.placement_nodes() == [] and manager.alive(NODE) is not None
+    assert not list(manager.placements) and manager.alive(NODE) is not None
     with pytest.raises(UnknownNode):
         manager.report(report(version=1, free=1))
     manager.register(info(), now_s=9.0)
@@ -121,15 +125,13 @@ def test_what_the_scheduler_chooses_from_is_told_in_the_order_of_ids_too() -> No
     a, b, c = (NodeID(letter * 28) for letter in (b"a", b"b", b"c"))
     manager = make(c)
     manager.restore([info(b)])
-    assert list(manager.placement_order()) == [c]
+    assert placed(manager) == [c]
     for node_id in (a, b, a):
         manager.register(info(node_id), now_s=1.0)
-    assert list(manager.placement_order()) == [a, b, c]
+    assert placed(manager) == [a, b, c]
     manager.died(b, SILENCE, may_linger=False, now_s=2.0)
-    assert list(manager.placement_order()) == [a, c]
-    assert [manager.placement(each).node_id for each in (c, a)] == [
-        node.node_id for node in manager.placement_nodes()
-    ]
+    assert placed(manager) == [a, c]
+    assert [node.node_id for node in manager.placements] == [c.binary(), a.binary()]
 
 
 def test_the_nodes_that_died_first_are_forgotten_first() -> None:

@@ -8,16 +8,17 @@ A policy is asked in three steps, and each looks only at what the one before it 
 
 Ties go to the lowest node id, so no choice depends on the order of the nodes.
 
-Of many nodes only NODES_LOOKED_AT in a row are asked, beginning where the last one was found; if none of
-these has it free, the next ones (`in_turn`). So a decision takes no longer in a large cluster while there is
-something free, and work still gathers on some nodes before it spreads. What says which nodes it wants asks
-all of them.
+Who could ever hold it is remembered (known_nodes.py). Of many such nodes only NODES_LOOKED_AT in a row are
+asked, beginning where the last one was found; if none of these has it free, the next ones (`search`). So a
+decision takes no longer in a large cluster while there is something free, and work still gathers on some
+nodes before it spreads.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Protocol
 
 from ray_mono.common.scheduling.bundle_resources import fits, is_in_any
 from ray_mono.common.scheduling.labels import LabelSelector, any_selects, selects, told
@@ -71,14 +72,11 @@ def in_turn(
 ) -> Iterator[Sequence[NodeSnapshot]]:
     """All of these, which come in the order of their ids: those first that are looked at first. last_node_id:
     where the last one was found."""
-    is_spread = strategy.kind is StrategyKind.SPREAD
-    names_none = not strategy.selectors and (is_spread or strategy.kind is StrategyKind.DEFAULT)
-    num = len(nodes)
-    if num <= NODES_LOOKED_AT or not names_none:
+    if len(nodes) <= NODES_LOOKED_AT:
         yield nodes
         return
     place = bisect_right(nodes, last_node_id, key=lambda node: node.node_id)
-    yield from windows(nodes, place if is_spread else max(place - 1, 0))
+    yield from windows(nodes, place if strategy.kind is StrategyKind.SPREAD else max(place - 1, 0))
 
 
 def windows(nodes: Sequence[NodeSnapshot], begin: int) -> Iterator[Sequence[NodeSnapshot]]:
@@ -89,28 +87,47 @@ def windows(nodes: Sequence[NodeSnapshot], begin: int) -> Iterator[Sequence[Node
         yield [*nodes[first:end], *nodes[max(first - num, 0) : max(end - num, 0)]]
 
 
+class AbleOf(Protocol):
+    """Who could ever hold it, in the order of their ids. spared: only those that are, or only the others."""
+
+    def __call__(self, selector: LabelSelector, spared: bool | None) -> Sequence[NodeSnapshot]: ...
+
+
 def search(
     required: ResourceSet,
     strategy: Strategy,
-    windows: Iterable[Sequence[NodeSnapshot]],
+    preferred: Sequence[NodeSnapshot],
+    named: Sequence[NodeSnapshot],
+    able_of: AbleOf,
     free_of: Callable[[Sequence[NodeSnapshot]], list[NodeSnapshot]],
-    preferred_node_id: bytes | None,
     last_node_id: bytes,
 ) -> tuple[NodeSnapshot | None, list[NodeSnapshot]]:
-    """The node that `choose` takes in the first of these windows where it is free, those that are spared
-    after all others; and where it is free nowhere, all that could ever hold it. free_of(nodes): those that
-    have it free."""
-    able: list[NodeSnapshot] = []
-    spared: NodeSnapshot | None = None
-    for some in windows:
-        able_here = allowed(strategy, feasible(required, some, strategy.selectors))
-        if free := free_of(able_here):
-            chosen = choose(required, strategy, free, preferred_node_id, last_node_id)
-            if strategy.kind is StrategyKind.SPREAD or not is_spared(required, chosen):
-                return chosen, able
-            spared = spared or chosen
-        able += able_here
-    return spared, able
+    """The node that `choose` takes of the first that are looked at and have it free, those that are spared
+    after all others; and where it is free nowhere, all that could ever hold it.
+
+    preferred: the preferred node, which is looked at each time. named: the one of an affinity.
+    free_of(nodes): those that have it free. last_node_id: where the last one was found.
+    """
+    if strategy.kind is StrategyKind.NODE_AFFINITY:
+        found = feasible(required, named, strategy.selectors)
+        free = free_of(found)
+        if free or strategy.only_node_id is not None or (found and not strategy.spills):
+            return next(iter(free), None), found
+    preferred_node_id = preferred[0].node_id if preferred else None
+    found = []
+    # Nodes with GPUs are a matter of hybrid alone.
+    is_packed = strategy.kind in (StrategyKind.DEFAULT, StrategyKind.NODE_AFFINITY) and not required.get(GPU)
+    for selector in strategy.selectors or ((),):
+        own = feasible(required, preferred, (selector,) if selector else ())
+        for spared in (False, True) if is_packed else (None,):
+            mine = own if spared is None else [node for node in own if is_spared(required, node) == spared]
+            able = able_of(selector, spared)
+            for some in in_turn(strategy, able, last_node_id):
+                if free := free_of([*mine, *some]):
+                    return choose(required, strategy, free, preferred_node_id, last_node_id), found
+            found += mine
+            found += able
+    return None, found
 
 
 def why_never_there(required: ResourceSet, strategy: Strategy, node: NodeSnapshot) -> str:

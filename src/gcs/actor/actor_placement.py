@@ -6,7 +6,7 @@ request on, and decides.
 
 from __future__ import annotations
 
-from bisect import bisect_left, bisect_right
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -14,6 +14,7 @@ from functools import partial
 from ray_mono.common.explanation import WaitCode
 from ray_mono.common.ids import NodeID
 from ray_mono.common.scheduling.bundle_resources import ANY_BUNDLE, is_scattered, plain
+from ray_mono.common.scheduling.known_nodes import NodesInOrder
 from ray_mono.common.scheduling.labels import any_selects, told, told_values
 from ray_mono.common.scheduling.node_snapshot import NodeSnapshot
 from ray_mono.common.scheduling.policy import (
@@ -23,8 +24,6 @@ from ray_mono.common.scheduling.policy import (
     choose,
     drained,
     feasible,
-    in_turn,
-    is_spared,
     search,
     stays,
 )
@@ -72,55 +71,46 @@ class Shortage:
         return self.code is not WaitCode.STARTING
 
 
-def choose_node(demand: Demand, nodes: Sequence[NodeSnapshot], last_node_id: bytes = b"") -> NodeID | None:
+def choose_node(demand: Demand, nodes: NodesInOrder, last_node_id: bytes = b"") -> NodeID | None:
     """The node to ask, where the demand fits now or else could ever; None where it could nowhere.
 
     None of those that are drained is chosen, but the owner's where no other could ever hold it.
 
-    nodes: the living ones in the order of their ids, less what is being placed there now. Ties go to the
-    lowest id. last_node_id: where the last actor with this strategy went. Of many nodes some are looked at
-    (policy.in_turn), and the preferred one.
+    nodes: the living ones, less what is being placed there now. Ties go to the lowest id. last_node_id: where
+    the last actor with this strategy went. Of many nodes some are looked at (policy.search), and the
+    preferred one.
     """
-    preferred = demand.preferred_node_id
+    required, strategy = demand.resources, demand.strategy
     at_once = _next_with_room(demand, nodes, last_node_id) if demand.takes_turns else None
-    own = _node_of(nodes, preferred) if preferred is not None else []
-    if at_once is None and any(stays(demand.resources, demand.strategy, node) for node in _free(demand, own)):
-        at_once = preferred
+    own = nodes.at(demand.preferred_node_id or b"")
+    able_own = feasible(required, own, strategy.selectors)
+    if at_once is None and any(stays(required, strategy, node) for node in available(required, able_own)):
+        at_once = own[0].node_id
     if at_once is not None:
         return NodeID(at_once)
-    first = own if len(nodes) > NODES_LOOKED_AT else []
-    windows = ([*first, *some] for some in in_turn(demand.strategy, nodes, last_node_id))
-    free_of = partial(available, demand.resources)
-    chosen, able = search(demand.resources, demand.strategy, windows, free_of, preferred, last_node_id)
+    able_of, free_of = partial(nodes.able, required), partial(available, required)
+    named = nodes.at(strategy.node_id)
+    chosen, able = search(required, strategy, own, named, able_of, free_of, last_node_id)
     if chosen is None and able:
-        chosen = choose(demand.resources, demand.strategy, able, preferred, last_node_id)
-    if chosen is None and preferred is not None:
+        chosen = choose(required, strategy, able, demand.preferred_node_id, last_node_id)
+    if chosen is None:
         # A node that is drained waits for the actor's owner, who may wait for the actor.
-        ends = drained(demand.resources, _node_of(nodes, preferred), demand.strategy.selectors)
-        chosen = next(iter(allowed(demand.strategy, ends)), None)
+        ends = drained(required, own, strategy.selectors)
+        chosen = next(iter(allowed(strategy, ends)), None)
     return None if chosen is None else NodeID(chosen.node_id)
 
 
-def _next_with_room(demand: Demand, nodes: Sequence[NodeSnapshot], last_node_id: bytes) -> bytes | None:
+def _next_with_room(demand: Demand, nodes: NodesInOrder, last_node_id: bytes) -> bytes | None:
     """The node after the last one that has the demand free, and is not left alone for others; None where
     none of so many as are looked at is such."""
-    begin = bisect_right(nodes, last_node_id, key=lambda node: node.node_id)
-    for place in range(begin, begin + min(len(nodes), NODES_LOOKED_AT)):
-        node = nodes[place % len(nodes)]
-        if _free(demand, [node]) and not is_spared(demand.resources, node):
+    selector = next(iter(demand.strategy.selectors), ())
+    able = nodes.able(demand.resources, selector, False)
+    begin = bisect_right(able, last_node_id, key=lambda node: node.node_id)
+    for place in range(begin, begin + min(len(able), NODES_LOOKED_AT)):
+        node = able[place % len(able)]
+        if available(demand.resources, [node]):
             return node.node_id
     return None
-
-
-def _free(demand: Demand, nodes: Sequence[NodeSnapshot]) -> list[NodeSnapshot]:
-    """Those that have the demand free."""
-    return available(demand.resources, feasible(demand.resources, nodes, demand.strategy.selectors))
-
-
-def _node_of(nodes: Sequence[NodeSnapshot], node_id: bytes) -> Sequence[NodeSnapshot]:
-    """That one, if it is there."""
-    place = bisect_left(nodes, node_id, key=lambda node: node.node_id)
-    return [node for node in nodes[place : place + 1] if node.node_id == node_id]
 
 
 def strategy_at(demand: Demand, node_id: NodeID) -> common_pb2.SchedulingStrategy:

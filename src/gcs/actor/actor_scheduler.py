@@ -282,9 +282,10 @@ class ActorScheduler:
             raise NoPlaceEver(Death(DeathKind.UNSCHEDULABLE, message))
         if wanted is None:
             return
-        named = self._nodes.placement(NodeID(wanted))
-        if not feasible(demand.resources, [named], demand.strategy.selectors):
-            message = f"it {why_never_there(demand.resources, demand.strategy, named)}"
+        # It may be one of an earlier head that has not come back yet.
+        named = self._nodes.placements.in_order().at(wanted)
+        if named and not feasible(demand.resources, named, demand.strategy.selectors):
+            message = f"it {why_never_there(demand.resources, demand.strategy, named[0])}"
             raise NoPlaceEver(Death(DeathKind.UNSCHEDULABLE, message))
 
     # ---- the creation
@@ -385,7 +386,7 @@ class ActorScheduler:
         if actor is None:
             return
         registration = actor.registration
-        shortage = explain(registration.class_name, demand, self._nodes.placement_nodes())
+        shortage = explain(registration.class_name, demand, list(self._nodes.placements))
         self._apply(self._actors.waits_because(actor_id, shortage.message))
         key = (registration.job_id.binary(), registration.class_name, demand.resources)
         if shortage.is_for_the_driver and key not in self._warned:

@@ -142,7 +142,7 @@ class GroupScheduler:
         """Places for those that fit into what is free."""
         chosen: Round = {}
         # Less what is given to them.
-        changed: dict[NodeID, NodeSnapshot] = {}
+        changed: dict[bytes, NodeSnapshot] = {}
         nodes = self._leases.in_order(changed)
         # What did not fit does not fit for the next that asks for the same.
         reasons: dict[WantedPlaces, tuple[str, bool]] = {}
@@ -155,11 +155,10 @@ class GroupScheduler:
                 if not self._places_in_turn(group.group_id):
                     self._tried(group, *reasons[wanted])
                 continue
-            places = list(map(NodeID, found))
-            for bundle, node_id in zip(wanted.bundles, places, strict=True):
+            for bundle, node_id in zip(wanted.bundles, found, strict=True):
                 node = changed.get(node_id) or self._leases.node(node_id)
                 changed[node_id] = replace(node, available=node.available - bundle.resources)
-            chosen[group.group_id] = dict(zip(group.unplaced, places, strict=True))
+            chosen[group.group_id] = dict(zip(group.unplaced, map(NodeID, found), strict=True))
             self._last_node_id = found[-1]
         return chosen
 
@@ -319,9 +318,7 @@ class GroupScheduler:
             self.look_again(min(later) - now_s)
 
     def _with_what_could_be_free(self) -> list[NodeSnapshot]:
-        return with_what_could_be_free(
-            self._nodes.placement_nodes(), self._groups.living(), self._held_by_actors()
-        )
+        return with_what_could_be_free(self._nodes.placements, self._groups.living(), self._held_by_actors())
 
     def _end_turn(self, group_id: PlacementGroupID) -> None:
         """If it has its turn."""

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Iterable, Sequence
+from itertools import zip_longest
 from typing import NamedTuple
 
 from ray_mono.common.ids import NodeID
+from ray_mono.common.scheduling.known_nodes import NodesInOrder
 from ray_mono.common.scheduling.labels import EXISTS, LabelRequirement, told, told_values
 from ray_mono.common.scheduling.node_snapshot import NodeSnapshot
 from ray_mono.common.scheduling.policy import NODES_LOOKED_AT, windows
@@ -54,18 +56,16 @@ class WantedPlaces(NamedTuple):
         able = [node for node in nodes if NodeID(node.node_id) not in shunned] if shunned else list(nodes)
         return place(self.bundles, self.strategy, able, self.kept, self.target_node_id, self.same_label, ever)
 
-    def place_in_turn(self, nodes: Sequence[NodeSnapshot], last_node_id: bytes) -> list[bytes] | None:
-        """As place. Of many nodes some are looked at, if they can do: those first that come where the last
-        group was placed. nodes: in the order of their ids."""
+    def place_in_turn(self, nodes: NodesInOrder, last_node_id: bytes) -> list[bytes] | None:
+        """As place. Of many nodes some are looked at, if they can do: of those that could hold a bundle the
+        first that come where the last group was placed."""
         names_some = self.kept or self.target_node_id or self.same_label
-        if (
-            len(nodes) > NODES_LOOKED_AT
-            and not names_some
-            and not any(each.selector for each in self.bundles)
-        ):
-            begin = bisect_left(nodes, last_node_id, key=lambda node: node.node_id)
-            for some in windows(nodes, begin):
-                found = self.place(some)
+        if len(nodes) > NODES_LOOKED_AT and not names_some:
+            each_able = [nodes.able(each.resources, each.selector) for each in dict.fromkeys(self.bundles)]
+            begins = [bisect_left(able, last_node_id, key=lambda node: node.node_id) for able in each_able]
+            for parts in zip_longest(*map(windows, each_able, begins), fillvalue=()):
+                some = {node.node_id: node for part in parts for node in part}
+                found = self.place(some.values())
                 if found is not None:
                     return found
         return self.place(nodes)

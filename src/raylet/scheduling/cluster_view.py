@@ -17,6 +17,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+from ray_mono.common.scheduling.known_nodes import KnownNodes, NodesInOrder
 from ray_mono.common.scheduling.node_snapshot import NodeSnapshot
 from ray_mono.common.scheduling.resources import ResourceSet
 
@@ -79,10 +80,8 @@ class ClusterView:
         self._nodes: dict[bytes, _Node] = {}
         # Those that are dead, in the order of their deaths.
         self._dead: dict[bytes, None] = {}
-        # What `nodes` tells, and where each node stands in it; None where others are known by now. Of those
-        # that changed since, the snapshots are made when somebody asks.
-        self._snapshots: list[NodeSnapshot] = []
-        self._places: dict[bytes, int] | None = None
+        # What `nodes` tells. Of those that changed since, the snapshots are made when somebody asks.
+        self._known = KnownNodes()
         self._changed_ids: dict[bytes, None] = {}
         self.revision = 0
 
@@ -107,7 +106,6 @@ class ClusterView:
             node_id, host, port, total, available, is_draining=is_draining, labels=labels or {}
         )
         self._nodes[node_id] = _Node(snapshot, version)
-        self._places = None
         self._changed(node_id)
 
     def node_died(self, node_id: bytes) -> bool:
@@ -121,7 +119,8 @@ class ClusterView:
         if len(self._dead) > DEAD_MAX:
             forgotten = next(iter(self._dead))
             del self._dead[forgotten], self._nodes[forgotten]
-            self._places = None
+            self._changed_ids.pop(forgotten, None)
+            self._known.remove(forgotten)
         self._changed(node_id)
         return True
 
@@ -158,17 +157,13 @@ class ClusterView:
             if node.end_holds(now_s):
                 self._changed(node_id)
 
-    def nodes(self) -> list[NodeSnapshot]:
-        """Every other node, dead ones included, in the order of their ids. The list is this view's own: it
-        changes when somebody asks again."""
-        if self._places is None:
-            self._places = {node_id: place for place, node_id in enumerate(sorted(self._nodes))}
-            self._snapshots = [self._nodes[node_id].effective() for node_id in self._places]
-        else:
-            for node_id in self._changed_ids:
-                self._snapshots[self._places[node_id]] = self._nodes[node_id].effective()
+    def nodes(self) -> NodesInOrder:
+        """Every other node, dead ones included, in the order of their ids. It is this view's own: it changes
+        when somebody asks again."""
+        for node_id in self._changed_ids:
+            self._known.put(self._nodes[node_id].effective())
         self._changed_ids.clear()
-        return self._snapshots
+        return self._known.in_order()
 
     def describe(self) -> list[dict[str, Any]]:
         """For people."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container
+from collections.abc import Container, Sequence
 
 from ray_mono.common.scheduling.node_snapshot import NodeSnapshot
 from ray_mono.common.scheduling.resources import ResourceSet
@@ -48,7 +48,7 @@ class LeaseStories:
         """Where it would go now."""
         return self._scheduler.decide(lease.shape)
 
-    def nodes(self) -> tuple[NodeSnapshot, list[NodeSnapshot]]:
+    def nodes(self) -> tuple[NodeSnapshot, Sequence[NodeSnapshot]]:
         """This one, and the others, as they are known here."""
         return self._scheduler.snapshot(), self._cluster.nodes()
 

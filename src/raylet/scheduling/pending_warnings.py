@@ -12,7 +12,7 @@ Before that, garbage is collected everywhere: handles in cycles keep actors that
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from ray_mono.common.scheduling.bundle_resources import fits
@@ -33,7 +33,7 @@ class Circumstances:
     """What a sweep is judged by."""
 
     here: NodeSnapshot
-    others: list[NodeSnapshot]
+    others: Sequence[NodeSnapshot]
     held_by_actors: ResourceSet
 
 

@@ -7,7 +7,7 @@
   could never hold it; where it spills, also while the node has it not free. A hard one that fails then is
   refused, and one whose node could never hold it, or has other labels.
 
-Of many nodes some are looked at, and this one (policy.in_turn). The first time it begins at this node's own
+Of many nodes some are looked at, and this one (policy.search). The first time it begins at this node's own
 place, so that not all nodes send to the same ones.
 
 What waits is decided again whenever anything changes. Where no node could ever hold it, the lease waits for
@@ -18,11 +18,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
+from ray_mono.common.scheduling.known_nodes import NodesInOrder
 from ray_mono.common.scheduling.node_snapshot import NodeSnapshot
-from ray_mono.common.scheduling.policy import available, in_turn, search
+from ray_mono.common.scheduling.policy import available, search
 from ray_mono.common.scheduling.resources import ResourceSet
-from ray_mono.common.scheduling.strategy import Strategy
+from ray_mono.common.scheduling.strategy import Strategy, StrategyKind
 
 
 @dataclass(frozen=True)
@@ -75,30 +77,29 @@ def decide(
     strategy: Strategy,
     here: NodeSnapshot,
     fits_here_now: bool,
-    others: Sequence[NodeSnapshot],
+    others: NodesInOrder,
     last_node_id: bytes,
 ) -> Decision:
     """Chooses for one lease.
 
     required: what must be free. fits_here_now: as the ledger says, which knows more than the snapshot.
-    others: every other node known, dead ones included, in the order of their ids. last_node_id: where the
-    last lease of this strategy went.
+    others: every other node known, dead ones included. last_node_id: where the last lease of this strategy
+    went.
     """
-    only = strategy.only_node_id
     named: list[NodeSnapshot] = []
-    if only is not None:
-        named = [node for node in (here, *others) if node.node_id == only]
-        if not named or not named[0].takes_work:
+    if strategy.kind is StrategyKind.NODE_AFFINITY:
+        named = [here] if strategy.node_id == here.node_id else others.at(strategy.node_id)
+        if not strategy.is_soft and not (named and named[0].takes_work):
             return NoSuchNode(is_gone=bool(named))
 
     def free_of(nodes: Sequence[NodeSnapshot]) -> list[NodeSnapshot]:
         free = [node for node in nodes if fits_here_now and node is here]
         return free + available(required, [node for node in nodes if node is not here])
 
-    windows = ([here, *some] for some in in_turn(strategy, others, last_node_id))
-    chosen, able = search(required, strategy, windows, free_of, here.node_id, last_node_id)
+    able_of = partial(others.able, required)
+    chosen, able = search(required, strategy, [here], named, able_of, free_of, last_node_id)
     if chosen is not None:
         return RunHere() if chosen is here else SpillTo(chosen)
     if not able:
-        return NeverThere(named[0]) if named else Infeasible()
+        return Infeasible() if strategy.only_node_id is None else NeverThere(named[0])
     return NotFree() if strategy.fails else Wait(tuple(sorted({node.node_id for node in able})))

@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
-from typing import Any
 
 import pytest
 
 from ray_mono.common.ids import NodeID
 from ray_mono.common.scheduling.bundle_resources import asked_for_in, given_by
+from ray_mono.common.scheduling.known_nodes import KnownNodes, NodesInOrder
+from ray_mono.common.scheduling.labels import IN, LabelRequirement
 from ray_mono.common.scheduling.node_snapshot import NodeSnapshot
 from ray_mono.common.scheduling.policy import NODES_LOOKED_AT
 from ray_mono.common.scheduling.resources import ResourceSet
 from ray_mono.common.scheduling.strategy import Strategy, StrategyKind
 from ray_mono.common.wait_messages import NODES_TOLD_MAX
+from ray_mono.gcs.actor import actor_placement
 from ray_mono.gcs.actor.actor_placement import (
     Demand,
-    choose_node,
     explain,
     moved_to,
     strategy_at,
@@ -43,6 +44,13 @@ def node(node_id: NodeID, total: float, free: float, **more: float) -> NodeSnaps
 def needs(cpus: float = 1, strategy: Strategy | None = None, preferred: NodeID | None = None) -> Demand:
     preferred_id = preferred.binary() if preferred is not None else None
     return Demand(ResourceSet.from_units({"CPU": cpus}), strategy or Strategy(), preferred_id)
+
+
+def choose_node(
+    demand: Demand, nodes: Iterable[NodeSnapshot] | NodesInOrder, last_node_id: bytes = b""
+) -> NodeID | None:
+    in_order = nodes if isinstance(nodes, NodesInOrder) else KnownNodes(nodes).in_order()
+    return actor_placement.choose_node(demand, in_order, last_node_id)
 
 
 def affinity(node_id: NodeID, is_soft: bool = False) -> Strategy:
@@ -115,25 +123,20 @@ def test_the_only_free_one_of_many_nodes_is_asked_wherever_the_last_actor_went(
         assert choose_node(needs(strategy=strategy), many({number: 1}), last) == numbered(number)
 
 
-class Counted(list[NodeSnapshot]):
-    """Which counts the nodes that somebody looks at."""
-
-    num_looked_at = 0
-
-    def __getitem__(self, place: Any) -> Any:
-        found = super().__getitem__(place)
-        self.num_looked_at += len(found) if isinstance(place, slice) else 1
-        return found
-
-
 @pytest.mark.parametrize("takes_turns", [True, False])
 def test_where_the_next_node_has_room_a_decision_looks_at_no_others(takes_turns: bool) -> None:
     looked_at = []
     for num_nodes in (10, 100, 1000):
-        nodes = Counted(many(dict.fromkeys(range(num_nodes), 4.0), num_nodes))
+        known = KnownNodes(many(dict.fromkeys(range(num_nodes), 4.0), num_nodes))
         demand = replace(needs(preferred=numbered(7)), takes_turns=takes_turns)
-        assert choose_node(demand, nodes, numbered(num_nodes - 5).binary()) is not None
-        looked_at.append(nodes.num_looked_at)
+        asked: list[bytes] = []
+
+        def seen_as(node_id: bytes, known: KnownNodes = known, asked: list[bytes] = asked) -> NodeSnapshot:
+            asked.append(node_id)
+            return known[node_id]
+
+        assert choose_node(demand, known.in_order(seen_as), numbered(num_nodes - 5).binary()) is not None
+        looked_at.append(len(asked))
     # Each finds its places in the order of the ids by halves.
     assert looked_at[2] - looked_at[1] <= 2 * 4 and looked_at[1] - looked_at[0] <= 2 * 4
 
@@ -157,14 +160,21 @@ def test_nodes_with_gpus_are_left_alone_as_long_as_there_are_others_among_many()
     assert choose_node(needs(), with_gpus) == numbered(0)
 
 
-@pytest.mark.parametrize("strategy", [Strategy(), SPREAD])
+ON_MARS = Strategy(selectors=((LabelRequirement("zone", IN, ("mars",)),),))
+
+
+@pytest.mark.parametrize("strategy", [Strategy(), SPREAD, ON_MARS, affinity(numbered(7_000))])
 def test_a_choice_among_ten_thousand_nodes_looks_at_no_more_of_them_than_among_a_few_hundred(
     strategy: Strategy, looked_at: set[bytes]
 ) -> None:
-    nodes = many(dict.fromkeys(range(10_000), 4.0), 10_000)
-    for last in (b"", nodes[5_000].node_id):
+    nodes = KnownNodes(
+        replace(each, labels={"zone": "mars"}) for each in many(dict.fromkeys(range(10_000), 4.0), 10_000)
+    ).in_order()
+    demand = needs(strategy=strategy, preferred=numbered(9_000))
+    choose_node(demand, nodes)
+    for last in (b"", numbered(5_000).binary()):
         looked_at.clear()
-        choose_node(needs(strategy=strategy, preferred=numbered(9_000)), nodes, last)
+        assert choose_node(demand, nodes, last) is not None
         assert len(looked_at) <= NODES_LOOKED_AT + 1
 
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import pytest
 
+from ray_mono.common.scheduling.known_nodes import KnownNodes
 from ray_mono.common.scheduling.labels import IN, LabelRequirement
 from ray_mono.common.scheduling.node_snapshot import NodeSnapshot
 from ray_mono.common.scheduling.policy import NODES_LOOKED_AT
@@ -38,7 +40,7 @@ def node(name: str, free: float, total: float = 4, is_alive: bool = True, **more
 
 def choose(
     here_free: float,
-    others: list[NodeSnapshot],
+    others: list[NodeSnapshot] | KnownNodes,
     strategy: Strategy | None = None,
     last: bytes = b"",
     **asked: float,
@@ -46,7 +48,8 @@ def choose(
     required = units(**(asked or {"CPU": 1}))
     here = node("b", here_free)
     fits = required.fits_in(here.available)
-    return decide(required, strategy or Strategy(), here, fits, others, last)
+    nodes = others if isinstance(others, KnownNodes) else KnownNodes(others)
+    return decide(required, strategy or Strategy(), here, fits, nodes.in_order(), last)
 
 
 def affinity(name: str, is_soft: bool = False, spills: bool = False, fails: bool = False) -> Strategy:
@@ -192,7 +195,20 @@ def test_nodes_with_gpus_are_left_alone_as_long_as_there_are_others_among_many()
     assert chosen_number(choose(0, with_gpus)) == 0
 
 
-@pytest.mark.parametrize("strategy", [Strategy(), Strategy(StrategyKind.SPREAD)])
+MARS = (LabelRequirement("zone", IN, ("mars",)),)
+NOWHERE = (LabelRequirement("zone", IN, ("nowhere",)),)
+
+
+@pytest.mark.parametrize(
+    "strategy",
+    [
+        Strategy(),
+        Strategy(StrategyKind.SPREAD),
+        Strategy(selectors=(NOWHERE, MARS)),
+        Strategy(StrategyKind.NODE_AFFINITY, b"n07000"),
+        Strategy(StrategyKind.NODE_AFFINITY, b"gone", is_soft=True),
+    ],
+)
 def test_a_decision_among_ten_thousand_nodes_looks_at_no_more_of_them_than_among_a_few_hundred(
     strategy: Strategy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -202,9 +218,12 @@ def test_a_decision_among_ten_thousand_nodes_looks_at_no_more_of_them_than_among
         looked_at.append(node.node_id)
         return True
 
-    monkeypatch.setattr(NodeSnapshot, "takes_work", property(takes_work))
     others = many({number: 4.0 for number in range(10_000)}, 10_000)
+    labels = [{"zone": "mars"} if number % 2 else {} for number in range(10_000)]
+    nodes = KnownNodes(replace(each, labels=more) for each, more in zip(others, labels, strict=True))
+    choose(0, nodes, strategy)
+    monkeypatch.setattr(NodeSnapshot, "takes_work", property(takes_work))
     for last in (b"", others[5_000].node_id):
         looked_at.clear()
-        choose(0, others, strategy, last)
-        assert len(set(looked_at)) == NODES_LOOKED_AT + 1
+        assert isinstance(choose(0, nodes, strategy, last), SpillTo)
+        assert len(set(looked_at)) <= NODES_LOOKED_AT + 1
