@@ -50,7 +50,7 @@ from ray_mono.common.our_bug import check
 from ray_mono.gcs.actor.actor_state import Actor
 from ray_mono.gcs.cluster import Cluster
 from ray_mono.gcs.environment import Environment
-from ray_mono.gcs.storage.table_storage import Table
+from ray_mono.gcs.storage.table_storage import Table, Tables
 from ray_mono.protobuf import common_pb2, gcs_pb2
 
 logger = logging.getLogger(__name__)
@@ -130,7 +130,7 @@ class Adoption:
 
     # ---- its life
 
-    def begin(self, tables: dict[Table, dict[bytes, bytes]]) -> None:
+    def begin(self, tables: Tables) -> None:
         """What was in the store. Rows that are told again go from there, and from here."""
         meta = tables[Table.META]
         self._earlier = set(_after(EARLIER_CLUSTER_KEY, meta))

@@ -35,7 +35,7 @@ from ray_mono.gcs.placement_group.placement_groups import PlacementGroups
 from ray_mono.gcs.pubsub.collections import Collections
 from ray_mono.gcs.pubsub.paced_news import ClusterNews
 from ray_mono.gcs.pubsub.subscriptions import Subscriptions
-from ray_mono.gcs.storage.table_storage import Table
+from ray_mono.gcs.storage.table_storage import Table, Tables
 from ray_mono.gcs.task_event_log import TaskEventLog
 from ray_mono.gcs.worker_manager import WorkerManager
 from ray_mono.protobuf import common_pb2, gcs_pb2
@@ -478,7 +478,7 @@ class Cluster:
 
     # ---- after a restart
 
-    def restore(self, tables: dict[Table, dict[bytes, bytes]], waits: Callable[[Actor], bool]) -> None:
+    def restore(self, tables: Tables, head_number: int, waits: Callable[[Actor], bool]) -> None:
         """Takes over the rows of an earlier GCS, and what was under way then. waits: see Adoption.judges."""
         jobs = (common_pb2.JobInfo.FromString(row) for row in tables[Table.JOB].values())
         self.jobs.restore(jobs, int(tables[Table.META].get(NEXT_JOB_NUMBER_KEY, b"1")))
@@ -499,7 +499,7 @@ class Cluster:
             self._await_end(node)
         rows = [common_pb2.ActorInfo.FromString(row) for row in tables[Table.ACTOR].values()]
         self._run(self.actors.restore(self.actor_table.restore(rows), waits))
-        self.groups.restore(tables[Table.PLACEMENT_GROUP].values())
+        self.groups.restore(tables[Table.PLACEMENT_GROUP].values(), head_number)
         self._end_jobs_without_actors(self.jobs.outlived())
 
     def give_up_nodes(self, node_ids: Iterable[NodeID]) -> None:

@@ -90,7 +90,7 @@ class GcsServer:
         tables = {table: await self._storage.load_all(table) for table in Table}
         self._adoption.begin(tables)
         self._make_info(tables[Table.META], head_number)
-        self.cluster.restore(tables, self._adoption.judges)
+        self.cluster.restore(tables, head_number, self._adoption.judges)
         self._adoption.resume()
         self._tasks.spawn(self._adoption.give_up_missing_nodes(), "give up missing nodes")
         self._tasks.spawn(self._give_up_missing_drivers(), "give up missing drivers")

@@ -12,6 +12,7 @@ kept here as the GCS told it, while one of its bundles is held.
 from __future__ import annotations
 
 import asyncio
+from collections import OrderedDict
 from collections.abc import Sequence
 
 from ray_mono.common.world import Clock
@@ -22,6 +23,9 @@ from ray_mono.raylet.lease_answers import LeaseAnswers
 from ray_mono.raylet.scheduling.bundle_demand import bundle_demand
 from ray_mono.raylet.scheduling.lease_manager import LeaseManager
 from ray_mono.rpc.surface import RpcError, StatusCode
+
+COMES_LATE = "a later request for the group has come before this one"
+NUMBERS_KEPT_MAX = 10_000
 
 
 class BundleRequests:
@@ -38,13 +42,29 @@ class BundleRequests:
         self._effects = effects
         # As the GCS told them last. Invariant: those whose bundles are held, or wait.
         self._groups: dict[bytes, common_pb2.PlacementGroupInfo] = {}
+        self._cluster_id = b""
+        # By group, of the last request: of so many groups as were named last.
+        self._numbers: OrderedDict[bytes, int] = OrderedDict()
 
-    def prepare(self, groups: Sequence[common_pb2.GroupBundles]) -> list[str]:
-        """Why the bundles of each group are not held; empty where they are. Raises ValueError."""
+    def _comes_late(self, group_id: bytes, number: int) -> bool:
+        """Whether a later request named the group."""
+        last = self._numbers.get(group_id, 0)
+        self._numbers[group_id] = max(number, last)
+        self._numbers.move_to_end(group_id)
+        if len(self._numbers) > NUMBERS_KEPT_MAX:
+            self._numbers.popitem(last=False)
+        return number < last
+
+    def prepare(self, groups: Sequence[common_pb2.GroupBundles], number: int) -> list[str]:
+        """Why the bundles of each group are not held; empty where they are. number: the request's. Raises
+        ValueError."""
         wanted = [wire.bundles_from(each) for each in groups]
         refusals = []
         for each, bundles in zip(groups, wanted, strict=True):
             group_id = each.group.placement_group_id
+            if self._comes_late(group_id, number):
+                refusals.append(COMES_LATE)
+                continue
             self._withdraw(group_id)
             refusal, effects = self._leases.prepare_bundles(group_id, bundles, self._clock.time_s())
             self._effects.run(effects)
@@ -53,12 +73,15 @@ class BundleRequests:
             refusals.append(refusal)
         return refusals
 
-    async def prepare_in_turn(self, groups: Sequence[common_pb2.GroupBundles], requester: int) -> list[str]:
+    async def prepare_in_turn(
+        self, groups: Sequence[common_pb2.GroupBundles], number: int, requester: int
+    ) -> list[str]:
         """The same; what is not free waits for its turn, one group after the other. requester: whose end
         withdraws it. Raises ValueError, and RpcError while stopping."""
-        refusals = []
-        for each, refusal in zip(groups, self.prepare(groups), strict=True):
-            refusals.append(await self._until_its_turn(each, requester) if refusal else "")
+        refusals = self.prepare(groups, number)
+        for place, each in enumerate(groups):
+            if refusals[place] not in ("", COMES_LATE):
+                refusals[place] = await self._until_its_turn(each, requester)
         return refusals
 
     async def _until_its_turn(self, wanted: common_pb2.GroupBundles, requester: int) -> str:
@@ -82,22 +105,26 @@ class BundleRequests:
         finally:
             self._forget_unless_held(group_id)
 
-    def commit(self, groups: Sequence[common_pb2.BundleIndices]) -> None:
+    def commit(self, groups: Sequence[common_pb2.BundleIndices], number: int) -> None:
         """Raises ValueError, and RpcError (NOT_FOUND) where one is not held: none is committed then."""
-        named = map(wire.indices_from, groups)
+        named = [wire.indices_from(each) for each in groups]
+        late = {group_id for group_id, _ in named if self._comes_late(group_id, number)}
         keys = [(group_id, index) for group_id, indices in named for index in indices]
         for group_id, index in keys:
-            if not self._leases.holds_bundle((group_id, index)):
+            if group_id in late or not self._leases.holds_bundle((group_id, index)):
                 text = f"bundle {index} of placement group {group_id.hex()} is not held here"
                 raise RpcError(StatusCode.NOT_FOUND, text)
         self._effects.run(self._leases.commit_bundles(keys, self._clock.time_s()))
 
-    def give_back(self, groups: Sequence[common_pb2.BundleIndices], is_removed: bool) -> None:
-        """is_removed: the groups are. Raises ValueError."""
+    def give_back(
+        self, groups: Sequence[common_pb2.BundleIndices], number: int | None, is_removed: bool
+    ) -> None:
+        """number: None where a head said so that this node has just told what it holds. is_removed: the
+        groups are. Raises ValueError."""
         indices: dict[bytes, list[int]] = {}
-        for each in groups:
-            group_id, of_group = wire.indices_from(each)
-            indices.setdefault(group_id, []).extend(of_group)
+        for group_id, of_group in [wire.indices_from(each) for each in groups]:
+            if number is None or not self._comes_late(group_id, number):
+                indices.setdefault(group_id, []).extend(of_group)
         for group_id in indices:
             self._withdraw(group_id)
         self._effects.run(self._leases.return_bundles(indices, is_removed, self._clock.time_s()))
@@ -131,8 +158,12 @@ class BundleRequests:
             for group_id, indices in self._leases.held_bundles().items()
         ]
 
-    def registered(self) -> None:
-        """At a head, which may be another one than before: nothing waits for that one any more."""
+    def registered(self, cluster_id: bytes) -> None:
+        """At a head, which may be another one than before: nothing waits for that one any more. One that lost
+        its store gives the cluster another id, and begins to count anew."""
+        if cluster_id != self._cluster_id:
+            self._cluster_id = cluster_id
+            self._numbers.clear()
         for lease in self._leases.leases():
             if lease.request.bundles is not None:
                 self._withdraw(lease.lease_id)

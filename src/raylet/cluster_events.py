@@ -90,14 +90,14 @@ class ClusterEvents:
 
     def found(self, head: common_pb2.HeadPlace) -> None:
         self._store.follow_head(head)
-        self._bundles.registered()
+        self._bundles.registered(head.cluster_id)
         self._effects.run(self._leases.cluster_changed(self._clock.time_s()))
 
     def disowned(self, lease_ids: Sequence[bytes]) -> None:
         self._effects.run(self._leases.disowned(lease_ids, self._clock.time_s()))
 
     def bundles_unwanted(self, bundles: Sequence[common_pb2.BundleIndices]) -> None:
-        self._bundles.give_back(bundles, is_removed=False)
+        self._bundles.give_back(bundles, None, is_removed=False)
 
     def node_changed(self, node: common_pb2.NodeInfo) -> None:
         now_s = self._clock.time_s()

@@ -236,23 +236,25 @@ class RayletServicer(raylet_rpc.RayletServiceServicer):
     ) -> raylet_pb2.PrepareBundlesReply:
         with _invalid_where_it_says_so():
             if not request.may_wait:
-                return raylet_pb2.PrepareBundlesReply(refusals=self._bundles.prepare(request.groups))
+                return raylet_pb2.PrepareBundlesReply(
+                    refusals=self._bundles.prepare(request.groups, request.number)
+                )
             requester = self._requests.requester_of(context.connection)
-            refusals = await self._bundles.prepare_in_turn(request.groups, requester)
+            refusals = await self._bundles.prepare_in_turn(request.groups, request.number, requester)
             return raylet_pb2.PrepareBundlesReply(refusals=refusals)
 
     async def CommitBundles(
         self, request: raylet_pb2.CommitBundlesRequest, context: CallContext
     ) -> common_pb2.Empty:
         with _invalid_where_it_says_so():
-            self._bundles.commit(request.groups)
+            self._bundles.commit(request.groups, request.number)
         return common_pb2.Empty()
 
     async def ReturnBundles(
         self, request: raylet_pb2.ReturnBundlesRequest, context: CallContext
     ) -> common_pb2.Empty:
         with _invalid_where_it_says_so():
-            self._bundles.give_back(request.groups, request.is_removed)
+            self._bundles.give_back(request.groups, request.number, request.is_removed)
         return common_pb2.Empty()
 
     async def TakeObjects(

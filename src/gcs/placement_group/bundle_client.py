@@ -2,6 +2,9 @@
 
 A request may be carried out though its answer is lost. So what a group does not get whole is given back, also
 where no answer came; that, and opening what is held, is tried until the raylet answers or its node is dead.
+
+Requests have numbers, and a raylet carries out none of a group after a later one: what a broken connection
+delivers late would hold bundles that nobody returns, or return some that are in use.
 """
 
 from __future__ import annotations
@@ -19,6 +22,7 @@ from ray_mono.rpc.surface import RpcError, StatusCode
 
 logger = logging.getLogger(__name__)
 
+NUMBERS_PER_HEAD = 1 << 32
 Indices = Mapping[PlacementGroupID, Sequence[int]]
 """Bundles on one node."""
 
@@ -32,8 +36,18 @@ class BundleClient:
         self._environment = environment
         self._config = environment.config
         self._nodes = nodes
+        # Of the last request.
+        self._number = 0
         # How many returns of a group's bundles a node has not answered.
         self._returning: Counter[tuple[PlacementGroupID, NodeID]] = Counter()
+
+    def begin(self, head_number: int) -> None:
+        """Requests of this head come after those of all heads before it."""
+        self._number = head_number * NUMBERS_PER_HEAD
+
+    def _next_number(self) -> int:
+        self._number += 1
+        return self._number
 
     def returning_from(self, group_id: PlacementGroupID) -> set[NodeID]:
         """The nodes that have not said that bundles of the group are returned: what they were asked for again
@@ -50,7 +64,9 @@ class BundleClient:
             if info is None:
                 return [f"node {node_id.hex()[:8]} died"] * len(groups)
             raylet = await self._environment.raylets.client(raylet_address(info))
-            request = raylet_pb2.PrepareBundlesRequest(groups=groups, may_wait=may_wait)
+            request = raylet_pb2.PrepareBundlesRequest(
+                groups=groups, may_wait=may_wait, number=self._next_number()
+            )
             timeout_s = None if may_wait else self._config.connect_timeout_s
             reply = await raylet.PrepareBundles(request, timeout_s=timeout_s)
             return list(reply.refusals)
@@ -59,10 +75,10 @@ class BundleClient:
 
     async def commit(self, node_id: NodeID, groups: Indices) -> list[PlacementGroupID]:
         """Opens them. Returns the groups of which the node does not hold these; all where it is dead."""
+        request = raylet_pb2.CommitBundlesRequest(groups=_messages(groups), number=self._next_number())
         while (info := self._nodes.alive(node_id)) is not None:
             try:
                 raylet = await self._environment.raylets.client(raylet_address(info))
-                request = raylet_pb2.CommitBundlesRequest(groups=_messages(groups))
                 await raylet.CommitBundles(request, timeout_s=self._config.connect_timeout_s)
                 return []
             except RpcError as error:
@@ -91,10 +107,12 @@ class BundleClient:
             self._on_returned()
 
     async def _insist(self, node_id: NodeID, groups: Indices, is_removed: bool) -> None:
+        request = raylet_pb2.ReturnBundlesRequest(
+            groups=_messages(groups), is_removed=is_removed, number=self._next_number()
+        )
         while (info := self._nodes.alive(node_id)) is not None:
             try:
                 raylet = await self._environment.raylets.client(raylet_address(info))
-                request = raylet_pb2.ReturnBundlesRequest(groups=_messages(groups), is_removed=is_removed)
                 await raylet.ReturnBundles(request, timeout_s=self._config.connect_timeout_s)
                 return
             except RpcError as error:

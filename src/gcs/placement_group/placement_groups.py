@@ -191,8 +191,9 @@ class PlacementGroups:
 
     # ---- what an earlier GCS knew
 
-    def restore(self, stored: Iterable[bytes]) -> None:
-        """What was under way goes on."""
+    def restore(self, stored: Iterable[bytes], head_number: int) -> None:
+        """What was under way goes on. head_number: this head's."""
+        self._bundles.begin(head_number)
         rows = [common_pb2.PlacementGroupInfo.FromString(row) for row in stored]
         self.table.restore(rows)
         self.manager.restore([row_from_proto(row) for row in rows])

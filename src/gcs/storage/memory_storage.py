@@ -7,14 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ray_mono.gcs.storage.table_storage import Table, Write
+from ray_mono.gcs.storage.table_storage import Table, Tables, Write
 
 
 class MemoryStorage:
     """Implements TableStorage in a dictionary per table."""
 
     def __init__(self) -> None:
-        self._tables: dict[Table, dict[bytes, bytes]] = {table: {} for table in Table}
+        self._tables: Tables = {table: {} for table in Table}
         self._head_number = 0
 
     async def open(self) -> int:

@@ -34,6 +34,10 @@ class Table(enum.Enum):
     ANSWER = "answer"
 
 
+Tables = dict[Table, dict[bytes, bytes]]
+"""Rows by table and key."""
+
+
 class StorageError(Exception):
     """The store cannot be opened, or did not take a write.
 
