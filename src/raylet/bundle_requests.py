@@ -24,8 +24,10 @@ from ray_mono.raylet.scheduling.bundle_demand import bundle_demand
 from ray_mono.raylet.scheduling.lease_manager import LeaseManager
 from ray_mono.rpc.surface import RpcError, StatusCode
 
+Order = tuple[int, int]
+"""Of a request: its head's number, and its own."""
 COMES_LATE = "a later request for the group has come before this one"
-NUMBERS_KEPT_MAX = 10_000
+ORDERS_KEPT_MAX = 10_000
 
 
 class BundleRequests:
@@ -44,25 +46,25 @@ class BundleRequests:
         self._groups: dict[bytes, common_pb2.PlacementGroupInfo] = {}
         self._cluster_id = b""
         # By group, of the last request: of so many groups as were named last.
-        self._numbers: OrderedDict[bytes, int] = OrderedDict()
+        self._orders: OrderedDict[bytes, Order] = OrderedDict()
 
-    def _comes_late(self, group_id: bytes, number: int) -> bool:
+    def _comes_late(self, group_id: bytes, order: Order) -> bool:
         """Whether a later request named the group."""
-        last = self._numbers.get(group_id, 0)
-        self._numbers[group_id] = max(number, last)
-        self._numbers.move_to_end(group_id)
-        if len(self._numbers) > NUMBERS_KEPT_MAX:
-            self._numbers.popitem(last=False)
-        return number < last
+        last = self._orders.get(group_id, order)
+        self._orders[group_id] = max(order, last)
+        self._orders.move_to_end(group_id)
+        if len(self._orders) > ORDERS_KEPT_MAX:
+            self._orders.popitem(last=False)
+        return order < last
 
-    def prepare(self, groups: Sequence[common_pb2.GroupBundles], number: int) -> list[str]:
-        """Why the bundles of each group are not held; empty where they are. number: the request's. Raises
+    def prepare(self, groups: Sequence[common_pb2.GroupBundles], order: Order) -> list[str]:
+        """Why the bundles of each group are not held; empty where they are. order: the request's. Raises
         ValueError."""
         wanted = [wire.bundles_from(each) for each in groups]
         refusals = []
         for each, bundles in zip(groups, wanted, strict=True):
             group_id = each.group.placement_group_id
-            if self._comes_late(group_id, number):
+            if self._comes_late(group_id, order):
                 refusals.append(COMES_LATE)
                 continue
             self._withdraw(group_id)
@@ -74,11 +76,11 @@ class BundleRequests:
         return refusals
 
     async def prepare_in_turn(
-        self, groups: Sequence[common_pb2.GroupBundles], number: int, requester: int
+        self, groups: Sequence[common_pb2.GroupBundles], order: Order, requester: int
     ) -> list[str]:
         """The same; what is not free waits for its turn, one group after the other. requester: whose end
         withdraws it. Raises ValueError, and RpcError while stopping."""
-        refusals = self.prepare(groups, number)
+        refusals = self.prepare(groups, order)
         for place, each in enumerate(groups):
             if refusals[place] not in ("", COMES_LATE):
                 refusals[place] = await self._until_its_turn(each, requester)
@@ -105,10 +107,10 @@ class BundleRequests:
         finally:
             self._forget_unless_held(group_id)
 
-    def commit(self, groups: Sequence[common_pb2.BundleIndices], number: int) -> None:
+    def commit(self, groups: Sequence[common_pb2.BundleIndices], order: Order) -> None:
         """Raises ValueError, and RpcError (NOT_FOUND) where one is not held: none is committed then."""
         named = [wire.indices_from(each) for each in groups]
-        late = {group_id for group_id, _ in named if self._comes_late(group_id, number)}
+        late = {group_id for group_id, _ in named if self._comes_late(group_id, order)}
         keys = [(group_id, index) for group_id, indices in named for index in indices]
         for group_id, index in keys:
             if group_id in late or not self._leases.holds_bundle((group_id, index)):
@@ -117,13 +119,13 @@ class BundleRequests:
         self._effects.run(self._leases.commit_bundles(keys, self._clock.time_s()))
 
     def give_back(
-        self, groups: Sequence[common_pb2.BundleIndices], number: int | None, is_removed: bool
+        self, groups: Sequence[common_pb2.BundleIndices], order: Order | None, is_removed: bool
     ) -> None:
-        """number: None where a head said so that this node has just told what it holds. is_removed: the
+        """order: None where a head said so that this node has just told what it holds. is_removed: the
         groups are. Raises ValueError."""
         indices: dict[bytes, list[int]] = {}
         for group_id, of_group in [wire.indices_from(each) for each in groups]:
-            if number is None or not self._comes_late(group_id, number):
+            if order is None or not self._comes_late(group_id, order):
                 indices.setdefault(group_id, []).extend(of_group)
         for group_id in indices:
             self._withdraw(group_id)
@@ -163,7 +165,7 @@ class BundleRequests:
         its store gives the cluster another id, and begins to count anew."""
         if cluster_id != self._cluster_id:
             self._cluster_id = cluster_id
-            self._numbers.clear()
+            self._orders.clear()
         for lease in self._leases.leases():
             if lease.request.bundles is not None:
                 self._withdraw(lease.lease_id)

@@ -135,12 +135,12 @@ def test_bundles_are_told_at_each_registration_with_what_they_give_and_its_answe
     group = common_pb2.PlacementGroupInfo(
         placement_group_id=b"g" * 18, bundles=[common_pb2.Bundle(resources=units(CPU=1).to_proto())]
     )
-    node.bundles.prepare([common_pb2.GroupBundles(group=group, indices=[0])], 1)
+    node.bundles.prepare([common_pb2.GroupBundles(group=group, indices=[0])], (1, 1))
     info = common_pb2.NodeInfo(node_id=HERE)
     told = node.events.registration(info, [])
     assert (list(told.bundles), told.node.total) == (node.bundles.told(), units(CPU=1).to_proto())
     indices = [common_pb2.BundleIndices(placement_group_id=b"g" * 18, indices=[0])]
-    node.bundles.commit(indices, 2)
+    node.bundles.commit(indices, (1, 2))
     total = units(CPU=1) + given_by(units(CPU=1), b"g" * 18, 0)
     assert node.events.registration(info, []).node.total == total.to_proto()
     node.events.bundles_unwanted(indices)

@@ -22,7 +22,6 @@ from ray_mono.rpc.surface import RpcError, StatusCode
 
 logger = logging.getLogger(__name__)
 
-NUMBERS_PER_HEAD = 1 << 32
 Indices = Mapping[PlacementGroupID, Sequence[int]]
 """Bundles on one node."""
 
@@ -37,16 +36,16 @@ class BundleClient:
         self._config = environment.config
         self._nodes = nodes
         # Of the last request.
-        self._number = 0
+        self._number = raylet_pb2.BundleRequestNumber()
         # How many returns of a group's bundles a node has not answered.
         self._returning: Counter[tuple[PlacementGroupID, NodeID]] = Counter()
 
     def begin(self, head_number: int) -> None:
         """Requests of this head come after those of all heads before it."""
-        self._number = head_number * NUMBERS_PER_HEAD
+        self._number.head_number = head_number
 
-    def _next_number(self) -> int:
-        self._number += 1
+    def _next_number(self) -> raylet_pb2.BundleRequestNumber:
+        self._number.number += 1
         return self._number
 
     def returning_from(self, group_id: PlacementGroupID) -> set[NodeID]:
