@@ -91,8 +91,9 @@ class LeaseClient:
     def in_order(self, changed: Mapping[bytes, NodeSnapshot] | None = None) -> NodesInOrder:
         """The same in the order of their ids. Each is looked at when it is asked for: of many some are.
         changed: what these are taken to be instead, by id."""
-        known = {} if changed is None else changed
-        return self._nodes.placements.in_order(lambda node_id: known.get(node_id) or self.node(node_id))
+        instead = {} if changed is None else changed
+        nodes = self._nodes.placements
+        return nodes.in_order(lambda node_id: instead.get(node_id) or self.node(node_id))
 
     def node(self, node_id: bytes) -> NodeSnapshot:
         """One of them. Raises KeyError for a node that does not live, or has not registered."""

@@ -283,7 +283,7 @@ class ActorScheduler:
         if wanted is None:
             return
         # It may be one of an earlier head that has not come back yet.
-        named = self._nodes.placements.in_order().at(wanted)
+        named = self._leases.in_order().at(wanted)
         if named and not feasible(demand.resources, named, demand.strategy.selectors):
             message = f"it {why_never_there(demand.resources, demand.strategy, named[0])}"
             raise NoPlaceEver(Death(DeathKind.UNSCHEDULABLE, message))

@@ -35,18 +35,18 @@ class BundleClient:
         self._environment = environment
         self._config = environment.config
         self._nodes = nodes
-        # Of the last request.
-        self._number = raylet_pb2.BundleRequestNumber()
+        self._head_number = 0
+        self._num_requests = 0
         # How many returns of a group's bundles a node has not answered.
         self._returning: Counter[tuple[PlacementGroupID, NodeID]] = Counter()
 
     def begin(self, head_number: int) -> None:
         """Requests of this head come after those of all heads before it."""
-        self._number.head_number = head_number
+        self._head_number = head_number
 
     def _next_number(self) -> raylet_pb2.BundleRequestNumber:
-        self._number.number += 1
-        return self._number
+        self._num_requests += 1
+        return raylet_pb2.BundleRequestNumber(head_number=self._head_number, number=self._num_requests)
 
     def returning_from(self, group_id: PlacementGroupID) -> set[NodeID]:
         """The nodes that have not said that bundles of the group are returned: what they were asked for again
