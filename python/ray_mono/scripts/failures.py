@@ -15,6 +15,7 @@ def shown() -> Iterator[None]:
     from ray_mono._private.node.bootstrap import VersionMismatchError
     from ray_mono._private.node.reaper_client import ServiceStartError
     from ray_mono._private.node.session import SessionError
+    from ray_mono.common.exceptions import RayError
     from ray_mono.rpc.auth import SecretFileError, SecretNotFoundError
     from ray_mono.rpc.surface import RpcError
 
@@ -24,6 +25,7 @@ def shown() -> Iterator[None]:
         ValueError,
         OSError,
         ImportError,
+        RayError,
         RpcError,
         ServiceStartError,
         SessionError,
