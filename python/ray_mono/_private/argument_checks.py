@@ -12,6 +12,8 @@ RETURNS_MAX = 1_000_000
 """The most returns of one task. Each is an object of its own, which is made at the call."""
 AMOUNT_MAX = 9 * 10**14
 """The largest amount of a resource, in units: a ledger counts ten-thousandths in 64 bits."""
+AMOUNT_LEAST = 0.0001
+"""The smallest one besides 0."""
 FOREVER_S = 10.0**9
 """Waits that are longer (30 years) have no bound."""
 
