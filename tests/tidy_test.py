@@ -143,7 +143,7 @@ FLOORS = {
         | actor remote_function _private.cancellation util.named_actors
         util.placement_group
         | _private.remote_decorator _private.worker runtime_context
-        | dag.__init__ worker experimental cluster_utils util.iteration util.actor_pool util.queue
+        | dag.__init__ worker experimental cluster_utils util.iteration util.actor_pool util.queue util.tpu
         util.multiprocessing util.explaining
         | util.joblib util.__init__
         | __init__
@@ -191,6 +191,8 @@ DOORS = {
     "util.queue": "_private.argument_checks",
     "util.serialization": "common.code_pickler",
     "util.state": "_private.later",
+    "util.tpu.nodes": "_private.state",
+    "util.tpu.topology": "_private.argument_checks",
 }
 
 # A worker opens no gRPC channel, and gcs and raylet stay small.

@@ -63,6 +63,7 @@ MODULES = (
     "util.scheduling_strategies",
     "util.serialization",
     "util.state",
+    "util.tpu",
 )
 
 Description = Mapping[str, Any]

@@ -93,7 +93,7 @@ class Cluster:
             node_args: num_cpus, num_gpus, memory and object_store_memory (bytes), resources, labels, and
                 whatever else `RayParams` has.
 
-        Raises ValueError naming a parameter that cannot be, and as Node does.
+        Raises ValueError or TypeError naming a parameter that cannot be, and as Node does.
         """
         params = RayParams()
         params.update(**_without_dashboard(node_args))

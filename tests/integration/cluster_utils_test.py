@@ -71,7 +71,15 @@ def test_what_cannot_be_is_named(cluster: Cluster) -> None:
         Cluster(connect=True)
     with pytest.raises(RuntimeError, match="needs a head"):
         cluster.connect()
-    with pytest.raises(ValueError, match="'num_dogs' is no parameter of a node"):
+    with pytest.raises(TypeError, match="'num_dogs' is no parameter of a node"):
         cluster.add_node(num_dogs=1)
+    with pytest.raises(ValueError, match="num_cpus must be a whole number of at least 0, got 0.5"):
+        cluster.add_node(num_cpus=0.5)
+    with pytest.raises(TypeError, match="resources must be a dict from names to whole numbers, got 'A'"):
+        cluster.add_node(resources="A")
+    with pytest.raises(TypeError, match=r"labels must be a dict from strings to strings, got \[\]"):
+        cluster.add_node(labels=[])
+    with pytest.raises(ValueError, match="env_vars must be a dict from strings to strings, got 'X=1'"):
+        cluster.add_node(env_vars="X=1")
     with pytest.raises(NotImplementedError, match="dashboard"):
         cluster.add_node(include_dashboard=True)

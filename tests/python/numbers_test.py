@@ -154,5 +154,7 @@ def test_a_timeout_beyond_all_times_is_none(forever: Any) -> None:
 def test_a_node_refuses_amounts_that_cannot_be(name: str) -> None:
     ray.shutdown()
     for value in AMOUNTS:
-        with pytest.raises((TypeError, ValueError), match=f"{name}.* must be a number of at least 0"):
+        with pytest.raises(
+            (TypeError, ValueError), match=f"{name}.* must be a (whole )?number of at least 0"
+        ):
             ray.init(local_mode=True, **{name: {"a": value} if name == "resources" else value})

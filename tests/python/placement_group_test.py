@@ -82,7 +82,11 @@ def test_a_topology_is_a_strategy_and_a_label(topology: Any, strategy: Any, labe
         ({"bundles": [{"CPU": 1}, {}]}, r"bundles\[1\] must ask for more than 0 of some resource, got \{\}"),
         ({"bundles": [{"CPU": 0}]}, "must ask for more than 0"),
         ({"bundles": [{"bundle": 1}]}, r"bundles\[0\]: 'bundle' is what each bundle is counted by"),
-        ({"bundles": [{"CPU": -1}]}, r"bundles\[0\]\['CPU'\] must be a number of at least 0 .* got -1"),
+        ({"bundles": [{"CPU": -1}]}, r"bundles\[0\]\['CPU'\] must be 0, or a number of at least .* got -1"),
+        (
+            {"bundles": [{"CPU": 0.00001}]},
+            r"bundles\[0\]\['CPU'\] must be 0, or .* at least 0.0001 .* got 1e-05",
+        ),
         ({"bundles": [{"CPU": float("nan")}]}, "got nan"),
         ({"bundles": [{"CPU": "1"}]}, "got '1'"),
         ({"bundles": [{"CPU": True}]}, "got True"),
@@ -94,7 +98,6 @@ def test_a_topology_is_a_strategy_and_a_label(topology: Any, strategy: Any, labe
             {"strategy": "STRICT_PACK", "soft_target_node_id": "ab"},
             "_soft_target_node_id must be a node's id",
         ),
-        ({"strategy": "STRICT_PACK", "soft_target_node_id": 5}, "_soft_target_node_id must be a node's id"),
         ({"bundle_label_selector": []}, "as many dicts as there are bundles, 1, got 0"),
         ({"bundle_label_selector": {}}, "bundle_label_selector must be a list"),
         ({"bundle_label_selector": [{"a": "b!!"}]}, r"bundle_label_selector\[0\]: 'a' takes"),
@@ -112,6 +115,11 @@ def test_a_topology_is_a_strategy_and_a_label(topology: Any, strategy: Any, labe
 def test_what_is_wrong_is_named(given: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         asked(**given)
+
+
+def test_a_target_is_a_string() -> None:
+    with pytest.raises(TypeError, match="_soft_target_node_id must be a node's id in hex, got 5"):
+        asked(strategy="STRICT_PACK", soft_target_node_id=5)
 
 
 @pytest.mark.parametrize("name", [5, None, "\udc80"])
@@ -188,6 +196,8 @@ def test_groups_are_found_by_their_names() -> None:
     for name in ("mine", "", None):
         with pytest.raises(ValueError, match="placement"):
             get_placement_group(name)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="placement_group_name must be a string that is not empty, got 5"):
+        get_placement_group(5)  # type: ignore[arg-type]
 
 
 def test_the_table_is_rays() -> None:
@@ -330,6 +340,10 @@ def test_what_says_two_things_is_refused(group: PlacementGroup) -> None:
         where.options(placement_group=group, scheduling_strategy="DEFAULT")
     with pytest.raises(ValueError, match="placement_group_bundle_index must be -1 without"):
         where.options(placement_group_bundle_index=1)
+    with pytest.raises(
+        TypeError, match="placement_group_capture_child_tasks must be True or False, got 'no'"
+    ):
+        where.options(scheduling_strategy=InGroup(group, 0, "no"))  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="placement_group must be a placement group or None, got 'xx'"):
         where.options(placement_group="xx")
 

@@ -10,6 +10,8 @@ import pytest
 from ray_mono._private.remote.options import task_options
 from ray_mono.common.ids import NodeID
 from ray_mono.util.scheduling_strategies import (
+    DoesNotExist,
+    Exists,
     In,
     NodeAffinitySchedulingStrategy,
     NodeLabelSchedulingStrategy,
@@ -67,6 +69,36 @@ def test_node_affinity_reaches_the_core(given: Any) -> None:
 def test_wrong_values_are_named(make: Callable[[], object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         make()
+
+
+@pytest.mark.parametrize("junk", [None, True, 5, 1.5, b"ab" * 28, [], object])
+def test_what_is_no_nodes_id_is_named(junk: Any) -> None:
+    with pytest.raises(TypeError, match="node_id must be a node's id in hex.* of type"):
+        NodeAffinitySchedulingStrategy(junk, True)
+
+
+@pytest.mark.parametrize("junk", [None, 0, 1, "no", []])
+@pytest.mark.parametrize("name", ["soft", "_spill_on_unavailable", "_fail_on_unavailable"])
+def test_a_flag_of_node_affinity_is_true_or_false(name: str, junk: Any) -> None:
+    strategy = NodeAffinitySchedulingStrategy(NODE.hex(), soft=False)
+    setattr(strategy, name, junk)
+    with pytest.raises(TypeError, match=f"{name} must be True or False, got"):
+        task_options({"scheduling_strategy": strategy}, "f")
+
+
+@pytest.mark.parametrize("junk", [None, True, 5, "x", "", [], object()])
+def test_labels_that_fit_are_named_by_operators(junk: Any) -> None:
+    for make in (In, NotIn):
+        if not isinstance(junk, str):
+            with pytest.raises(ValueError, match="takes one string or more"):
+                make(junk)
+    for given in ({"a": junk}, {5: Exists()}, junk or "x"):
+        for arguments in ({"hard": given}, {"hard": {"a": Exists()}, "soft": given}):
+            with pytest.raises(ValueError, match="must be a dict from labels to In"):
+                NodeLabelSchedulingStrategy(**arguments)
+    for operator in (Exists, DoesNotExist):
+        with pytest.raises(TypeError, match="takes no arguments"):
+            operator(junk)  # type: ignore[call-arg]
 
 
 def test_what_is_no_placement_group_is_refused() -> None:

@@ -12,6 +12,8 @@ RETURNS_MAX = 1_000_000
 """The most returns of one task. Each is an object of its own, which is made at the call."""
 AMOUNT_MAX = 9 * 10**14
 """The largest amount of a resource, in units: a ledger counts ten-thousandths in 64 bits."""
+AMOUNT_LEAST = 0.0001
+"""The smallest one besides 0."""
 FOREVER_S = 10.0**9
 """Waits that are longer (30 years) have no bound."""
 
@@ -55,6 +57,23 @@ def check_resource_name(name: Any) -> None:
         raise ValueError(f"resources must have names that are not empty, got {name!r}")
     if not is_sendable(name):
         raise ValueError(f"resources must have names of valid Unicode, got {name!r}")
+
+
+def amount(name: str, value: Any, *, is_whole: bool = False) -> Any:
+    """An amount of something that a node offers, as a plain number. is_whole: only whole ones are accepted.
+
+    Raises TypeError or ValueError.
+    """
+    number = plain(value)
+    accepted = f"a {'whole ' if is_whole else ''}number of at least 0"
+    if not is_number(number):
+        raise TypeError(f"{name} must be {accepted}, got {value!r}")
+    if number > AMOUNT_MAX:
+        accepted += f" and at most {AMOUNT_MAX}"
+    # The comparison finds NaN as well.
+    if not 0 <= number <= AMOUNT_MAX or (is_whole and number != int(number)):
+        raise ValueError(f"{name} must be {accepted}, got {value!r}")
+    return number
 
 
 def flag(name: str, value: Any) -> bool:

@@ -31,7 +31,11 @@ def _node_as_dict(node: common_pb2.NodeInfo) -> dict[str, Any]:
         "ObjectManagerPort": node.object_manager_port,
         "ObjectStoreSocketName": node.store_socket,
         "RayletSocketName": node.raylet_socket,
-        "MetricsExportPort": 0,  # metrics are not exported
+        # Of parts that are not here.
+        "MetricsExportPort": 0,
+        "MetricsAgentPort": 0,
+        "DashboardAgentListenPort": 0,
+        "RuntimeEnvAgentPort": 0,
         "NodeName": node.host,
         "DeathReason": node.death_cause.kind,
         "DeathReasonMessage": node.death_cause.message,
@@ -68,3 +72,13 @@ def _sum(part: Any, collect: bool = False) -> dict[str, float]:
     for node in current.require().global_state.resources(collect):
         total = total + ResourceSet.from_proto(part(node))
     return total.to_units()
+
+
+def available_resources_per_node() -> dict[str, dict[str, float]]:
+    """What is free now on each living node, in units: node id -> name -> amount. Raises RaySystemError where
+    not connected.
+    """
+    return {
+        node.node_id.hex(): ResourceSet.from_proto(node.available).to_units()
+        for node in current.require().global_state.resources(collect=True)
+    }

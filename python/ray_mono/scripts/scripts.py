@@ -32,26 +32,26 @@ NOT_YET = {
 
 
 class Amounts(click.ParamType):
-    """A JSON object of numbers."""
+    """A JSON object of whole numbers."""
 
     name = "JSON"
 
     def convert(
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
     ) -> dict[str, float]:
+        from ray_mono._private.node.resource_spec import custom_resources
+
         if isinstance(value, dict):
             return value
+        accepted = """accepted is an object of whole numbers such as '{"A": 1, "B": 2}'."""
         try:
             amounts = json.loads(value)
         except ValueError as error:
-            self.fail(
-                f"""{value!r} is not JSON ({error}); accepted is an object such as '{{"A": 1, "B": 0.5}}'."""
-            )
-        if not isinstance(amounts, dict) or not all(_is_amount(amount) for amount in amounts.values()):
-            self.fail(
-                f"""{value!r} is not an object of numbers of at least 0 such as '{{"A": 1, "B": 0.5}}'."""
-            )
-        return amounts
+            self.fail(f"{value!r} is not JSON ({error}); {accepted}")
+        try:
+            return custom_resources(amounts)
+        except (TypeError, ValueError) as error:
+            self.fail(f"{error}; {accepted}")
 
 
 class Settings(click.ParamType):
@@ -81,7 +81,7 @@ class Labels(click.ParamType):
             if value.startswith("{"):
                 labels = json.loads(value)
             else:
-                pairs = (pair.split("=", 1) for pair in value.split(",") if pair)
+                pairs = (pair.split("=", 1) for pair in value.split(",") if value)
                 labels = {name.strip(): text.strip() for name, text in pairs}
         except ValueError:
             self.fail(
@@ -117,11 +117,7 @@ class LabelsFile(Labels):
                 labels = yaml.safe_load(file)
         except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
             self.fail(f"{value} cannot be read: {error}")
-        return self._checked(labels or {}, value)
-
-
-def _is_amount(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and value >= 0
+        return self._checked(labels, value)
 
 
 def refuse_what_is_not_yet(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -216,8 +212,8 @@ def cli() -> None:
 @click.option(
     "--object-manager-port", type=PORT, help="Of this node's object manager [default: any free port]."
 )
-@click.option("--num-cpus", type=click.FloatRange(0), help="[default: what this process may use]")
-@click.option("--num-gpus", type=click.FloatRange(0), help="[default: the NVIDIA GPUs that there are]")
+@click.option("--num-cpus", type=click.IntRange(0), help="[default: what this process may use]")
+@click.option("--num-gpus", type=click.IntRange(0), help="[default: the NVIDIA GPUs that there are]")
 @click.option("--memory", type=click.IntRange(0), metavar="BYTES", help="[default: 70% of what is free]")
 @click.option(
     "--object-store-memory",

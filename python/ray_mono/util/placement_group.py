@@ -92,9 +92,11 @@ def remove_placement_group(placement_group: PlacementGroup) -> None:
 
 
 def get_placement_group(placement_group_name: str) -> PlacementGroup:
-    """The group of that name in this namespace. Raises ValueError where there is none."""
+    """The group of that name in this namespace. Raises ValueError where there is none, and TypeError for what
+    is no name."""
     if not isinstance(placement_group_name, str) or not placement_group_name:
-        raise ValueError(
+        # Whoever has no name has none of any kind: as in Ray, that is a ValueError.
+        raise (TypeError if placement_group_name else ValueError)(
             f"placement_group_name must be a string that is not empty, got {placement_group_name!r}"
         )
     core = connected_core()

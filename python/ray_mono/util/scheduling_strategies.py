@@ -52,8 +52,14 @@ class NodeAffinitySchedulingStrategy:
         it; False makes that an error. _spill_on_unavailable (with soft=True): also if the node has it not
         free now. _fail_on_unavailable (with soft=False): that is an error, too.
 
-        Raises ValueError for what is no node's id, and for a private argument with the other `soft`.
+        Raises TypeError for an id that is neither, and ValueError for what is no node's id, and for a private
+        argument with the other `soft`.
         """
+        if not isinstance(node_id, (str, NodeID)):
+            raise TypeError(
+                f"node_id must be a node's id in hex, as ray_mono.nodes() tells it, got {node_id!r} of type"
+                f" {type(node_id).__name__}"
+            )
         text = node_id if isinstance(node_id, str) else node_id.hex()
         try:
             is_nil = NodeID.from_hex(text).is_nil()

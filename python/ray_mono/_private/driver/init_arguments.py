@@ -9,18 +9,12 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
-from ray_mono._private.argument_checks import (
-    AMOUNT_MAX,
-    check_resource_name,
-    flag,
-    is_number,
-    is_sendable,
-    plain,
-)
+from ray_mono._private.argument_checks import amount, flag, is_sendable
 from ray_mono._private.driver.connection import InitArguments, anonymous_namespace
 from ray_mono._private.label_selectors import check_labels
 from ray_mono._private.logs.logging_config import LoggingConfig
 from ray_mono._private.node import ray_settings
+from ray_mono._private.node.resource_spec import custom_resources
 from ray_mono._private.runtime_env import runtime_env as runtime_envs
 from ray_mono.common.output import LOG_LEVELS
 from ray_mono.job_config import JobConfig
@@ -139,15 +133,11 @@ def make(
     for env in (runtime_env, config.runtime_env):
         if env is not None:
             runtime_envs.check(env)
-    for name in ("num_cpus", "num_gpus", "object_store_memory"):
-        node[name] = _amount(name, node[name])
+    for name in ("num_cpus", "num_gpus"):
+        node[name] = _amount(name, node[name], is_whole=True)
+    node["object_store_memory"] = _amount("object_store_memory", node["object_store_memory"])
     if node["resources"] is not None:
-        if not isinstance(node["resources"], Mapping):
-            raise TypeError(f"resources must be a dict from names to numbers, got {node['resources']!r}")
-        resources = node["resources"].items()
-        for name, _ in resources:
-            check_resource_name(name)
-        node["resources"] = {name: _amount(f"resources[{name!r}]", amount) for name, amount in resources}
+        node["resources"] = custom_resources(node["resources"])
     namespace = config.ray_namespace if namespace is None else namespace
     if namespace is None:
         namespace = os.environ.get(NAMESPACE_VARIABLE) or None
@@ -232,18 +222,8 @@ def _spilling_directory(private: Mapping[str, Any]) -> str | None:
     return text
 
 
-def _amount(name: str, amount: Any) -> Any:
-    amount = plain(amount)
-    if amount is None:
-        return None
-    accepted = "a number of at least 0"
-    if not is_number(amount):
-        raise TypeError(f"{name} must be {accepted}, got {amount!r}")
-    if amount > AMOUNT_MAX:
-        accepted += f" and at most {AMOUNT_MAX}"
-    if not 0 <= amount <= AMOUNT_MAX:
-        raise ValueError(f"{name} must be {accepted}, got {amount!r}")
-    return amount
+def _amount(name: str, given: Any, is_whole: bool = False) -> Any:
+    return None if given is None else amount(name, given, is_whole=is_whole)
 
 
 def check_namespace(namespace: Any) -> None:

@@ -77,12 +77,12 @@ class RayParams:
     """How long the services may take to end by themselves before they are killed."""
 
     def update(self, **values: Any) -> None:
-        """Sets what is given. Raises ValueError for a name that is no parameter."""
+        """Sets what is given. Raises TypeError for a name that is no parameter."""
         for name, value in self._known(values).items():
             setattr(self, name, value)
 
     def update_if_absent(self, **values: Any) -> None:
-        """Sets what nobody has set yet. Raises ValueError for a name that is no parameter."""
+        """Sets what nobody has set yet. Raises TypeError for a name that is no parameter."""
         for name, value in self._known(values).items():
             if getattr(self, name) is None:
                 setattr(self, name, value)
@@ -103,7 +103,9 @@ class RayParams:
                 raise ValueError(
                     f"{name} must be a whole number of at least {int(name[0] == 'm')}, got {count!r}"
                 )
-        check_labels(self.labels or {})
+        check_labels({} if self.labels is None else self.labels)
+        if self.env_vars is not None and not isinstance(self.env_vars, Mapping):
+            raise ValueError(f"env_vars must be a dict from strings to strings, got {self.env_vars!r}")
         if is_head and self.gcs_address is not None:
             raise ValueError(
                 f"a head starts its own GCS, so gcs_address must be absent, got {self.gcs_address!r}"
@@ -127,5 +129,5 @@ class RayParams:
         names = {item.name for item in fields(RayParams)}
         for name in values:
             if name not in names:
-                raise ValueError(f"{name!r} is no parameter of a node; there are {', '.join(sorted(names))}")
+                raise TypeError(f"{name!r} is no parameter of a node; there are {', '.join(sorted(names))}")
         return values

@@ -11,8 +11,9 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from ray_mono._private.argument_checks import check_resource_name
+from ray_mono._private.argument_checks import amount, check_resource_name
 from ray_mono._private.node.accelerators import gpu_type, visible_gpus
 
 CGROUP = Path("/sys/fs/cgroup")
@@ -42,31 +43,37 @@ def node_resources(
 
     Raises ValueError or TypeError naming the argument that cannot be.
     """
+    cpus, gpus, memory = num_cpus, num_gpus, memory_bytes
     amounts: dict[str, float] = {
-        "CPU": usable_cpus() if num_cpus is None else num_cpus,
-        "GPU": visible_gpus() if num_gpus is None else num_gpus,
-        "memory": int(machine_memory().available_bytes * MEMORY_SHARE)
-        if memory_bytes is None
-        else memory_bytes,
-        "object_store_memory": object_store_bytes,
+        "CPU": usable_cpus() if cpus is None else amount("num_cpus", cpus, is_whole=True),
+        "GPU": visible_gpus() if gpus is None else amount("num_gpus", gpus, is_whole=True),
+        # A byte has no parts: as Ray does, they are left out.
+        "memory": int(
+            machine_memory().available_bytes * MEMORY_SHARE if memory is None else amount("memory", memory)
+        ),
+        "object_store_memory": amount("object_store_memory", object_store_bytes),
     }
-    for name in custom or {}:
-        if name in HAVE_OPTIONS:
-            raise ValueError(f"resources may not hold {name!r}: use {HAVE_OPTIONS[name]} instead")
-        check_resource_name(name)
     if amounts["GPU"] and (kind := gpu_type()):
         amounts[f"accelerator_type:{kind}"] = 1.0
-    amounts.update(custom or {})
-    for name, amount in amounts.items():
-        argument = HAVE_OPTIONS.get(name, f"resources[{name!r}]")
-        if isinstance(amount, bool) or not isinstance(amount, (int, float)):
-            raise ValueError(f"{argument} must be a number, got {amount!r}")
-        if not 0 <= amount < math.inf:
-            raise ValueError(f"{argument} must be a finite number of at least 0, got {amount!r}")
+    amounts.update(custom_resources(custom or {}))
     amounts[f"node:{node_ip_address}"] = 1.0
     if is_head:
         amounts["node:__internal_head__"] = 1.0
-    return {name: amount for name, amount in amounts.items() if amount}
+    return {name: units for name, units in amounts.items() if units}
+
+
+def custom_resources(given: Any) -> dict[str, float]:
+    """More resources of a node. Whole amounts, as in Ray: tasks take parts, nodes have wholes.
+
+    Raises ValueError or TypeError naming what cannot be.
+    """
+    if not isinstance(given, Mapping):
+        raise TypeError(f"resources must be a dict from names to whole numbers, got {given!r}")
+    for name in given:
+        check_resource_name(name)
+        if name in HAVE_OPTIONS:
+            raise ValueError(f"resources may not hold {name!r}: use {HAVE_OPTIONS[name]} instead")
+    return {name: amount(f"resources[{name!r}]", units, is_whole=True) for name, units in given.items()}
 
 
 def usable_cpus() -> int:

@@ -11,7 +11,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ray_mono._private import label_selectors
-from ray_mono._private.argument_checks import AMOUNT_MAX, check_resource_name, is_number, is_sendable, plain
+from ray_mono._private.argument_checks import (
+    AMOUNT_LEAST,
+    AMOUNT_MAX,
+    check_resource_name,
+    is_number,
+    is_sendable,
+    plain,
+)
 from ray_mono.common.ids import NodeID
 from ray_mono.common.scheduling.bundle_resources import BUNDLE
 from ray_mono.common.scheduling.labels import NODE_ID_LABEL, selector_to_proto
@@ -85,11 +92,11 @@ def _bundle(given: Any, name: str) -> dict[str, float]:
                 f"{name}: {BUNDLE!r} is what each bundle is counted by: give the resource another name"
             )
         number = plain(amount)
-        # The comparison finds NaN as well.
-        if not is_number(number) or not 0 <= number <= AMOUNT_MAX:
+        # The comparisons find NaN as well.
+        if not is_number(number) or not (number == 0 or AMOUNT_LEAST <= number <= AMOUNT_MAX):
             raise ValueError(
-                f"{name}[{resource!r}] must be a number of at least 0 and at most {AMOUNT_MAX}, got"
-                f" {amount!r}"
+                f"{name}[{resource!r}] must be 0, or a number of at least {AMOUNT_LEAST} and at most"
+                f" {AMOUNT_MAX}, got {amount!r}"
             )
         amounts[resource] = number
     if not ResourceSet.from_units(amounts):
@@ -164,9 +171,11 @@ def _soft_target(given: Any, strategy: str) -> bytes:
         return b""
     if strategy != "STRICT_PACK":
         raise ValueError(f"_soft_target_node_id goes with strategy='STRICT_PACK' only, got {strategy!r}")
+    if not isinstance(given, str):
+        raise TypeError(f"_soft_target_node_id must be a node's id in hex, got {given!r}")
     try:
         node_id = NodeID.from_hex(given)
-    except (TypeError, ValueError):
+    except ValueError:
         node_id = NodeID.nil()
     if node_id.is_nil():
         raise ValueError(f"_soft_target_node_id must be a node's id in hex, got {given!r}")

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ray_mono._private.argument_checks import (
+    AMOUNT_LEAST,
     AMOUNT_MAX,
     COUNT_MAX,
     RETURNS_MAX,
@@ -25,7 +26,7 @@ from ray_mono._private.argument_checks import (
 )
 from ray_mono._private.remote import scheduling_option
 from ray_mono._private.runtime_env import runtime_env
-from ray_mono.common.scheduling.resources import CPU, GPU, MEMORY, OBJECT_STORE_MEMORY, SCALE, ResourceSet
+from ray_mono.common.scheduling.resources import CPU, GPU, MEMORY, OBJECT_STORE_MEMORY, ResourceSet
 from ray_mono.core_worker.options import (
     DYNAMIC_RETURNS,
     STREAMING_RETURNS,
@@ -39,7 +40,6 @@ ASYNC_MAX_CONCURRENCY = 1000
 # A node with such an accelerator has 1 of this resource; asking for a little places the task there.
 ACCELERATOR_RESOURCE_PREFIX = "accelerator_type:"
 ACCELERATOR_AMOUNT = 0.001
-AMOUNT_LEAST = 1 / SCALE
 RESOURCE_KEYWORDS = {
     CPU: "num_cpus",
     GPU: "num_gpus",

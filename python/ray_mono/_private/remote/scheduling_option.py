@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ray_mono._private import label_selectors
+from ray_mono._private.argument_checks import flag
 from ray_mono._private.placement_groups.handle import PlacementGroup
 from ray_mono.common.scheduling.labels import LabelSelector, selector_to_proto
 from ray_mono.common.scheduling.resources import ResourceSet
@@ -107,9 +108,14 @@ def _in_group(given: PlacementGroupSchedulingStrategy) -> common_pb2.SchedulingS
     chosen = common_pb2.PlacementGroupStrategy(
         placement_group_id=group.id.binary(),
         bundle_index=index,
-        capture_child_tasks=bool(given.placement_group_capture_child_tasks),
+        capture_child_tasks=_captures(given),
     )
     return common_pb2.SchedulingStrategy(placement_group=chosen)
+
+
+def _captures(given: PlacementGroupSchedulingStrategy) -> bool:
+    captures = given.placement_group_capture_child_tasks
+    return captures is not None and flag("placement_group_capture_child_tasks", captures)
 
 
 def _label_selectors(
@@ -127,7 +133,10 @@ def _label_selectors(
                 f"{name} must have 'label_selector' and nothing else, got {sorted(map(str, fallback))}"
             )
         own = fallback["label_selector"]
-        selectors.append(label_selectors.selector_of({} if own is None else own, f"{name}['label_selector']"))
+        name += "['label_selector']"
+        if own is not None and not isinstance(own, Mapping):
+            raise ValueError(f"{name} must be a dict from labels to expressions, got {own!r}")
+        selectors.append(label_selectors.selector_of(own or {}, name))
     return selectors if any(selectors) else []
 
 
@@ -143,9 +152,9 @@ def _strategy(given: Any) -> common_pb2.SchedulingStrategy | None:
     if isinstance(given, NodeAffinitySchedulingStrategy):
         affinity = common_pb2.NodeAffinity(
             node_id=bytes.fromhex(given.node_id),
-            soft=bool(given.soft),
-            spill_on_unavailable=bool(given._spill_on_unavailable),
-            fail_on_unavailable=bool(given._fail_on_unavailable),
+            soft=flag("soft", given.soft),
+            spill_on_unavailable=flag("_spill_on_unavailable", given._spill_on_unavailable),
+            fail_on_unavailable=flag("_fail_on_unavailable", given._fail_on_unavailable),
         )
         return common_pb2.SchedulingStrategy(node_affinity=affinity)
     raise TypeError(

@@ -22,8 +22,11 @@ from ray_mono._private.driver import connection, init_arguments
     ("arguments", "error", "message"),
     [
         ({"foo": 1}, RuntimeError, "no argument foo"),
-        ({"num_cpus": "a"}, TypeError, "num_cpus must be a number of at least 0, got 'a'"),
-        ({"num_cpus": -1}, ValueError, "num_cpus must be a number of at least 0, got -1"),
+        ({"num_cpus": "a"}, TypeError, "num_cpus must be a whole number of at least 0, got 'a'"),
+        ({"num_cpus": -1}, ValueError, "num_cpus must be a whole number of at least 0, got -1"),
+        ({"num_gpus": 0.5}, ValueError, "num_gpus must be a whole number of at least 0, got 0.5"),
+        ({"resources": {"A": 1.5}}, ValueError, r"resources\['A'\] must be a whole number"),
+        ({"resources": {"CPU": 1}}, ValueError, "use num_cpus instead"),
         ({"num_gpus": True}, TypeError, "num_gpus"),
         ({"resources": "x"}, TypeError, "resources must be a dict"),
         ({"resources": {1: 1}}, TypeError, "resources must have names that are strings, got 1"),

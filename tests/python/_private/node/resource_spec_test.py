@@ -35,29 +35,39 @@ def test_defaults_are_the_machines() -> None:
 
 def test_what_was_said_is_taken_and_nothing_is_absent() -> None:
     found = node_resources(
-        num_cpus=8, num_gpus=0, memory_bytes=5, object_store_bytes=1 << 20, custom={"A": 0.5, "B": 0}
+        num_cpus=8, num_gpus=0, memory_bytes=5.5, object_store_bytes=1 << 20, custom={"A": 2.0, "B": 0}
     )
     assert found == {
         "CPU": 8,
         "memory": 5,
         "object_store_memory": 1 << 20,
-        "A": 0.5,
+        "A": 2,
         "node:10.0.0.1": 1.0,
     }
 
 
 @pytest.mark.parametrize(
-    ("given", "message"),
+    ("given", "error", "message"),
     [
-        ({"num_cpus": -1}, "num_cpus must be a finite number of at least 0, got -1"),
-        ({"num_gpus": math.inf}, "num_gpus"),
-        ({"num_cpus": "2"}, "num_cpus must be a number, got '2'"),
-        ({"custom": {"CPU": 1}}, "use num_cpus instead"),
-        ({"custom": {"A": -1}}, r"resources\['A'\]"),
+        ({"num_cpus": -1}, ValueError, "num_cpus must be a whole number of at least 0, got -1"),
+        ({"num_cpus": 1.5}, ValueError, "num_cpus must be a whole number of at least 0, got 1.5"),
+        ({"num_gpus": 0.5}, ValueError, "num_gpus must be a whole number of at least 0, got 0.5"),
+        ({"num_gpus": math.inf}, ValueError, "num_gpus must be .* at most .*, got inf"),
+        ({"num_gpus": math.nan}, ValueError, "num_gpus must be .* got nan"),
+        ({"num_cpus": "2"}, TypeError, "num_cpus must be a whole number of at least 0, got '2'"),
+        ({"memory_bytes": -1}, ValueError, "memory must be a number of at least 0, got -1"),
+        ({"custom": {"CPU": 1}}, ValueError, "use num_cpus instead"),
+        ({"custom": {"A": -1}}, ValueError, r"resources\['A'\]"),
+        ({"custom": {"A": 1.5}}, ValueError, r"resources\['A'\] must be a whole number .* got 1.5"),
+        ({"custom": {"A": None}}, TypeError, r"resources\['A'\] must be a whole number .* got None"),
+        ({"custom": {1: 1}}, TypeError, "resources must have names that are strings, got 1"),
+        ({"custom": "A=1"}, TypeError, "resources must be a dict from names to whole numbers, got 'A=1'"),
     ],
 )
-def test_amounts_that_cannot_be_are_refused_by_name(given: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
+def test_amounts_that_cannot_be_are_refused_by_name(
+    given: dict[str, Any], error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message):
         node_resources(**given)
 
 
@@ -104,7 +114,7 @@ def test_parameters_are_set_once_unless_updated() -> None:
     params.update(num_cpus=4)
     assert params.num_cpus == 4
     for change in (params.update, params.update_if_absent):
-        with pytest.raises(ValueError, match="'cpus' is no parameter"):
+        with pytest.raises(TypeError, match="'cpus' is no parameter"):
             change(cpus=1)
 
 

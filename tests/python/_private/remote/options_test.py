@@ -91,6 +91,11 @@ def units(resources: ResourceSet) -> dict[str, float]:
         ({"fallback_strategy": [{"num_cpus": 1}]}, ValueError, r"nothing else, got \['num_cpus'\]"),
         ({"fallback_strategy": ["a"]}, ValueError, r"fallback_strategy\[0\] must be a dict"),
         (
+            {"fallback_strategy": [{"label_selector": "a"}]},
+            ValueError,
+            r"fallback_strategy\[0\]\['label_selector'\] must be a dict from labels to expressions, got 'a'",
+        ),
+        (
             {"fallback_strategy": [{"label_selector": {"a": "in("}}]},
             ValueError,
             r"fallback_strategy\[0\]\['label_selector'\]: 'a' takes",

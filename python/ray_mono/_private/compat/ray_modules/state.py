@@ -4,18 +4,9 @@ from __future__ import annotations
 
 from ray_mono._private import state as own
 from ray_mono._private.compat import old_functions
+from ray_mono._private.state import available_resources_per_node as available_resources_per_node
 from ray_mono.common.scheduling.resources import ResourceSet
 from ray_mono.core_worker.process import current
-
-
-def available_resources_per_node() -> dict[str, dict[str, float]]:
-    """What is free now on each living node, in units: node id -> name -> amount. Raises RaySystemError where
-    not connected.
-    """
-    return {
-        node.node_id.hex(): ResourceSet.from_proto(node.available).to_units()
-        for node in current.require().global_state.resources(collect=True)
-    }
 
 
 def total_resources_per_node() -> dict[str, dict[str, float]]:
