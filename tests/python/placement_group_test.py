@@ -340,10 +340,6 @@ def test_what_says_two_things_is_refused(group: PlacementGroup) -> None:
         where.options(placement_group=group, scheduling_strategy="DEFAULT")
     with pytest.raises(ValueError, match="placement_group_bundle_index must be -1 without"):
         where.options(placement_group_bundle_index=1)
-    with pytest.raises(
-        TypeError, match="placement_group_capture_child_tasks must be True or False, got 'no'"
-    ):
-        where.options(scheduling_strategy=InGroup(group, 0, "no"))  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="placement_group must be a placement group or None, got 'xx'"):
         where.options(placement_group="xx")
 

@@ -77,15 +77,6 @@ def test_what_is_no_nodes_id_is_named(junk: Any) -> None:
         NodeAffinitySchedulingStrategy(junk, True)
 
 
-@pytest.mark.parametrize("junk", [None, 0, 1, "no", []])
-@pytest.mark.parametrize("name", ["soft", "_spill_on_unavailable", "_fail_on_unavailable"])
-def test_a_flag_of_node_affinity_is_true_or_false(name: str, junk: Any) -> None:
-    strategy = NodeAffinitySchedulingStrategy(NODE.hex(), soft=False)
-    setattr(strategy, name, junk)
-    with pytest.raises(TypeError, match=f"{name} must be True or False, got"):
-        task_options({"scheduling_strategy": strategy}, "f")
-
-
 @pytest.mark.parametrize("junk", [None, True, 5, "x", "", [], object()])
 def test_labels_that_fit_are_named_by_operators(junk: Any) -> None:
     for make in (In, NotIn):

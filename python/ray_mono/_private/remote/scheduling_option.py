@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ray_mono._private import label_selectors
-from ray_mono._private.argument_checks import flag
 from ray_mono._private.placement_groups.handle import PlacementGroup
 from ray_mono.common.scheduling.labels import LabelSelector, selector_to_proto
 from ray_mono.common.scheduling.resources import ResourceSet
@@ -108,14 +107,9 @@ def _in_group(given: PlacementGroupSchedulingStrategy) -> common_pb2.SchedulingS
     chosen = common_pb2.PlacementGroupStrategy(
         placement_group_id=group.id.binary(),
         bundle_index=index,
-        capture_child_tasks=_captures(given),
+        capture_child_tasks=bool(given.placement_group_capture_child_tasks),
     )
     return common_pb2.SchedulingStrategy(placement_group=chosen)
-
-
-def _captures(given: PlacementGroupSchedulingStrategy) -> bool:
-    captures = given.placement_group_capture_child_tasks
-    return captures is not None and flag("placement_group_capture_child_tasks", captures)
 
 
 def _label_selectors(
@@ -152,9 +146,9 @@ def _strategy(given: Any) -> common_pb2.SchedulingStrategy | None:
     if isinstance(given, NodeAffinitySchedulingStrategy):
         affinity = common_pb2.NodeAffinity(
             node_id=bytes.fromhex(given.node_id),
-            soft=flag("soft", given.soft),
-            spill_on_unavailable=flag("_spill_on_unavailable", given._spill_on_unavailable),
-            fail_on_unavailable=flag("_fail_on_unavailable", given._fail_on_unavailable),
+            soft=bool(given.soft),
+            spill_on_unavailable=bool(given._spill_on_unavailable),
+            fail_on_unavailable=bool(given._fail_on_unavailable),
         )
         return common_pb2.SchedulingStrategy(node_affinity=affinity)
     raise TypeError(
