@@ -68,3 +68,14 @@ def _shortage(required: ResourceSet, node: NodeSnapshot) -> common_pb2.Shortage:
         available=node.available.only(*names).to_proto(),
         total=node.total.only(*names).to_proto(),
     )
+
+
+def with_history(reason: common_pb2.WaitReason, history: str) -> common_pb2.WaitReason:
+    """history: a clause that says how earlier attempts ended; empty where there were none."""
+    reason.MergeFrom(common_pb2.WaitReason(history=history))
+    return reason
+
+
+def clause(message: str) -> str:
+    """What of it goes into a sentence: its first line. The others are what a process wrote last."""
+    return message.partition("\n")[0].rstrip(". ")

@@ -368,6 +368,7 @@ def _plain(link: Link) -> WaitLink:
             )
             for each in reason.shortages
         ),
+        history=reason.history,
     )
 
 

@@ -10,7 +10,7 @@ from ray_mono.common import ids
 from ray_mono.common.explanation import WaitCode
 from ray_mono.common.scheduling import bundle_resources
 from ray_mono.common.scheduling.resources import ResourceSet
-from ray_mono.common.wait_messages import SUBJECTS_TOLD_MAX, THE_HEAD, reason_of
+from ray_mono.common.wait_messages import SUBJECTS_TOLD_MAX, THE_HEAD, clause, reason_of, with_history
 from ray_mono.core_worker.call_template import CallTemplate
 from ray_mono.core_worker.environment import Environment
 from ray_mono.core_worker.peers import PeerPool
@@ -18,6 +18,7 @@ from ray_mono.core_worker.reference_counting.borrowing import Borrowing
 from ray_mono.core_worker.reference_counting.reference_counter import ReferenceCounter
 from ray_mono.core_worker.store_provider.memory_store import MemoryStore
 from ray_mono.core_worker.store_provider.plasma_store_provider import PlasmaStoreProvider
+from ray_mono.core_worker.task_submission import retry_notices
 from ray_mono.core_worker.task_submission.actor_task_submitter import ActorTaskSubmitter
 from ray_mono.core_worker.task_submission.called_actor import CalledActor, CalledActorState
 from ray_mono.core_worker.task_submission.lease import Lease, SchedulingQueue
@@ -83,7 +84,7 @@ class WaitReasons:
         if subject.kind == Subject.TASK:
             task = self._tasks.get(subject.id)
             if task is not None:
-                return self._of_task(task)
+                return with_history(self._of_task(task), _history_of(task))
         reason = self._runs(subject)
         if reason is not None:
             return reason
@@ -307,6 +308,18 @@ def named(task: PendingTask) -> str:
     spec = task.template.spec
     of_actor = spec.type == common_pb2.ACTOR_TASK
     return f"{task.name}()" + (f" of actor {spec.actor_task.actor_id.hex()[:8]}" if of_actor else "")
+
+
+def _history_of(task: PendingTask) -> str:
+    if not task.attempt:
+        return ""
+    why = task.last_failure
+    if isinstance(why, bytes):
+        # The last line of an error says what it is.
+        why = retry_notices.told(why).rstrip().rpartition("\n")[2]
+    times = "once" if task.attempt == 1 else f"{task.attempt} times"
+    left = retry_notices.left(task.retries_left)
+    return f"{named(task)} has run {times} and is run again ({left}): {clause(why)}"
 
 
 def _count(number: int, what: str) -> str:
