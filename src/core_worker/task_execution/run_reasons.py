@@ -53,10 +53,14 @@ class RunReasons:
             return self._of_call(subject)
         if subject.kind == Subject.WORKER:
             return self._of_worker(subject)
-        if subject.kind == Subject.PLACEMENT_GROUP and (maker := self._running.find(subject.creator_task_id)):
+        maker = self._running.find(subject.creator_task_id)
+        if maker is None:
+            return None
+        if subject.kind == Subject.PLACEMENT_GROUP:
             text = f"{subject.name} is held until {_named(maker)}, which made it, removes it"
             return reason_of(WaitCode.HELD_BY_GROUP, text, [self._subject(maker)])
-        return None
+        text = f"the items of {subject.name} are for {_named(maker)}, which called it"
+        return reason_of(WaitCode.BACKPRESSURE, text, [self._subject(maker)])
 
     def waiting(self) -> list[tuple[common_pb2.WaitSubject, int]]:
         """What waits here: the task that runs, in its code; calls of this worker's actor, in their code or
@@ -135,7 +139,8 @@ class RunReasons:
         return reason_of(WaitCode.RUNNING, f"{_named(task)} runs on {self._here}, for {for_s:.0f} s so far")
 
     def _awaited_by(self, task_id: bytes) -> list[bytes]:
-        return [*self._blocked.waited_for_by(task_id), *self._futures.awaited_by(task_id)]
+        items = self._reasons.items_awaited_by(task_id)
+        return [*self._blocked.waited_for_by(task_id), *self._futures.awaited_by(task_id), *items]
 
     def _of_values(
         self, text: str, awaited: Sequence[bytes], num_enough: int | None, is_timed: bool = False

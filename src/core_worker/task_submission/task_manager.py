@@ -61,6 +61,7 @@ class TaskManager(PendingTasks):
         self._plasma = plasma
         self._borrowing = borrowing
         self._streams = streams
+        self.stream_of, self.items_awaited_by = streams.get, streams.awaited_by
         self._lineage = lineage
         self._recovery = recovery
         self._unhandled = unhandled

@@ -13,6 +13,7 @@ from ray_mono.common.scheduling.resources import ResourceSet
 from ray_mono.common.wait_messages import SUBJECTS_TOLD_MAX, THE_HEAD, clause, reason_of, with_history
 from ray_mono.core_worker.call_template import CallTemplate
 from ray_mono.core_worker.environment import Environment
+from ray_mono.core_worker.objects.generator_streams import Stream
 from ray_mono.core_worker.peers import PeerPool
 from ray_mono.core_worker.reference_counting.borrowing import Borrowing
 from ray_mono.core_worker.reference_counting.reference_counter import ReferenceCounter
@@ -182,6 +183,9 @@ class WaitReasons:
         name = f"object {object_id.hex()[:8]}…"
         row = self._references.get(object_id)
         task = self._tasks.get(object_id[: -ids.INDEX_BYTES])
+        stream = self._tasks.stream_of(object_id[: -ids.INDEX_BYTES])
+        if stream is not None and (of_stream := self._of_stream(stream, object_id)) is not None:
+            return of_stream
         if row is None and task is None:
             return reason_of(WaitCode.UNKNOWN, f"{name} is not known to its owner any more")
         if row is not None and not self._memory_store.is_pending(object_id):
@@ -200,6 +204,33 @@ class WaitReasons:
             of_group = self._groups.awaited_by(object_id)
             return of_group or reason_of(WaitCode.STARTING, f"{name} is about to be there")
         return reason_of(WaitCode.TASK, f"{name} is made by {named(task)}", [self._subject(task)])
+
+    def _of_stream(self, stream: Stream, object_id: bytes) -> common_pb2.WaitReason | None:
+        """Of what is neither an item that is there, or to come, nor the end of the generator."""
+        index = int.from_bytes(object_id[-ids.INDEX_BYTES :], "little")
+        if index == 0:
+            return self._of_generator_object(stream, object_id)
+        if not stream.is_ended or index <= stream.num_received + 1:
+            return None
+        left = stream.num_received - stream.num_taken
+        what = f"and {left} of them are not taken" if left else "and all of them were taken"
+        text = f"the generator is over: it has yielded {_count(stream.num_received, 'item')}, {what}"
+        return reason_of(WaitCode.READY, text)
+
+    def _of_generator_object(self, stream: Stream, object_id: bytes) -> common_pb2.WaitReason:
+        """Who is to take its items?"""
+        task = self._tasks.get(stream.task_id)
+        name = "a generator that is over" if task is None else named(task)
+        asked = Subject(kind=Subject.OBJECT, id=object_id, name=name, creator_task_id=stream.made_by)
+        if (taken := self._runs(asked)) is not None:
+            return taken
+        process = f"(pid {self._env.pid})"
+        who = f"the driver {process}" if self._env.is_driver else f"whoever has it in its process {process}"
+        return reason_of(WaitCode.BACKPRESSURE, f"the items of {name} are for {who}")
+
+    def items_awaited_by(self, task_id: bytes) -> list[bytes]:
+        """See GeneratorStreams.awaited_by."""
+        return self._tasks.items_awaited_by(task_id)
 
     # ---- calls
 
