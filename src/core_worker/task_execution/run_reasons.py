@@ -85,7 +85,7 @@ class RunReasons:
             name = _of_actor(spec.task_name or f"{actor.class_name}.{spec.name}", actor.actor_id)
             alike[name] = task_id, num + alike.get(name, (b"", 0))[1]
         for name, (task_id, num) in alike.items():
-            yield Subject(kind=Subject.TASK, id=task_id, name=name, at=self._env.address), num
+            yield self._here_is(task_id, name), num
 
     def _of_call(self, subject: common_pb2.WaitSubject) -> common_pb2.WaitReason:
         task = self._running.find(subject.id)
@@ -162,7 +162,10 @@ class RunReasons:
         )
 
     def _subject(self, task: TaskContext) -> common_pb2.WaitSubject:
-        return Subject(kind=Subject.TASK, id=task.task_id, name=_named(task), at=self._env.address)
+        return self._here_is(task.task_id, _named(task))
+
+    def _here_is(self, task_id: bytes, name: str) -> common_pb2.WaitSubject:
+        return Subject(kind=Subject.TASK, id=task_id, name=name, at=self._env.address, runs_there=True)
 
     @property
     def _here(self) -> str:

@@ -240,7 +240,7 @@ class WaitReasons:
 
     def _at(self, task: PendingTask, worker: common_pb2.Address) -> common_pb2.WaitSubject:
         """Where it is to run."""
-        return Subject(kind=Subject.TASK, id=task.task_id, name=named(task), at=worker)
+        return Subject(kind=Subject.TASK, id=task.task_id, name=named(task), at=worker, runs_there=True)
 
     def _of_task(self, task: PendingTask) -> common_pb2.WaitReason:
         if task.waits_for_arguments:
