@@ -163,7 +163,7 @@ TOLD: dict[str, tuple[Callable[[], Any], str, bool, tuple[str, ...]]] = {
         all_taken,
         "READY",
         False,
-        ("the generator is over: it has yielded 3 items, and all of them were taken",),
+        ("the generator of task ", " is over: it has yielded 3 items, and all of them were taken"),
     ),
     "a generator without items": (without_items, "READY", False, ("it has yielded 0 items",)),
     "a generator whose items were taken and that runs": (

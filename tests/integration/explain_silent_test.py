@@ -1,5 +1,5 @@
-"""Processes that do not answer, since C code that runs there holds the GIL, and what `explain` says of what is
-there and of who waits for it."""
+"""Processes that do not answer, since C code that runs there holds the GIL, and what `explain` says of what
+is there and of who waits for it."""
 
 from __future__ import annotations
 

@@ -23,6 +23,7 @@ from ray_mono.common.explanation import (
     WaitingOverview,
     WaitLink,
 )
+from ray_mono.common.ids import object_id_bytes, object_name
 from ray_mono.common.scheduling.resources import ResourceSet
 from ray_mono.common.wait_messages import NODES_TOLD_MAX, reason_of
 from ray_mono.core_worker.environment import Environment
@@ -156,14 +157,17 @@ class Explainer:
         """See CoreInterface. Who knows an object that this process has no reference to is looked for. The
         lock must not be held."""
         subject = Subject(kind=kind_name.upper(), id=id_)
+        if subject.kind == Subject.TASK:
+            # Whoever submitted it knows it by its first return.
+            subject = Subject(kind=Subject.OBJECT, id=object_id_bytes(id_, 1))
         if subject.kind == Subject.OBJECT:
             with self._env.lock:
-                subject = self._reasons.subject_of(id_)
+                subject = self._reasons.subject_of(subject.id)
                 is_known = self._reasons.of(subject).code != WaitCode.UNKNOWN
             if not is_known:
                 found = self._looked_for(subject)
                 if found is None:
-                    text = self._unknown(id_)
+                    text = self._unknown(kind_name, id_)
                     return Explanation((_plain(Link(subject, reason_of(WaitCode.UNKNOWN, text))),), True)
                 subject = found
         return self._followed(subject, self._env.clock.time_s() + WALK_S, {})
@@ -221,7 +225,7 @@ class Explainer:
             return links
         where = ", ".join(node_id.hex()[:8] for node_id in last.reason.node_ids[:NODES_TOLD_MAX])
         text = (
-            f"object {last.subject.id.hex()[:8]}… was on node {where}, which is gone: whoever needs it has it"
+            f"{_told(last.subject)} was on node {where}, which is gone: whoever needs it has it"
             " made again, if its retries allow, or an error"
         )
         return [*links[:-1], Link(last.subject, reason_of(WaitCode.LOST, text))]
@@ -339,14 +343,17 @@ class Explainer:
                 return found
         return None
 
-    def _unknown(self, id_: bytes) -> str:
-        """What nobody knows as an object."""
+    def _unknown(self, kind_name: str, id_: bytes) -> str:
+        """What nobody knows as an object, or as a task."""
         for at in (row.address for row in self._processes({})):
             if id_ in (at.worker_id, at.node_id):
                 what = "a node" if id_ == at.node_id else "a worker process"
                 may_be = "ids of objects, tasks, actors and placement groups can be explained"
                 return f"{id_.hex()} is the id of {what}, and not of an object: {may_be}"
-        return f"no process of the cluster knows object {id_.hex()}: it is freed, or never was"
+        end = "freed" if kind_name == "object" else "over"
+        kind = f"its length is that of ids of {kind_name}s"
+        why = f"it is {end}, or of a driver that has left, or never was ({kind})"
+        return f"no process of the cluster knows {kind_name} {id_.hex()}: {why}"
 
     def _service_of(self, subject: common_pb2.WaitSubject) -> tuple[str, Any]:
         env, at = self._env, subject.at
@@ -410,4 +417,6 @@ def _kind(subject: common_pb2.WaitSubject) -> str:
 
 
 def _told(subject: common_pb2.WaitSubject) -> str:
+    if subject.kind == Subject.OBJECT:
+        return object_name(subject.id)
     return subject.name or f"{_kind(subject).replace('_', ' ')} {subject.id.hex()}"

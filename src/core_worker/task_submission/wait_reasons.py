@@ -158,7 +158,7 @@ class WaitReasons:
 
     def in_store(self, object_id: bytes) -> common_pb2.WaitSubject:
         """The object, as this node's store knows it."""
-        at, name = self._raylet_at(self._env.raylet), f"object {object_id.hex()[:8]}…"
+        at, name = self._raylet_at(self._env.raylet), ids.object_name(object_id)
         return Subject(kind=Subject.STORE, id=object_id, name=name, at=at)
 
     def awaited(self, object_id: bytes) -> common_pb2.WaitSubject:
@@ -180,7 +180,7 @@ class WaitReasons:
     # ---- objects
 
     def _of_object(self, object_id: bytes) -> common_pb2.WaitReason:
-        name = f"object {object_id.hex()[:8]}…"
+        name = ids.object_name(object_id)
         row = self._references.get(object_id)
         task = self._tasks.get(object_id[: -ids.INDEX_BYTES])
         stream = self._tasks.stream_of(object_id[: -ids.INDEX_BYTES])
@@ -214,7 +214,8 @@ class WaitReasons:
             return None
         left = stream.num_received - stream.num_taken
         what = f"and {left} of them are not taken" if left else "and all of them were taken"
-        text = f"the generator is over: it has yielded {_count(stream.num_received, 'item')}, {what}"
+        generator = f"the generator of task {stream.task_id.hex()[:8]}…"
+        text = f"{generator} is over: it has yielded {_count(stream.num_received, 'item')}, {what}"
         return reason_of(WaitCode.READY, text)
 
     def _of_generator_object(self, stream: Stream, object_id: bytes) -> common_pb2.WaitReason:
