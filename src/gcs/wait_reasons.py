@@ -4,15 +4,13 @@ docs/internals/explain.md tells of. It only looks.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 from ray_mono.common.explanation import ADD_A_NODE, WaitCode
 from ray_mono.common.ids import ActorID, PlacementGroupID
 from ray_mono.common.scheduling.bundle_resources import plain
 from ray_mono.common.scheduling.labels import needed
 from ray_mono.common.scheduling.resources import ResourceSet
 from ray_mono.common.wait_messages import (
-    NODES_TOLD_MAX,
+    NODES_ASKED_MAX,
     clause,
     node_subject,
     reason_of,
@@ -156,13 +154,13 @@ class WaitReasons:
             unblock = f"{what}, or ask for less"
             return reason_of(shortage.code, text, unblock=unblock, shortages=missing)
         if shortage.code is WaitCode.RESOURCES:
-            holders = self._nodes_with(demand.resources)
+            holders, num_others = self._nodes_with(demand.resources)
             what = needed(demand.resources, demand.strategy.selectors)
             unblock = f"wait for one of its holders to end, end one, or {ADD_A_NODE}{what}"
             if demand.strategy.group_id or demand.strategy.only_node_id is not None:
                 # No other node has its bundles, or may have it.
                 unblock = "wait for one of its holders to end, or end one"
-            return reason_of(shortage.code, text, holders, True, unblock, missing)
+            return reason_of(shortage.code, text, holders, True, unblock, missing, num_others=num_others)
         return reason_of(WaitCode.STARTING, f"{name} is about to be placed")
 
     # ---- placement groups
@@ -199,24 +197,27 @@ class WaitReasons:
             code = WaitCode.NODE_DRAINED if drained_for(bundles, nodes) else WaitCode.INFEASIBLE
             return reason_of(code, text, unblock=unblock, shortages=missing)
         needs = ResourceSet.sum_of(group.registration.bundles[index].resources for index in group.unplaced)
+        holders, num_others = self._nodes_with(needs)
         return reason_of(
             WaitCode.RESOURCES,
             text,
-            self._nodes_with(needs),
+            holders,
             is_any=True,
+            num_others=num_others,
             unblock=f"wait until {needs} is free as it needs it, end what holds it, or add nodes",
             shortages=missing,
         )
 
-    def _nodes_with(self, needs: ResourceSet) -> Iterable[common_pb2.WaitSubject]:
-        """That have some of it: who holds that there?"""
+    def _nodes_with(self, needs: ResourceSet) -> tuple[list[common_pb2.WaitSubject], int]:
+        """That have some of it: who holds that there? Some of them, and how many more there are."""
         names = {name for name, _ in plain(needs).items()}
         nodes = [
             node
             for node in self._leases.view()
             if node.takes_work and any(name in names for name, _ in node.total.items())
         ]
-        return [node_subject(node, needs) for node in nodes[:NODES_TOLD_MAX]]
+        some = nodes[:NODES_ASKED_MAX]
+        return [node_subject(node, needs) for node in some], len(nodes) - len(some)
 
 
 def _named(actor: Actor) -> str:

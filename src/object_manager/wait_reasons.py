@@ -115,6 +115,7 @@ class WaitReasons:
             f"the object store of {self._node} has no room for {what}: {memory}{told}",
             [Subject(kind=Subject.WORKER, id=worker) for _, worker, _ in holders[:NODES_TOLD_MAX]],
             is_any=True,
+            num_others=len(holders) - NODES_TOLD_MAX,
             unblock=remedy(memory),
         )
 

@@ -13,7 +13,7 @@ from ray_mono.common.scheduling.bundle_resources import plain_name, seats
 from ray_mono.common.scheduling.labels import needed
 from ray_mono.common.scheduling.policy import drained
 from ray_mono.common.scheduling.resources import GPU, SCALE, ResourceSet
-from ray_mono.common.wait_messages import NODES_TOLD_MAX, node_subject, reason_of, shortages
+from ray_mono.common.wait_messages import NODES_ASKED_MAX, node_subject, reason_of, shortages
 from ray_mono.protobuf import common_pb2
 from ray_mono.raylet.clients import Clients
 from ray_mono.raylet.scheduling import explanations
@@ -37,6 +37,8 @@ class Holders:
     subjects: list[common_pb2.WaitSubject] = field(default_factory=list)
     is_any: bool = True
     """The end of one of them may do; else it takes all of these."""
+    num_others: int = 0
+    """Beyond these."""
     by_groups: str = ""
     """What placement groups have of it, in words."""
 
@@ -107,14 +109,14 @@ class WaitReasons:
         able = [node for node in (here, *others) if node.node_id in decision.feasible_node_ids]
         held = self._holders(required) if here in able else Holders()
         others_able = [node for node in able if node is not here]
-        waits_for, is_any = held.subjects, held.is_any
+        waits_for, is_any, num_others = held.subjects, held.is_any, held.num_others
         if others_able:
             told_here = [here] if here in able and not is_any else []
             waits_for = [] if told_here else waits_for
-            waits_for += [
-                node_subject(node, required) for node in [*told_here, *others_able][:NODES_TOLD_MAX]
-            ]
+            nodes = [*told_here, *others_able]
+            waits_for += [node_subject(node, required) for node in nodes[:NODES_ASKED_MAX]]
             is_any = True
+            num_others += max(0, len(nodes) - NODES_ASKED_MAX)
         groups = "remove a placement group, " if held.by_groups else ""
         unblock = f"wait for one of its holders to end, end one, {groups}or {ADD_A_NODE}{what}"
         if strategy.group_id or strategy.only_node_id is not None:
@@ -127,6 +129,7 @@ class WaitReasons:
             is_any=is_any,
             unblock=unblock,
             shortages=shortages(required, able),
+            num_others=num_others,
         )
 
     # ---- who holds what
@@ -146,6 +149,7 @@ class WaitReasons:
                 else ""
             ),
             shortages=shortages(needs, [here]),
+            num_others=held.num_others,
         )
 
     def _holders(self, needs: ResourceSet) -> Holders:
@@ -157,7 +161,7 @@ class WaitReasons:
         if len(found) == 1:
             return found[0]
         subjects = {who.id: who for holders in found for who in holders.subjects}
-        return Holders([*subjects.values()][: 2 * HOLDERS_TOLD_MAX], True, found[0].by_groups)
+        return _some_of([*subjects.values()], True, found[0].by_groups)
 
     def _holders_of(self, needs: ResourceSet) -> Holders:
         here, _ = self._stories.nodes()
@@ -180,7 +184,7 @@ class WaitReasons:
         for subject in self._held_by_groups(islice(of_groups, HOLDERS_TOLD_MAX)):
             amounts.append((subject, of_groups[subject.id], True))
         chosen, is_any = _decisive(needs.only(*missing), here.available, amounts)
-        return Holders(chosen[: 2 * HOLDERS_TOLD_MAX], is_any, told)
+        return _some_of(chosen, is_any, told)
 
     def _held_by_groups(self, group_ids: Iterable[bytes]) -> Iterator[common_pb2.WaitSubject]:
         """Until whoever made them removes them."""
@@ -243,6 +247,11 @@ class StoreReasons:
         del reason.waits_for[:]
         reason.waits_for.extend(each for each in placed if each is not None)
         return reason
+
+
+def _some_of(subjects: list[common_pb2.WaitSubject], is_any: bool, by_groups: str) -> Holders:
+    some = subjects[: 2 * HOLDERS_TOLD_MAX]
+    return Holders(some, is_any, len(subjects) - len(some), by_groups)
 
 
 def _decisive(

@@ -272,6 +272,18 @@ STUCK: dict[str, tuple[Callable[[], Any], str, bool, tuple[str, ...]]] = {
         False,
         ("waits in its code for 1 of 2 objects", "never() runs on"),
     ),
+    "a wait for one of so many that some are not looked at": (
+        lambda: ask_for_one.remote([*(of_gpus() for _ in range(20)), never.remote()]),
+        "INFEASIBLE",
+        False,
+        ("waits in its code for 1 of 21 objects, of which 16 were looked at", "{GPU: 1}"),
+    ),
+    "a get of so many that some are not looked at": (
+        lambda: ask.remote([*(of_gpus() for _ in range(20)), never.remote()]),
+        "INFEASIBLE",
+        True,
+        ("waits in its code for 21 objects, of which 16 were looked at", "{GPU: 1}"),
+    ),
     "a get that ends when a time is over": (
         lambda: ask_for_a_while.remote([of_gpus()]),
         "INFEASIBLE",

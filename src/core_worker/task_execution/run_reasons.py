@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from ray_mono.common.explanation import MOVING, WaitCode
-from ray_mono.common.wait_messages import SUBJECTS_TOLD_MAX, reason_of
+from ray_mono.common.wait_messages import SUBJECTS_TOLD_MAX, looked_at, reason_of
 from ray_mono.core_worker.context import TaskContext, WorkerContext
 from ray_mono.core_worker.environment import Environment
 from ray_mono.core_worker.objects.blocked_notice import BlockedNotice
@@ -98,8 +98,9 @@ class RunReasons:
         if not begun:
             return reason_of(WaitCode.STARTING, f"{name} is about to begin on {self._here}, or has ended")
         text = f"{name} is behind {_named(begun[0])} on {self._here}"
+        some, num_others = begun[:SUBJECTS_TOLD_MAX], len(begun) - SUBJECTS_TOLD_MAX
         return reason_of(
-            WaitCode.BEHIND_OTHERS, text, map(self._subject, begun[:SUBJECTS_TOLD_MAX]), is_any=True
+            WaitCode.BEHIND_OTHERS, text, map(self._subject, some), is_any=True, num_others=num_others
         )
 
     def _of_worker(self, subject: common_pb2.WaitSubject) -> common_pb2.WaitReason:
@@ -150,15 +151,17 @@ class RunReasons:
         is_any = num_enough is not None and num_enough < len(awaited)
         what = f"{len(awaited)} object{'' if len(awaited) == 1 else 's'}"
         what = f"{num_enough} of {what}" if is_any else what
+        what += looked_at(len(awaited))
         what += ", or until a time is over" if is_timed else ""
-        waits_for = map(self._reasons.awaited, self._reasons.in_question(awaited)[:SUBJECTS_TOLD_MAX])
+        asked_about = self._reasons.in_question(awaited, is_any)
         return reason_of(
             WaitCode.GET,
             f"{text} {what}",
-            waits_for,
+            map(self._reasons.awaited, asked_about),
             is_any=is_any,
             num_needed=num_enough or 0,
             times_out=is_timed,
+            num_others=len(awaited) - len(asked_about),
         )
 
     def _subject(self, task: TaskContext) -> common_pb2.WaitSubject:

@@ -100,7 +100,7 @@ class Walk:
                 return self._through(keys, links, self._held(reason, path, depth))
             if not reason.waits_for:
                 return self._through(keys, links, Story((), reason.code in MOVING))
-            if len(reason.waits_for) > 1 or reason.num_needed > 1 or reason.times_out:
+            if len(reason.waits_for) > 1 or reason.num_needed > 1 or reason.times_out or reason.num_others:
                 return self._through(keys, links, self._beyond(reason, path, depth))
             subject = reason.waits_for[0]
 
@@ -118,7 +118,9 @@ class Walk:
         if len(moving) >= num_needed:
             return moving[0]
         found = next((each for each in stuck if each.cycle_begins is not None), [*stuck, Story((), True)][0])
-        return replace(found, moves=True) if reason.times_out else found
+        # Where one would be enough, it may be one that was not told.
+        is_open = reason.times_out or (reason.any and reason.num_others > 0)
+        return replace(found, moves=True) if is_open else found
 
     def _held(self, reason: common_pb2.WaitReason, path: list[Key], depth: int) -> Story:
         """By an actor, until it ends: what its calls wait for says more only where it leads back here."""

@@ -10,7 +10,14 @@ from ray_mono.common import ids
 from ray_mono.common.explanation import WaitCode
 from ray_mono.common.scheduling import bundle_resources
 from ray_mono.common.scheduling.resources import ResourceSet
-from ray_mono.common.wait_messages import SUBJECTS_TOLD_MAX, THE_HEAD, clause, reason_of, with_history
+from ray_mono.common.wait_messages import (
+    SUBJECTS_TOLD_MAX,
+    THE_HEAD,
+    clause,
+    looked_at,
+    reason_of,
+    with_history,
+)
 from ray_mono.core_worker.call_template import CallTemplate
 from ray_mono.core_worker.environment import Environment
 from ray_mono.core_worker.objects.generator_streams import Stream
@@ -167,15 +174,15 @@ class WaitReasons:
             return self.in_store(object_id)
         return self.subject_of(object_id)
 
-    def in_question(self, object_ids: Sequence[bytes]) -> list[bytes]:
-        """The same: last those whose calls are with workers, and so run in most cases. Where there are many,
-        not all are asked about."""
+    def in_question(self, object_ids: Sequence[bytes], is_any: bool = False) -> list[bytes]:
+        """So many of them as are asked about, those first that decide. Those whose calls are with workers run
+        in most cases: where all are needed, these come last. is_any: some are enough."""
 
         def is_with_worker(object_id: bytes) -> bool:
             task = self._tasks.get(object_id[: -ids.INDEX_BYTES])
             return task is not None and task.state is PUSHED
 
-        return sorted(object_ids, key=is_with_worker)
+        return sorted(object_ids, key=is_with_worker, reverse=is_any)[:SUBJECTS_TOLD_MAX]
 
     # ---- objects
 
@@ -258,9 +265,14 @@ class WaitReasons:
 
     def _of_arguments(self, task: PendingTask) -> common_pb2.WaitReason:
         missing = self._missing_of(task)
-        text = f"{named(task)} waits for {_count(len(missing), 'argument')}"
-        asked_about = self.in_question(missing)[:SUBJECTS_TOLD_MAX]
-        return reason_of(WaitCode.DEPENDENCIES, text, map(self.subject_of, asked_about))
+        text = f"{named(task)} waits for {_count(len(missing), 'argument')}{looked_at(len(missing))}"
+        asked_about = self.in_question(missing)
+        return reason_of(
+            WaitCode.DEPENDENCIES,
+            text,
+            map(self.subject_of, asked_about),
+            num_others=len(missing) - len(asked_about),
+        )
 
     def _missing_of(self, task: PendingTask) -> list[bytes]:
         args = [arg.reference.object_id for arg in task.request.args if arg.WhichOneof("arg") == "reference"]
@@ -297,7 +309,8 @@ class WaitReasons:
             text = (
                 f"{named(task)} waits for one of {_count(len(runs), 'worker')} that this process has{needs}"
             )
-            return reason_of(WaitCode.BEHIND_OTHERS, text, runs[:SUBJECTS_TOLD_MAX], is_any=True)
+            some, num_others = runs[:SUBJECTS_TOLD_MAX], len(runs) - SUBJECTS_TOLD_MAX
+            return reason_of(WaitCode.BEHIND_OTHERS, text, some, is_any=True, num_others=num_others)
         return reason_of(WaitCode.STARTING, f"{named(task)} is about to ask for a worker")
 
     def _raylet_at(self, raylet: RayletServiceStub) -> common_pb2.Address:
