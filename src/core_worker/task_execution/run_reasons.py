@@ -23,6 +23,9 @@ from ray_mono.protobuf import common_pb2
 
 Subject = common_pb2.WaitSubject
 
+NAMES_TOLD_MAX = 4
+"""Of methods that are first."""
+
 
 class RunReasons:
     """Of one worker."""
@@ -97,7 +100,13 @@ class RunReasons:
         """A call that has not begun. begun: what is before it."""
         if not begun:
             return reason_of(WaitCode.STARTING, f"{name} is about to begin on {self._here}, or has ended")
-        text = f"{name} is behind {_named(begun[0])} on {self._here}"
+        before = list(dict.fromkeys(map(_named, begun)))
+        told = " and ".join(before[:NAMES_TOLD_MAX])
+        if len(before) > NAMES_TOLD_MAX:
+            told += f" and {len(before) - NAMES_TOLD_MAX} others"
+        # With several threads it takes one of them.
+        at_once = f" ({len(begun)} calls that run at the same time)" if len(begun) > 1 else ""
+        text = f"{name} is behind {told}{at_once} on {self._here}"
         some, num_others = begun[:SUBJECTS_TOLD_MAX], len(begun) - SUBJECTS_TOLD_MAX
         return reason_of(
             WaitCode.BEHIND_OTHERS, text, map(self._subject, some), is_any=True, num_others=num_others
