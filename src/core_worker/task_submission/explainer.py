@@ -186,20 +186,18 @@ class Explainer:
             methods = [env.gcs.ListWaiting, *(stub.ListWaiting for stub in stubs)]
         answers = self._answers([(method, common_pb2.Empty()) for method in methods])
         replies = [own, *(reply for reply, _ in answers if reply is not None)]
-        names = {THE_HEAD: THE_HEAD, **{_process(row.address): _placed(row) for row in others}}
+        names = [(THE_HEAD, THE_HEAD), *((_process(row.address), _placed(row)) for row in others)]
         # A process that cannot be reached has ended a moment ago: nothing waits there.
-        silent |= {
-            who: name
-            for (who, name), (reply, error) in zip(names.items(), answers, strict=True)
-            if reply is None and (error is None or who == THE_HEAD)
-        }
-        did_not_answer = tuple(silent.values())
+        silent |= dict(name for name, got in zip(names, answers, strict=True) if got == (None, None))
+        did_not_answer = [*silent.values()]
+        if answers[0][0] is None and THE_HEAD not in silent:
+            did_not_answer.insert(0, THE_HEAD)
         alike = sorted((each for reply in replies for each in reply.alike), key=lambda each: -each.count)
         groups = [
             Waiting(each.count, self._followed(each.example, until_s, silent)) for each in alike[:GROUPS_MAX]
         ]
         waiting = tuple(group for group in groups if _waits(group.example))
-        return WaitingOverview(waiting, max(0, len(alike) - GROUPS_MAX), did_not_answer)
+        return WaitingOverview(waiting, max(0, len(alike) - GROUPS_MAX), tuple(did_not_answer))
 
     def _followed(
         self, subject: common_pb2.WaitSubject, until_s: float, silent: dict[str, str]
