@@ -144,6 +144,8 @@ class WaitLink:
     unblock: str
     """What would help; may be empty."""
     shortages: tuple[NodeShortage, ...] = ()
+    history: str = ""
+    """A clause that says how earlier attempts ended; empty where this is the first."""
 
 
 @dataclass(frozen=True)
@@ -186,7 +188,10 @@ class Explanation:
     @property
     def text(self) -> str:
         """All of it in one sentence."""
-        clauses = [link.text for link in self.links if link is self.links[-1] or link.code not in SILENT]
+        clauses: list[str] = []
+        for link in self.links:
+            is_told = link is self.links[-1] or link.code not in SILENT
+            clauses += [clause for clause in (link.history, link.text * is_told) if clause]
         if len(clauses) > CLAUSES_MAX:
             # The way there, and where it ends.
             left_out = len(clauses) - CLAUSES_MAX

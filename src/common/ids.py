@@ -232,3 +232,19 @@ INDEX_BYTES = 4
 def object_id_bytes(task_id: bytes, index: int) -> bytes:
     """The id of a task's `index`-th object: returns from 1, puts from PUT_INDEX_BASE."""
     return task_id + index.to_bytes(INDEX_BYTES, "little")
+
+
+def object_name(object_id: bytes) -> str:
+    """For people: short, and another one for each object, as the first digits of ids are not."""
+    task_id, index = object_id[:-INDEX_BYTES], int.from_bytes(object_id[-INDEX_BYTES:], "little")
+    if stands_for_actor(object_id):
+        maker = f"the constructor of actor {task_id[TaskID.SIZE - ActorID.SIZE :].hex()[:8]}"
+    elif task_id.startswith(_CREATION):
+        maker = f"the driver of job {task_id[-JobID.SIZE :].hex()}"
+    else:
+        maker = f"task {task_id.hex()[:8]}…"
+    if index > PUT_INDEX_BASE:
+        return f"object {index - PUT_INDEX_BASE} put by {maker}"
+    if task_id.startswith(_CREATION):
+        return f"the object of {maker}"
+    return f"object {task_id.hex()[:8]}…" + (f" (number {index})" if index > 1 else "")

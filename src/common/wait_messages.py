@@ -16,6 +16,8 @@ Subject = common_pb2.WaitSubject
 SUBJECTS_TOLD_MAX = 16
 """That one waits for."""
 NODES_TOLD_MAX = 8
+NODES_ASKED_MAX = 64
+"""Who holds something there."""
 
 
 THE_HEAD = Subject(kind=Subject.HEAD, name="the head")
@@ -32,9 +34,11 @@ def reason_of(
     num_needed: int = 0,
     times_out: bool = False,
     node_ids: Iterable[bytes] = (),
+    num_others: int = 0,
 ) -> common_pb2.WaitReason:
     """is_any: so many of waits_for as are needed are enough, one where that is not said. times_out: it goes
-    on by itself when a time is over. node_ids: whose stores have it."""
+    on by itself when a time is over. node_ids: whose stores have it. num_others: so many more
+    it waits for; negative is none."""
     return common_pb2.WaitReason(
         code=code,
         text=text,
@@ -45,6 +49,7 @@ def reason_of(
         num_needed=num_needed,
         times_out=times_out,
         node_ids=node_ids,
+        num_others=max(0, num_others),
     )
 
 
@@ -68,3 +73,19 @@ def _shortage(required: ResourceSet, node: NodeSnapshot) -> common_pb2.Shortage:
         available=node.available.only(*names).to_proto(),
         total=node.total.only(*names).to_proto(),
     )
+
+
+def looked_at(num: int) -> str:
+    """Goes on behind "5000 objects", where so many subjects are too many."""
+    return f", of which {SUBJECTS_TOLD_MAX} were looked at" if num > SUBJECTS_TOLD_MAX else ""
+
+
+def with_history(reason: common_pb2.WaitReason, history: str) -> common_pb2.WaitReason:
+    """history: a clause that says how earlier attempts ended; empty where there were none."""
+    reason.MergeFrom(common_pb2.WaitReason(history=history))
+    return reason
+
+
+def clause(message: str) -> str:
+    """What of it goes into a sentence: its first line. The others are what a process wrote last."""
+    return message.partition("\n")[0].rstrip(". ")

@@ -162,8 +162,8 @@ class CoreWorker:
         )
         self._futures = ObjectFutures(env, self._context, store, self.resolver, self._getter, self._waits)
         self._putter = Putter(env, self._context, references, store, plasma, self._dropped, self)
-        ready = self._getter.await_ready
-        parts = StreamParts(env, references, store, plasma, borrowing, lineage, unhandled, self, ready)
+        ready, who = self._getter.await_ready, self._context.task_id
+        parts = StreamParts(env, references, store, plasma, borrowing, lineage, unhandled, self, ready, who)
         self._streams = GeneratorStreams(parts)
         # Bound methods of the parts, so that a call enters one function less.
         self.get, self.reference_dropped = self._getter.get, self._dropped.drop

@@ -254,7 +254,7 @@ class CoreInterface(ReferenceHome, Protocol):
     # ---- the task, actor and process that ask
 
     def explain(self, kind_name: str, id_: bytes) -> Explanation:
-        """Why it waits. kind_name: object, actor or placement_group. Asks other processes, each at most
+        """Why it waits. kind_name: object, task, actor or placement_group. Asks other processes, each at most
         for seconds."""
         ...
 

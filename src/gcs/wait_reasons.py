@@ -4,14 +4,19 @@ docs/internals/explain.md tells of. It only looks.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 from ray_mono.common.explanation import ADD_A_NODE, WaitCode
 from ray_mono.common.ids import ActorID, PlacementGroupID
 from ray_mono.common.scheduling.bundle_resources import plain
 from ray_mono.common.scheduling.labels import needed
 from ray_mono.common.scheduling.resources import ResourceSet
-from ray_mono.common.wait_messages import NODES_TOLD_MAX, node_subject, reason_of, shortages
+from ray_mono.common.wait_messages import (
+    NODES_ASKED_MAX,
+    clause,
+    node_subject,
+    reason_of,
+    shortages,
+    with_history,
+)
 from ray_mono.gcs.actor.actor_manager import ActorManager
 from ray_mono.gcs.actor.actor_placement import explain
 from ray_mono.gcs.actor.actor_rows import demand_of
@@ -51,7 +56,8 @@ class WaitReasons:
     def of(self, subject: common_pb2.WaitSubject) -> common_pb2.WaitReason:
         """Raises ValueError for what the head knows nothing of, or an id that is none."""
         if subject.kind == Subject.ACTOR:
-            return self._of_actor(ActorID(subject.id))
+            actor_id = ActorID(subject.id)
+            return with_history(self._of_actor(actor_id), self._history_of(actor_id))
         if subject.kind == Subject.PLACEMENT_GROUP:
             return self._of_group(PlacementGroupID(subject.id))
         if subject.kind == Subject.HEAD:
@@ -88,9 +94,9 @@ class WaitReasons:
         actor = self._actors.get(actor_id)
         if actor is None:
             return reason_of(WaitCode.UNKNOWN, f"actor {actor_id.hex()} is not known to the head")
-        name = f"actor {actor.registration.class_name} ({actor_id.hex()[:8]})"
+        name = _named(actor)
         if actor.death is not None:
-            return reason_of(WaitCode.ACTOR_DEAD, f"{name} is dead: {actor.death.message.rstrip('.')}")
+            return reason_of(WaitCode.ACTOR_DEAD, f"{name} is dead: {clause(actor.death.message)}")
         if actor.state is ActorLife.ALIVE:
             return reason_of(WaitCode.READY, f"{name} is alive")
         if actor.worker_id is not None:
@@ -103,7 +109,20 @@ class WaitReasons:
             return reason_of(WaitCode.ACTOR, f"{name} is being constructed", [worker])
         return self._of_waiting(actor, name)
 
+    def _history_of(self, actor_id: ActorID) -> str:
+        actor = self._actors.get(actor_id)
+        if actor is None or not actor.num_restarts:
+            return ""
+        left = actor.restarts_left
+        told = "restarts without end" if left is None else f"restarts left: {left}"
+        times = "once" if actor.num_restarts == 1 else f"{actor.num_restarts} times"
+        why = clause(actor.lost_because) or "nobody knows why"
+        return f"{_named(actor)} has restarted {times} ({told}), last since it lost its process: {why}"
+
     def _of_waiting(self, actor: Actor, name: str) -> common_pb2.WaitReason:
+        if pause_s := self._scheduler.pause_left_s(actor.actor_id):
+            text = f"{name} starts again after a pause, in {pause_s:.1f} s"
+            return reason_of(WaitCode.ACTOR_RESTARTING, text)
         lease_id = self._scheduler.lease_wanted(actor.actor_id)
         node_id = self._leases.asked_at(lease_id)
         node = None if node_id is None else self._nodes.alive(node_id)
@@ -135,13 +154,13 @@ class WaitReasons:
             unblock = f"{what}, or ask for less"
             return reason_of(shortage.code, text, unblock=unblock, shortages=missing)
         if shortage.code is WaitCode.RESOURCES:
-            holders = self._nodes_with(demand.resources)
+            holders, num_others = self._nodes_with(demand.resources)
             what = needed(demand.resources, demand.strategy.selectors)
             unblock = f"wait for one of its holders to end, end one, or {ADD_A_NODE}{what}"
             if demand.strategy.group_id or demand.strategy.only_node_id is not None:
                 # No other node has its bundles, or may have it.
                 unblock = "wait for one of its holders to end, or end one"
-            return reason_of(shortage.code, text, holders, True, unblock, missing)
+            return reason_of(shortage.code, text, holders, True, unblock, missing, num_others=num_others)
         return reason_of(WaitCode.STARTING, f"{name} is about to be placed")
 
     # ---- placement groups
@@ -178,21 +197,28 @@ class WaitReasons:
             code = WaitCode.NODE_DRAINED if drained_for(bundles, nodes) else WaitCode.INFEASIBLE
             return reason_of(code, text, unblock=unblock, shortages=missing)
         needs = ResourceSet.sum_of(group.registration.bundles[index].resources for index in group.unplaced)
+        holders, num_others = self._nodes_with(needs)
         return reason_of(
             WaitCode.RESOURCES,
             text,
-            self._nodes_with(needs),
+            holders,
             is_any=True,
+            num_others=num_others,
             unblock=f"wait until {needs} is free as it needs it, end what holds it, or add nodes",
             shortages=missing,
         )
 
-    def _nodes_with(self, needs: ResourceSet) -> Iterable[common_pb2.WaitSubject]:
-        """That have some of it: who holds that there?"""
+    def _nodes_with(self, needs: ResourceSet) -> tuple[list[common_pb2.WaitSubject], int]:
+        """That have some of it: who holds that there? Some of them, and how many more there are."""
         names = {name for name, _ in plain(needs).items()}
         nodes = [
             node
             for node in self._leases.view()
             if node.takes_work and any(name in names for name, _ in node.total.items())
         ]
-        return [node_subject(node, needs) for node in nodes[:NODES_TOLD_MAX]]
+        some = nodes[:NODES_ASKED_MAX]
+        return [node_subject(node, needs) for node in some], len(nodes) - len(some)
+
+
+def _named(actor: Actor) -> str:
+    return f"actor {actor.registration.class_name} ({actor.actor_id.hex()[:8]})"

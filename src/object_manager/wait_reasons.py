@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from ray_mono.common.explanation import WaitCode
+from ray_mono.common.ids import object_name
 from ray_mono.common.store_messages import remedy
 from ray_mono.common.wait_messages import NODES_TOLD_MAX, reason_of
 from ray_mono.object_manager.create_requests import CreateRequests
@@ -47,7 +48,7 @@ class WaitReasons:
 
     def of(self, object_id: ObjectKey) -> common_pb2.WaitReason:
         """What becomes of the object here. Those it waits for have no address but their ids."""
-        name = f"object {object_id.hex()[:8]}…"
+        name = object_name(object_id)
         store = self._store
         create = self._creates.waiting(object_id)
         if create is not None:
@@ -114,6 +115,7 @@ class WaitReasons:
             f"the object store of {self._node} has no room for {what}: {memory}{told}",
             [Subject(kind=Subject.WORKER, id=worker) for _, worker, _ in holders[:NODES_TOLD_MAX]],
             is_any=True,
+            num_others=len(holders) - NODES_TOLD_MAX,
             unblock=remedy(memory),
         )
 

@@ -6,14 +6,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
+from itertools import accumulate, islice
 
 from ray_mono.common.explanation import ADD_A_NODE, WaitCode
 from ray_mono.common.scheduling.bundle_resources import plain_name, seats
 from ray_mono.common.scheduling.labels import needed
 from ray_mono.common.scheduling.policy import drained
 from ray_mono.common.scheduling.resources import GPU, SCALE, ResourceSet
-from ray_mono.common.wait_messages import NODES_TOLD_MAX, node_subject, reason_of, shortages
+from ray_mono.common.wait_messages import NODES_ASKED_MAX, node_subject, reason_of, shortages
 from ray_mono.protobuf import common_pb2
 from ray_mono.raylet.clients import Clients
 from ray_mono.raylet.scheduling import explanations
@@ -36,7 +36,10 @@ class Holders:
 
     subjects: list[common_pb2.WaitSubject] = field(default_factory=list)
     is_any: bool = True
-    """The end of one of them may do; else it takes all of these."""
+    """The end of so many of them as are needed may do; else it takes all of these."""
+    num_needed: int = 1
+    num_others: int = 0
+    """Beyond these."""
     by_groups: str = ""
     """What placement groups have of it, in words."""
 
@@ -108,18 +111,20 @@ class WaitReasons:
         held = self._holders(required) if here in able else Holders()
         others_able = [node for node in able if node is not here]
         waits_for, is_any = held.subjects, held.is_any
+        num_needed, num_others = held.num_needed, held.num_others
         if others_able:
-            told_here = [here] if here in able and not is_any else []
+            told_here = [here] if here in able and not (is_any and num_needed == 1) else []
             waits_for = [] if told_here else waits_for
-            waits_for += [
-                node_subject(node, required) for node in [*told_here, *others_able][:NODES_TOLD_MAX]
-            ]
-            is_any = True
+            nodes = [*told_here, *others_able]
+            waits_for += [node_subject(node, required) for node in nodes[:NODES_ASKED_MAX]]
+            is_any, num_needed = True, 1
+            num_others += max(0, len(nodes) - NODES_ASKED_MAX)
         groups = "remove a placement group, " if held.by_groups else ""
-        unblock = f"wait for one of its holders to end, end one, {groups}or {ADD_A_NODE}{what}"
+        count = "one" if num_needed == 1 else str(num_needed)
+        unblock = f"wait for {count} of its holders to end, end {count}, {groups}or {ADD_A_NODE}{what}"
         if strategy.group_id or strategy.only_node_id is not None:
             # No other node has its bundles, or may have it.
-            unblock = "wait for one of its holders to end, or end one"
+            unblock = f"wait for {count} of its holders to end, or end {count}"
         return reason_of(
             WaitCode.RESOURCES,
             (text if strategy.group_id else f"{name} {text}") + held.by_groups,
@@ -127,6 +132,8 @@ class WaitReasons:
             is_any=is_any,
             unblock=unblock,
             shortages=shortages(required, able),
+            num_needed=num_needed,
+            num_others=num_others,
         )
 
     # ---- who holds what
@@ -146,6 +153,8 @@ class WaitReasons:
                 else ""
             ),
             shortages=shortages(needs, [here]),
+            num_needed=held.num_needed,
+            num_others=held.num_others,
         )
 
     def _holders(self, needs: ResourceSet) -> Holders:
@@ -157,7 +166,7 @@ class WaitReasons:
         if len(found) == 1:
             return found[0]
         subjects = {who.id: who for holders in found for who in holders.subjects}
-        return Holders([*subjects.values()][: 2 * HOLDERS_TOLD_MAX], True, found[0].by_groups)
+        return _some_of([*subjects.values()], True, 1, found[0].by_groups)
 
     def _holders_of(self, needs: ResourceSet) -> Holders:
         here, _ = self._stories.nodes()
@@ -177,10 +186,11 @@ class WaitReasons:
         )
         more = len(of_groups) - GROUPS_TOLD_MAX
         told += f", and {more} more groups" if more > 0 else ""
+        unnamed = dict(of_groups)
         for subject in self._held_by_groups(islice(of_groups, HOLDERS_TOLD_MAX)):
-            amounts.append((subject, of_groups[subject.id], True))
-        chosen, is_any = _decisive(needs.only(*missing), here.available, amounts)
-        return Holders(chosen[: 2 * HOLDERS_TOLD_MAX], is_any, told)
+            amounts.append((subject, unnamed.pop(subject.id), True))
+        decisive = _decisive(needs.only(*missing), here.available, amounts, [*unnamed.values()])
+        return _some_of(*decisive, told)
 
     def _held_by_groups(self, group_ids: Iterable[bytes]) -> Iterator[common_pb2.WaitSubject]:
         """Until whoever made them removes them."""
@@ -245,22 +255,44 @@ class StoreReasons:
         return reason
 
 
+def _some_of(
+    subjects: list[common_pb2.WaitSubject], is_any: bool, num_needed: int, by_groups: str
+) -> Holders:
+    some = subjects[: 2 * HOLDERS_TOLD_MAX]
+    return Holders(some, is_any, num_needed, len(subjects) - len(some), by_groups)
+
+
 def _decisive(
     needs: ResourceSet,
     free: ResourceSet,
     holders: Sequence[tuple[common_pb2.WaitSubject, ResourceSet, bool]],
-) -> tuple[list[common_pb2.WaitSubject], bool]:
-    """Of (who, what, whether it is held for good) those whose end decides, and whether that of one may do:
-    those without whom all the others together are not enough; else those who hold it for good, if the rest
-    is not enough; else all."""
+    of_others: Sequence[ResourceSet],
+) -> tuple[list[common_pb2.WaitSubject], bool, int]:
+    """Of (who, what, whether it is held for good) those whose end decides, whether that of some may do, and
+    how many that are at least: those without whom all the others together are not enough; else those who hold
+    it for good, if the rest is not enough; else all. of_others: what those hold who cannot be named."""
     everybodys = ResourceSet.sum_of([free, *(held for _, held, _ in holders)])
     if needs.fits_in(everybodys):
         if all_needed := [who for who, held, _ in holders if not needs.fits_in(everybodys - held)]:
-            return all_needed, len(all_needed) == 1
+            return all_needed, len(all_needed) == 1, 1
         passing = ResourceSet.sum_of([free, *(held for _, held, is_for_good in holders if not is_for_good)])
         if not needs.fits_in(passing):
-            return [who for who, _, is_for_good in holders if is_for_good], True
-    return [who for who, _, _ in holders], True
+            lasting = [(who, held) for who, held, is_for_good in holders if is_for_good]
+            num_needed = _fewest(needs, passing, [held for _, held in lasting] + [*of_others])
+            return [who for who, _ in lasting], True, num_needed
+        num_needed = _fewest(needs, free, [held for _, held, _ in holders] + [*of_others])
+        return [who for who, _, _ in holders], True, num_needed
+    return [who for who, _, _ in holders], True, 1
+
+
+def _fewest(needs: ResourceSet, free: ResourceSet, held: Sequence[ResourceSet]) -> int:
+    """With fewer of them there is not enough of some resource, whichever they are."""
+    fewest = 1
+    for name, missing in needs.missing_from(free).items():
+        largest = sorted((each.get(name) for each in held), reverse=True)
+        sums = accumulate(largest)
+        fewest = max(fewest, 1 + sum(1 for each in sums if each < missing))
+    return fewest
 
 
 def _name_of(lease: WorkerLease) -> str:

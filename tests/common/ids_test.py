@@ -67,3 +67,24 @@ def test_ids_compare_within_their_kind_and_travel() -> None:
     assert node != WorkerID(node.binary()) and node != node.binary()
     assert len({node, NodeID(node.binary())}) == 1
     assert NodeID(b"\0" * 28) < NodeID(b"\1" * 28)
+
+
+def test_each_object_has_a_short_name_of_its_own() -> None:
+    actor = ActorID.of(JOB.binary(), DRIVER.binary(), 1).binary()
+    creation = TaskID.for_actor_creation(actor).binary()
+    task = ids.child_task_id(ids.task_seed(DRIVER.binary()), 1, actor)
+    other_driver = TaskID.for_driver(JobID.from_int(8).binary()).binary()
+    made_by = (DRIVER.binary(), other_driver, creation, task)
+    put = [ids.PUT_INDEX_BASE + number for number in (1, 2)]
+    objects = [ids.object_id_bytes(each, index) for each in made_by for index in put]
+    objects += [ids.object_id_bytes(task, index) for index in (1, 2)]
+    objects.append(ids.object_id_bytes(creation, 1))
+    names = [ids.object_name(each) for each in objects]
+    assert len(set(names)) == len(objects)
+    assert {
+        "object 1 put by the driver of job 07000000",
+        f"object 2 put by the constructor of actor {actor.hex()[:8]}",
+        f"object {task.hex()[:8]}…",
+        f"object {task.hex()[:8]}… (number 2)",
+        f"object 1 put by task {task.hex()[:8]}…",
+    } <= set(names)

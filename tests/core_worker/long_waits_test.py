@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from ray_mono.common.exceptions import GetTimeoutError
+from ray_mono.core_worker.objects.long_waits import LOOKED_AT_MAX
 from ray_mono.protobuf import common_pb2
 from ray_mono.protobuf.object_manager_pb2 import GetReply
 from ray_mono.protobuf.object_manager_pb2 import ObjectFound as Found
@@ -70,6 +71,17 @@ def test_a_get_of_several_is_told_of_the_one_that_is_stuck() -> None:
         scene.core.get([runs, stuck], 1.5)
     (told,) = warnings_of(scene)
     assert "(one of 2 that are missing): " in told and "f needs a moon" in told
+
+
+def test_a_get_of_very_many_is_told_how_many_of_them_are_looked_at() -> None:
+    scene = Scene(wait_warning_s=1.0)
+    refs = [scene.submit() for _ in range(LOOKED_AT_MAX + 5)]
+    scene.wire.replies["Explain"] = infeasible
+    with pytest.raises(GetTimeoutError):
+        scene.core.get(refs, 1.5)
+    (told,) = warnings_of(scene)
+    looked_at = f"of which {LOOKED_AT_MAX} are looked at"
+    assert f"(one of {LOOKED_AT_MAX + 5} that are missing, {looked_at}): " in told
 
 
 def test_a_wait_for_one_of_several_is_not_told_while_another_runs() -> None:

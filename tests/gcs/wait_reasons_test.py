@@ -165,3 +165,25 @@ def test_what_the_head_does_not_know_is_said() -> None:
             await asked(gcs, Subject(kind=Subject.ACTOR, id=b"short"))
 
     play(script)
+
+
+def test_an_actor_that_lost_its_process_tells_how_often_and_why_and_that_it_pauses() -> None:
+    async def script(scene: GcsScene) -> None:
+        gcs = await begin(scene)
+        node = await scene.add_node({"CPU": 1})
+        await gcs.RegisterActor(registration(max_restarts=4))
+        await until_state(gcs, common_pb2.ALIVE)
+        assert not (await of_actor(gcs)).history
+        cause = common_pb2.DeathCause(message="worker exited with code 3.\nIt wrote last:\n    no")
+        scene.push = never
+        for number in range(1, 4):
+            await node.crash([*node.workers.values()][-1], cause)
+            while len(node.workers) == number:
+                told = await of_actor(gcs)
+                await asyncio.sleep(0.01)
+        assert told.code == "ACTOR_RESTARTING" and "starts again after a pause, in " in told.text
+        told = await until_code(gcs, "ACTOR")
+        expected = "has restarted 3 times (restarts left: 1), last since it lost its process: "
+        assert told.history.endswith(f"{expected}worker exited with code 3")
+
+    play(script)

@@ -127,6 +127,13 @@ def group_busy() -> Any:
     return thing.far.remote()
 
 
+def threads_wait() -> Any:
+    thing = Asked.options(max_concurrency=2).remote()
+    refs = [of_gpus()]
+    KEPT.extend([thing, thing.ask.remote(refs), thing.ask_too.remote(refs)])
+    return thing.never.remote()
+
+
 def nobody_takes() -> Any:
     generator = items.options(_generator_backpressure_num_objects=1).remote(9)
     KEPT.append(generator)
@@ -254,6 +261,12 @@ STUCK: dict[str, tuple[Callable[[], Any], str, bool, tuple[str, ...]]] = {
         False,
         ("Grouped.far() of actor", "(concurrency group far) is behind Grouped.far()"),
     ),
+    "a call of an actor whose threads all wait": (
+        threads_wait,
+        "INFEASIBLE",
+        True,
+        ("is behind Asked.ask() of actor ", " and Asked.ask_too() of actor ", "(2 calls that run at"),
+    ),
     "a wait for one of two, of which one runs": (
         lambda: ask_for_one.remote([of_gpus(), never.remote()]),
         "RUNNING",
@@ -271,6 +284,18 @@ STUCK: dict[str, tuple[Callable[[], Any], str, bool, tuple[str, ...]]] = {
         "RUNNING",
         False,
         ("waits in its code for 1 of 2 objects", "never() runs on"),
+    ),
+    "a wait for one of so many that some are not looked at": (
+        lambda: ask_for_one.remote([*(of_gpus() for _ in range(20)), never.remote()]),
+        "INFEASIBLE",
+        False,
+        ("waits in its code for 1 of 21 objects, of which 16 were looked at", "{GPU: 1}"),
+    ),
+    "a get of so many that some are not looked at": (
+        lambda: ask.remote([*(of_gpus() for _ in range(20)), never.remote()]),
+        "INFEASIBLE",
+        True,
+        ("waits in its code for 21 objects, of which 16 were looked at", "{GPU: 1}"),
     ),
     "a get that ends when a time is over": (
         lambda: ask_for_a_while.remote([of_gpus()]),
@@ -384,6 +409,9 @@ def test_what_waits_for_others_is_explained(name: str) -> None:
 @ray.remote(num_cpus=0)
 class Asked:
     def ask(self, refs: list[Any]) -> Any:
+        return ray.get(refs)
+
+    def ask_too(self, refs: list[Any]) -> Any:
         return ray.get(refs)
 
     def never(self) -> None:

@@ -473,8 +473,10 @@ def test_an_id_is_explained_whoever_owns_it() -> None:
 
 
 def test_an_id_that_nobody_knows_is_said_to_be_unknown() -> None:
-    told = at_a_shell("ab" * 28)
-    assert told.returncode == 1 and "no process of the cluster knows object abab" in told.stdout
+    for kind, end, size in (("object", "freed", 28), ("task", "over", 24)):
+        told = at_a_shell("ab" * size)
+        assert told.returncode == 1 and f"knows {kind} {'ab' * size}: it is {end}, or of a" in told.stdout
+        assert f"(its length is that of ids of {kind}s)" in told.stdout
     for kind, id_ in {
         "node": ray.get_runtime_context().get_node_id(),
         "worker process": ray.get_runtime_context().get_worker_id(),

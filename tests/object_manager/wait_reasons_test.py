@@ -7,6 +7,7 @@ from collections.abc import Coroutine
 from typing import Any
 
 from ray_mono.common.explanation import WaitCode
+from ray_mono.common.ids import object_name
 from ray_mono.object_manager.get_queue import Wanted
 from ray_mono.object_manager.keys import ClientKey, NodeKey, ObjectKey, WorkerKey
 from ray_mono.object_manager.node_store import NodeStore
@@ -60,10 +61,10 @@ def test_a_create_without_room_is_told_with_whoever_owns_what_is_there() -> None
         behind = await started(s.node.create(room(other, C, 128)))
         told = s.told(B)
         assert told.code == WaitCode.STORE_FULL and told.any and told.unblock.startswith("drop references")
-        assert f"no room for the 256 bytes of object {B.hex()}…: capacity 1024 bytes, used 1024" in told.text
+        assert f"no room for the 256 bytes of {object_name(B)}: capacity 1024 bytes, used 1024" in told.text
         assert told.text.endswith(f"; process {OWNER.hex()[:8]} owns 1024 bytes")
         assert [subject.id for subject in told.waits_for] == [OWNER]
-        assert f"object {C.hex()}… (1 before it): " in s.told(C).text
+        assert f"{object_name(C)} (1 before it): " in s.told(C).text
         s.node.free([A])
         await asyncio.gather(waits, behind)
         assert s.told(B).code == WaitCode.STARTING and "is being written" in s.told(B).text
@@ -121,7 +122,7 @@ def test_a_copy_without_room_is_told_with_its_size() -> None:
         waits = await started(s.node.get(s.client, [Wanted(A, (FAR,), 100)], None, None))
         told = s.told(A)
         assert told.code == WaitCode.STORE_FULL
-        assert f"a copy of object {A.hex()}… of node {FAR.hex()}, which has 100 bytes" in told.text
+        assert f"a copy of {object_name(A)} of node {FAR.hex()}, which has 100 bytes" in told.text
         assert [subject.id for subject in told.waits_for] == [OWNER]
         await ended(waits)
 

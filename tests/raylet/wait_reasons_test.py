@@ -157,6 +157,43 @@ def test_who_needs_a_whole_bundle_waits_for_those_in_each_that_could_hold_it() -
     assert sorted(shortage.missing.amounts.values()) == [10000]
 
 
+@pytest.mark.parametrize(
+    ("held", "needs", "num_needed"),
+    [((2, 2, 2), 2, 1), ((2, 2, 2), 3, 2), ((2, 2, 2), 4, 2), ((1, 2, 3), 3, 1), ((1, 1, 1, 1), 3, 3)],
+)
+@pytest.mark.parametrize("for_actor", [False, True])
+def test_where_no_holder_alone_has_enough_so_many_are_needed_as_have_it(
+    held: tuple[int, ...], needs: int, num_needed: int, for_actor: bool
+) -> None:
+    scene = Scene(units(A=sum(held)))
+    for number, amount in enumerate(held):
+        scene.ask(f"holder {number}", resources=units(A=amount), for_actor=for_actor)
+    scene.ask("waits", resources=units(A=needs))
+    told = reason(scene, "waits")
+    assert (told.any, told.num_needed, len(told.waits_for)) == (True, num_needed, len(held))
+    count = "one" if num_needed == 1 else num_needed
+    assert told.unblock.startswith(f"wait for {count} of its holders to end, end {count}, or add a node")
+
+
+def test_with_what_ends_by_itself_one_of_those_that_do_not_is_enough() -> None:
+    scene = Scene(units(A=6))
+    for name, for_actor in (("first", True), ("second", True), ("passing", False)):
+        scene.ask(name, resources=units(A=2), for_actor=for_actor)
+    scene.ask("waits", resources=units(A=4))
+    told = reason(scene, "waits")
+    assert (names(told), told.any, told.num_needed) == (["first", "second"], True, 1)
+
+
+def test_where_several_holders_are_needed_here_and_another_node_may_have_it_sooner_both_are_asked() -> None:
+    scene = Scene(units(A=4))
+    for number in range(4):
+        scene.ask(f"holder {number}", resources=units(A=1))
+    scene.other_node(units(), total=units(A=4))
+    scene.ask("waits", resources=units(A=3))
+    told = reason(scene, "waits")
+    assert [each.kind for each in told.waits_for] == [Subject.NODE, Subject.NODE] and told.num_needed == 1
+
+
 def test_what_a_raylet_knows_nothing_of_is_refused() -> None:
     with pytest.raises(ValueError, match="was asked of ACTOR 61"):
         reasons(Scene(units(CPU=1))).of(Subject(kind=Subject.ACTOR, id=b"a"))

@@ -11,7 +11,7 @@ import click
 
 from ray_mono._private.driver.init import init, shutdown
 from ray_mono.common.explanation import Explanation
-from ray_mono.common.ids import ActorID, ObjectID, PlacementGroupID, TaskID, object_id_bytes
+from ray_mono.common.ids import ActorID, ObjectID, PlacementGroupID, TaskID
 from ray_mono.common.our_bug import known
 from ray_mono.core_worker.process import current
 from ray_mono.scripts import failures
@@ -63,7 +63,4 @@ def _parsed(id_hex: str) -> tuple[str, bytes]:
     if len(id_) not in KINDS:
         sizes = ", ".join(f"{2 * size} for {kind}s".replace("_", " ") for size, kind in KINDS.items())
         raise click.BadParameter(f"ID must be an id in hex, with as many digits as: {sizes}; got {id_hex!r}")
-    if len(id_) == TaskID.SIZE:
-        # Whoever submitted it knows it by its first return.
-        return "object", object_id_bytes(id_, 1)
     return KINDS[len(id_)], id_

@@ -60,7 +60,11 @@ _TASK_ID_BYTES = TaskID.SIZE
 _ALL = (1 << 31) - 1
 """More items than any generator makes."""
 _HANDLE = bytes(4)
-"""The index of the object that stands for a generator object."""
+
+
+def handle_id(task_id: bytes) -> bytes:
+    """Of the object that stands for the generator object of this task."""
+    return task_id + _HANDLE
 
 
 @dataclass(frozen=True)
@@ -77,6 +81,8 @@ class StreamParts:
     home: ReferenceHome
     await_ready: Callable[[Sequence[bytes], float | None], None]
     """Waits until the memory store knows each of these, for so many seconds at most: Getter.await_ready."""
+    task_id: Callable[[], bytes]
+    """Of the task that this thread runs."""
 
 
 class Stream:
@@ -87,10 +93,12 @@ class Stream:
         "_parts",
         "_peer",
         "_sent_received",
+        "_waiting",
         "backpressure",
         "is_dropped",
         "is_ended",
         "is_rushed",
+        "made_by",
         "num_passed",
         "num_received",
         "num_taken",
@@ -100,6 +108,8 @@ class Stream:
     def __init__(self, parts: StreamParts, task_id: bytes, backpressure: int) -> None:
         self._parts = parts
         self.task_id = task_id
+        # The task that called the generator.
+        self.made_by = parts.task_id()
         self.backpressure = backpressure
         self.num_received = 0
         # Of the present attempt.
@@ -113,6 +123,8 @@ class Stream:
         # How many items of the present attempt were received.
         self._sent_received = 0
         self._awaited: dict[bytes, None] = {}
+        # The tasks that wait for the next item beside their thread, by what wakes them.
+        self._waiting: dict[Callable[[], None], bytes] = {}
 
     def item_id(self, number: int) -> bytes:
         return object_id_bytes(self.task_id, number + 1)
@@ -268,11 +280,19 @@ class Stream:
         with self._parts.env.lock:
             if self._parts.env.reactor.is_closed:
                 raise SessionEnded
-            return self._parts.memory_store.when_ready(self.expect(self.num_taken + 1), callback)
+            is_ready = self._parts.memory_store.when_ready(self.expect(self.num_taken + 1), callback)
+            if not is_ready:
+                self._waiting[callback] = self._parts.task_id()
+            return is_ready
 
     def forget_waiter(self, callback: Callable[[], None]) -> None:
         with self._parts.env.lock:
+            self._waiting.pop(callback, None)
             self._parts.memory_store.forget_waiter(self.item_id(self.num_taken + 1), callback)
+
+    def is_awaited_by(self, task_id: bytes) -> bool:
+        """Whether the task waits in when_next. Lock held."""
+        return task_id in self._waiting.values()
 
     def take_all(self) -> list[ObjectRef[Any]]:
         """Takes every item that was received and not taken. Lock held."""
@@ -303,9 +323,9 @@ class GeneratorStreams:
             return [end]
         stream = Stream(parts, task_id, spec.generator_backpressure_num_objects)
         self._streams[task_id] = stream
-        handle_id = object_id_bytes(task_id, 0)
-        parts.references.add_owned(handle_id)
-        return [ObjectRefGenerator(stream, end, ObjectRef(handle_id, parts.home))]
+        handle = handle_id(task_id)
+        parts.references.add_owned(handle)
+        return [ObjectRefGenerator(stream, end, ObjectRef(handle, parts.home))]
 
     def received(self, peer: Peer, task_id: bytes, part: Any) -> None:
         """A part of a task's answer has come. (CallTemplate.on_part)"""
@@ -396,6 +416,18 @@ class GeneratorStreams:
             stream.drop()
         if stream.is_dropped:
             del self._streams[stream.task_id]
+
+    def get(self, task_id: bytes) -> Stream | None:
+        """The one of this generator, as long as somebody takes its items or it runs."""
+        return self._streams.get(task_id)
+
+    def awaited_by(self, task_id: bytes) -> list[bytes]:
+        """The next items for which this task waits in `async for`."""
+        return [
+            stream.item_id(stream.num_taken + 1)
+            for stream in self._streams.values()
+            if stream.is_awaited_by(task_id)
+        ]
 
     def handle_ended(self, object_id: bytes) -> None:
         """A reference without a value has ended. It may have stood for a generator object."""

@@ -70,13 +70,15 @@ class LongWaits:
             missing = [each for each in object_ids if self._is_missing(each)]
         num_may_fail = 0 if num_enough is None else len(object_ids) - num_enough
         until_s = self._env.clock.time_s() + LOOK_S
-        for object_id in missing[:LOOKED_AT_MAX]:
+        num_looked_at = min(len(missing), LOOKED_AT_MAX)
+        some = "" if num_looked_at == len(missing) else f", of which {num_looked_at} are looked at"
+        for object_id in missing[:num_looked_at]:
             if self._env.clock.time_s() > until_s:
                 return
             explanation = self._explain("object", object_id)
             num_may_fail -= explanation.is_stuck
             if num_may_fail < 0:
-                others = f" (one of {len(missing)} that are missing)" if len(missing) > 1 else ""
+                others = f" (one of {len(missing)} that are missing{some})" if len(missing) > 1 else ""
                 text = f"Waiting for more than {waited_s:g} s{others}: {explanation}"
                 self._warnings.tell("long_wait", text)
                 return

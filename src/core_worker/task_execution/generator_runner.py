@@ -171,7 +171,7 @@ class GeneratorRunner:
         made, taken = sender.num_made, sender.num_taken
         what = f"its caller, who has taken {taken} of the {made} items that it yielded"
         unblock = "take items of it, or let it run further ahead (_generator_backpressure_num_objects)"
-        return self._blocked.noted(WaitCode.BACKPRESSURE, what, None, sender.task_id, unblock)
+        return self._blocked.noted(WaitCode.BACKPRESSURE, what, sender.taken_by, sender.task_id, unblock)
 
 
 def _takes(generator: GeneratorType[Any, Any, Any]) -> bool:

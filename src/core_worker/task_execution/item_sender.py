@@ -23,6 +23,7 @@ from typing import Any
 
 from ray_mono.common.ids import object_id_bytes
 from ray_mono.core_worker.environment import Environment
+from ray_mono.core_worker.objects.generator_streams import handle_id
 from ray_mono.core_worker.options import INLINE_BYTES_MAX
 from ray_mono.core_worker.reference_counting.borrowing import Borrowing
 from ray_mono.core_worker.reference_counting.reference_counter import ReferenceCounter
@@ -31,7 +32,7 @@ from ray_mono.core_worker.task_execution.call import Call, Reply
 from ray_mono.core_worker.task_execution.kept_answers import KeptAnswers
 from ray_mono.core_worker.task_wire import streamed_item
 from ray_mono.core_worker.values import serialization
-from ray_mono.protobuf import core_worker_pb2
+from ray_mono.protobuf import common_pb2, core_worker_pb2
 
 
 @dataclass(frozen=True)
@@ -258,6 +259,17 @@ class ItemSender:
     def is_ahead(self) -> bool:
         """Its user asked for backpressure, and has not taken enough."""
         return 0 < self._backpressure <= self.num_made - self.num_taken
+
+    @property
+    def taken_by(self) -> common_pb2.WaitSubject:
+        """Who knows what becomes of its items."""
+        spec = self._call.spec
+        return common_pb2.WaitSubject(
+            kind=common_pb2.WaitSubject.OBJECT,
+            id=handle_id(self.task_id),
+            name=f"{spec.name}()",
+            at=spec.caller,
+        )
 
     def acknowledge(self, request: Any) -> None:
         """The owner has received items, or its user has taken some, or will take no more."""

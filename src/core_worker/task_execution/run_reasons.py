@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from ray_mono.common.explanation import MOVING, WaitCode
-from ray_mono.common.wait_messages import SUBJECTS_TOLD_MAX, reason_of
+from ray_mono.common.wait_messages import SUBJECTS_TOLD_MAX, looked_at, reason_of
 from ray_mono.core_worker.context import TaskContext, WorkerContext
 from ray_mono.core_worker.environment import Environment
 from ray_mono.core_worker.objects.blocked_notice import BlockedNotice
@@ -22,6 +22,9 @@ from ray_mono.core_worker.task_submission.wait_reasons import WaitReasons
 from ray_mono.protobuf import common_pb2
 
 Subject = common_pb2.WaitSubject
+
+NAMES_TOLD_MAX = 4
+"""Of methods that are first."""
 
 
 class RunReasons:
@@ -53,10 +56,14 @@ class RunReasons:
             return self._of_call(subject)
         if subject.kind == Subject.WORKER:
             return self._of_worker(subject)
-        if subject.kind == Subject.PLACEMENT_GROUP and (maker := self._running.find(subject.creator_task_id)):
+        maker = self._running.find(subject.creator_task_id)
+        if maker is None:
+            return None
+        if subject.kind == Subject.PLACEMENT_GROUP:
             text = f"{subject.name} is held until {_named(maker)}, which made it, removes it"
             return reason_of(WaitCode.HELD_BY_GROUP, text, [self._subject(maker)])
-        return None
+        text = f"the items of {subject.name} are for {_named(maker)}, which called it"
+        return reason_of(WaitCode.BACKPRESSURE, text, [self._subject(maker)])
 
     def waiting(self) -> list[tuple[common_pb2.WaitSubject, int]]:
         """What waits here: the task that runs, in its code; calls of this worker's actor, in their code or
@@ -81,7 +88,7 @@ class RunReasons:
             name = _of_actor(spec.task_name or f"{actor.class_name}.{spec.name}", actor.actor_id)
             alike[name] = task_id, num + alike.get(name, (b"", 0))[1]
         for name, (task_id, num) in alike.items():
-            yield Subject(kind=Subject.TASK, id=task_id, name=name, at=self._env.address), num
+            yield self._here_is(task_id, name), num
 
     def _of_call(self, subject: common_pb2.WaitSubject) -> common_pb2.WaitReason:
         task = self._running.find(subject.id)
@@ -93,9 +100,16 @@ class RunReasons:
         """A call that has not begun. begun: what is before it."""
         if not begun:
             return reason_of(WaitCode.STARTING, f"{name} is about to begin on {self._here}, or has ended")
-        text = f"{name} is behind {_named(begun[0])} on {self._here}"
+        before = list(dict.fromkeys(map(_named, begun)))
+        told = " and ".join(before[:NAMES_TOLD_MAX])
+        if len(before) > NAMES_TOLD_MAX:
+            told += f" and {len(before) - NAMES_TOLD_MAX} others"
+        # With several threads it takes one of them.
+        at_once = f" ({len(begun)} calls that run at the same time)" if len(begun) > 1 else ""
+        text = f"{name} is behind {told}{at_once} on {self._here}"
+        some, num_others = begun[:SUBJECTS_TOLD_MAX], len(begun) - SUBJECTS_TOLD_MAX
         return reason_of(
-            WaitCode.BEHIND_OTHERS, text, map(self._subject, begun[:SUBJECTS_TOLD_MAX]), is_any=True
+            WaitCode.BEHIND_OTHERS, text, map(self._subject, some), is_any=True, num_others=num_others
         )
 
     def _of_worker(self, subject: common_pb2.WaitSubject) -> common_pb2.WaitReason:
@@ -135,7 +149,8 @@ class RunReasons:
         return reason_of(WaitCode.RUNNING, f"{_named(task)} runs on {self._here}, for {for_s:.0f} s so far")
 
     def _awaited_by(self, task_id: bytes) -> list[bytes]:
-        return [*self._blocked.waited_for_by(task_id), *self._futures.awaited_by(task_id)]
+        items = self._reasons.items_awaited_by(task_id)
+        return [*self._blocked.waited_for_by(task_id), *self._futures.awaited_by(task_id), *items]
 
     def _of_values(
         self, text: str, awaited: Sequence[bytes], num_enough: int | None, is_timed: bool = False
@@ -145,19 +160,24 @@ class RunReasons:
         is_any = num_enough is not None and num_enough < len(awaited)
         what = f"{len(awaited)} object{'' if len(awaited) == 1 else 's'}"
         what = f"{num_enough} of {what}" if is_any else what
+        what += looked_at(len(awaited))
         what += ", or until a time is over" if is_timed else ""
-        waits_for = map(self._reasons.awaited, self._reasons.in_question(awaited)[:SUBJECTS_TOLD_MAX])
+        asked_about = self._reasons.in_question(awaited, is_any)
         return reason_of(
             WaitCode.GET,
             f"{text} {what}",
-            waits_for,
+            map(self._reasons.awaited, asked_about),
             is_any=is_any,
             num_needed=num_enough or 0,
             times_out=is_timed,
+            num_others=len(awaited) - len(asked_about),
         )
 
     def _subject(self, task: TaskContext) -> common_pb2.WaitSubject:
-        return Subject(kind=Subject.TASK, id=task.task_id, name=_named(task), at=self._env.address)
+        return self._here_is(task.task_id, _named(task))
+
+    def _here_is(self, task_id: bytes, name: str) -> common_pb2.WaitSubject:
+        return Subject(kind=Subject.TASK, id=task_id, name=name, at=self._env.address, runs_there=True)
 
     @property
     def _here(self) -> str:

@@ -273,6 +273,7 @@ class CalledActor:
                     num_restarts_due_to_node_preemption=latest.num_restarts_due_to_node_preemption,
                     is_moving=latest.is_moving,
                     lost_on_node_id=latest.lost_on_node_id,
+                    lost_because=latest.lost_because,
                     address=latest.address,
                     pid=latest.pid,
                     repr_name=latest.repr_name,

@@ -23,6 +23,7 @@ from ray_mono.common.explanation import (
     WaitingOverview,
     WaitLink,
 )
+from ray_mono.common.ids import object_id_bytes, object_name
 from ray_mono.common.scheduling.resources import ResourceSet
 from ray_mono.common.wait_messages import NODES_TOLD_MAX, reason_of
 from ray_mono.core_worker.environment import Environment
@@ -99,7 +100,7 @@ class Walk:
                 return self._through(keys, links, self._held(reason, path, depth))
             if not reason.waits_for:
                 return self._through(keys, links, Story((), reason.code in MOVING))
-            if len(reason.waits_for) > 1 or reason.num_needed > 1 or reason.times_out:
+            if len(reason.waits_for) > 1 or reason.num_needed > 1 or reason.times_out or reason.num_others:
                 return self._through(keys, links, self._beyond(reason, path, depth))
             subject = reason.waits_for[0]
 
@@ -117,7 +118,9 @@ class Walk:
         if len(moving) >= num_needed:
             return moving[0]
         found = next((each for each in stuck if each.cycle_begins is not None), [*stuck, Story((), True)][0])
-        return replace(found, moves=True) if reason.times_out else found
+        # Where one would be enough, it may be one that was not told.
+        is_open = reason.times_out or (reason.any and reason.num_others > 0)
+        return replace(found, moves=True) if is_open else found
 
     def _held(self, reason: common_pb2.WaitReason, path: list[Key], depth: int) -> Story:
         """By an actor, until it ends: what its calls wait for says more only where it leads back here."""
@@ -156,45 +159,50 @@ class Explainer:
         """See CoreInterface. Who knows an object that this process has no reference to is looked for. The
         lock must not be held."""
         subject = Subject(kind=kind_name.upper(), id=id_)
+        if subject.kind == Subject.TASK:
+            # Whoever submitted it knows it by its first return.
+            subject = Subject(kind=Subject.OBJECT, id=object_id_bytes(id_, 1))
         if subject.kind == Subject.OBJECT:
             with self._env.lock:
-                subject = self._reasons.subject_of(id_)
+                subject = self._reasons.subject_of(subject.id)
                 is_known = self._reasons.of(subject).code != WaitCode.UNKNOWN
             if not is_known:
                 found = self._looked_for(subject)
                 if found is None:
-                    text = self._unknown(id_)
+                    text = self._unknown(kind_name, id_)
                     return Explanation((_plain(Link(subject, reason_of(WaitCode.UNKNOWN, text))),), True)
                 subject = found
-        return self._followed(subject, self._env.clock.time_s() + WALK_S, set())
+        return self._followed(subject, self._env.clock.time_s() + WALK_S, {})
 
     def explain_all(self) -> WaitingOverview:
         """See CoreInterface. The lock must not be held."""
         env = self._env
         until_s = env.clock.time_s() + WALK_S
-        addresses = [at for at in self._processes() if at.worker_id != env.worker_id]
+        silent: dict[str, str] = {}
+        others = [row for row in self._processes(silent) if row.address.worker_id != env.worker_id]
         with env.lock:
             own = self._reasons.waiting()
-            methods = [env.gcs.ListWaiting, *(self._peers.stub_for(at).ListWaiting for at in addresses)]
+            stubs = [self._peers.stub_for(row.address) for row in others]
+            methods = [env.gcs.ListWaiting, *(stub.ListWaiting for stub in stubs)]
         answers = self._answers([(method, common_pb2.Empty()) for method in methods])
         replies = [own, *(reply for reply, _ in answers if reply is not None)]
-        names = [THE_HEAD, *(f"process {at.worker_id.hex()[:8]}" for at in addresses)]
+        names = [(THE_HEAD, THE_HEAD), *((_process(row.address), _placed(row)) for row in others)]
         # A process that cannot be reached has ended a moment ago: nothing waits there.
-        silent = [
-            name
-            for name, (reply, error) in zip(names, answers, strict=True)
-            if reply is None and (error is None or name == THE_HEAD)
-        ]
+        silent |= dict(name for name, got in zip(names, answers, strict=True) if got == (None, None))
+        did_not_answer = [*silent.values()]
+        if answers[0][0] is None and THE_HEAD not in silent:
+            did_not_answer.insert(0, THE_HEAD)
         alike = sorted((each for reply in replies for each in reply.alike), key=lambda each: -each.count)
-        met: set[str] = set()
         groups = [
-            Waiting(each.count, self._followed(each.example, until_s, met)) for each in alike[:GROUPS_MAX]
+            Waiting(each.count, self._followed(each.example, until_s, silent)) for each in alike[:GROUPS_MAX]
         ]
         waiting = tuple(group for group in groups if _waits(group.example))
-        return WaitingOverview(waiting, max(0, len(alike) - GROUPS_MAX), tuple(silent))
+        return WaitingOverview(waiting, max(0, len(alike) - GROUPS_MAX), tuple(did_not_answer))
 
-    def _followed(self, subject: common_pb2.WaitSubject, until_s: float, silent: set[str]) -> Explanation:
-        """silent: who did not answer already. They are not waited for again."""
+    def _followed(
+        self, subject: common_pb2.WaitSubject, until_s: float, silent: dict[str, str]
+    ) -> Explanation:
+        """silent: who did not answer already, and how they are named. They are not waited for again."""
         for _ in range(WALKS_MAX):
             story = Walk(partial(self._ask, until_s, silent)).begin(subject)
             if len(story.links) == 1 or story.links[-1].reason.code != WaitCode.UNKNOWN:
@@ -204,34 +212,41 @@ class Explainer:
         cycle = () if story.cycle_begins is None or story.moves else links[story.cycle_begins :]
         return Explanation(links, not story.moves, cycle)
 
-    def _with_lost(self, links: Sequence[Link], silent: set[str]) -> Sequence[Link]:
+    def _with_lost(self, links: Sequence[Link], silent: dict[str, str]) -> Sequence[Link]:
         """An object at their end may have been in stores of nodes that are gone: its owner hears of that when
         somebody needs it."""
         last = links[-1]
         if last.reason.code != WaitCode.READY or not last.reason.node_ids or THE_HEAD in silent:
             return links
-        ((reply, error),) = self._answers([(self._env.gcs.GetAllNodes, common_pb2.Empty())])
-        if reply is None and error is None:
-            silent.add(THE_HEAD)
+        reply = self._of_head(self._env.gcs.GetAllNodes, silent)
         rows = [] if reply is None else reply.nodes
         gone = {row.node_id for row in rows if row.state == common_pb2.NODE_DEAD}
         if not gone.issuperset(last.reason.node_ids):
             return links
         where = ", ".join(node_id.hex()[:8] for node_id in last.reason.node_ids[:NODES_TOLD_MAX])
         text = (
-            f"object {last.subject.id.hex()[:8]}… was on node {where}, which is gone: whoever needs it has it"
+            f"{_told(last.subject)} was on node {where}, which is gone: whoever needs it has it"
             " made again, if its retries allow, or an error"
         )
         return [*links[:-1], Link(last.subject, reason_of(WaitCode.LOST, text))]
 
-    def _processes(self) -> list[common_pb2.Address]:
+    def _of_head(self, method: Any, silent: dict[str, str]) -> Any:
+        """Its reply; None where it gives none."""
+        if THE_HEAD in silent:
+            return None
+        ((reply, error),) = self._answers([(method, common_pb2.Empty())])
+        if reply is None and error is None:
+            silent[THE_HEAD] = THE_HEAD
+        return reply
+
+    def _processes(self, silent: dict[str, str]) -> list[common_pb2.WorkerInfo]:
         """Of the cluster that live."""
-        ((reply, _),) = self._answers([(self._env.gcs.GetAllWorkers, common_pb2.Empty())])
-        workers = [] if reply is None else [each.address for each in reply.workers if each.is_alive]
-        return [at for at in workers if at.worker_id]
+        reply = self._of_head(self._env.gcs.GetAllWorkers, silent)
+        rows = [] if reply is None else reply.workers
+        return [row for row in rows if row.is_alive and row.address.worker_id]
 
     def _ask(
-        self, until_s: float, silent: set[str], subjects: Sequence[common_pb2.WaitSubject]
+        self, until_s: float, silent: dict[str, str], subjects: Sequence[common_pb2.WaitSubject]
     ) -> list[common_pb2.WaitReason]:
         """Of all of them, each asked where it is known, at the same time."""
         env = self._env
@@ -260,25 +275,38 @@ class Explainer:
         return [reasons[place] for place in range(len(subjects))]
 
     def _not_told(
-        self, subject: common_pb2.WaitSubject, who: str, error: RpcError | None, silent: set[str]
+        self, subject: common_pb2.WaitSubject, who: str, error: RpcError | None, silent: dict[str, str]
     ) -> common_pb2.WaitReason:
         if error is None:
-            silent.add(who)
-        elif self._has_ended(subject):
+            if who not in silent:
+                silent[who] = self._named(subject.at, silent) or who
+            who = silent[who]
+        elif self._has_ended(subject, silent):
             return _ended(who, subject)
         why = f"it did not answer within {ANSWER_S:g} s" if error is None else error.message
+        if subject.at.worker_id and error is None:
+            why += ", so it is stopped, or its code holds the GIL"
+        if subject.runs_there or subject.kind == Subject.WORKER:
+            is_actor = subject.kind == Subject.WORKER and subject.name and not subject.name.endswith("()")
+            text = f"{'actor ' if is_actor else ''}{_told(subject)} is in {who}, which cannot be asked: {why}"
+            return reason_of(WaitCode.UNREACHABLE, text, unblock=LOOK_AT_IT)
         knows = "" if subject.kind == Subject.HEAD else f", which knows about {_told(subject)},"
         text = f"{who}{knows} cannot be asked: {why}"
         if who == THE_HEAD:
             return reason_of(WaitCode.HEAD_AWAY, text, unblock="look at the head, or start it again")
         return reason_of(WaitCode.UNREACHABLE, text, unblock=LOOK_AT_IT)
 
-    def _has_ended(self, subject: common_pb2.WaitSubject) -> bool:
+    def _named(self, at: common_pb2.Address, silent: dict[str, str]) -> str:
+        """A process, as the head knows it; empty where it does not."""
+        rows = self._processes(silent) if at.worker_id else []
+        return next((_placed(row) for row in rows if row.address.worker_id == at.worker_id), "")
+
+    def _has_ended(self, subject: common_pb2.WaitSubject, silent: dict[str, str]) -> bool:
         """The process that knows it, as the head knows."""
         if not subject.at.worker_id:
             return False
-        processes = self._processes()
-        return bool(processes) and all(at.worker_id != subject.at.worker_id for at in processes)
+        rows = self._processes(silent)
+        return bool(rows) and all(row.address.worker_id != subject.at.worker_id for row in rows)
 
     def _answers(self, calls: Sequence[tuple[Any, Any]]) -> list[tuple[Any, RpcError | None]]:
         """Of these methods with these requests, made together: (reply, error), (None, None) for what did not
@@ -301,9 +329,9 @@ class Explainer:
     def _looked_for(self, subject: common_pb2.WaitSubject) -> common_pb2.WaitSubject | None:
         """At a process that knows it. Every process of the cluster is asked."""
         elsewhere = [
-            Subject(kind=subject.kind, id=subject.id, at=at)
-            for at in self._processes()
-            if at.worker_id != self._env.worker_id
+            Subject(kind=subject.kind, id=subject.id, at=row.address)
+            for row in self._processes({})
+            if row.address.worker_id != self._env.worker_id
         ]
         with self._env.lock:
             calls = [
@@ -315,24 +343,36 @@ class Explainer:
                 return found
         return None
 
-    def _unknown(self, id_: bytes) -> str:
-        """What nobody knows as an object."""
-        for at in self._processes():
+    def _unknown(self, kind_name: str, id_: bytes) -> str:
+        """What nobody knows as an object, or as a task."""
+        for at in (row.address for row in self._processes({})):
             if id_ in (at.worker_id, at.node_id):
                 what = "a node" if id_ == at.node_id else "a worker process"
                 may_be = "ids of objects, tasks, actors and placement groups can be explained"
                 return f"{id_.hex()} is the id of {what}, and not of an object: {may_be}"
-        return f"no process of the cluster knows object {id_.hex()}: it is freed, or never was"
+        end = "freed" if kind_name == "object" else "over"
+        kind = f"its length is that of ids of {kind_name}s"
+        why = f"it is {end}, or of a driver that has left, or never was ({kind})"
+        return f"no process of the cluster knows {kind_name} {id_.hex()}: {why}"
 
     def _service_of(self, subject: common_pb2.WaitSubject) -> tuple[str, Any]:
         env, at = self._env, subject.at
         if at.worker_id:
-            return f"process {at.worker_id.hex()[:8]}", self._peers.stub_for(at)
+            return _process(at), self._peers.stub_for(at)
         if subject.kind not in (Subject.LEASE, Subject.NODE, Subject.STORE):
             return THE_HEAD, env.gcs
         if at.node_id == env.node_id:
             return "this node's raylet", env.raylet
         return f"the raylet at {at.host}:{at.port}", self._peers.raylet_at(f"{at.host}:{at.port}")
+
+
+def _process(at: common_pb2.Address) -> str:
+    return f"process {at.worker_id.hex()[:8]}"
+
+
+def _placed(row: common_pb2.WorkerInfo) -> str:
+    """A process, with what a person needs to find it."""
+    return f"{_process(row.address)} (pid {row.pid}, node {row.address.node_id.hex()[:8]})"
 
 
 def _ended(who: str, subject: common_pb2.WaitSubject) -> common_pb2.WaitReason:
@@ -368,6 +408,7 @@ def _plain(link: Link) -> WaitLink:
             )
             for each in reason.shortages
         ),
+        history=reason.history,
     )
 
 
@@ -376,4 +417,6 @@ def _kind(subject: common_pb2.WaitSubject) -> str:
 
 
 def _told(subject: common_pb2.WaitSubject) -> str:
+    if subject.kind == Subject.OBJECT:
+        return object_name(subject.id)
     return subject.name or f"{_kind(subject).replace('_', ' ')} {subject.id.hex()}"

@@ -88,7 +88,7 @@ def _killed_for_memory(
         return
     if tasks.may_run_again(task) and (retries.retries_max < 0 or task.oom_kills < retries.retries_max):
         task.killed_for_memory()
-        tasks.begins_again(task, is_free=True)
+        tasks.begins_again(task, str(error), is_free=True)
         pause_s = min(retries.pause_s * 2 ** (task.oom_kills - 1), OOM_PAUSE_MAX_S)
         env.reactor.call_later(pause_s, partial(tasks.run_again, task))
     else:

@@ -106,6 +106,7 @@ class PendingTask:
         "has_args",
         "has_places",
         "item",
+        "last_failure",
         "number",
         "oom_kills",
         "place",
@@ -158,6 +159,8 @@ class PendingTask:
         self.number = number
         # How many of its workers were killed because their node ran short of memory.
         self.oom_kills = 0
+        # Why its last attempt came to nothing: a text, or a serialized error.
+        self.last_failure: str | bytes = ""
         # Of a `map`, while it may travel with others of it; and its item, which becomes flat_args if it
         # travels alone.
         self.together = together
@@ -211,6 +214,7 @@ class PendingTask:
             made.retries_left, made.retry_exceptions = retries_left, retry_exceptions
             made.flat_args, made.args, made.has_args, made.has_places = b"", (), False, False
             made.place, made.oom_kills, made._request, made.state = 0, 0, None, WAITS_FOR_WORKER
+            made.last_failure = ""
             tasks.append(made)
         return tasks
 
@@ -271,17 +275,19 @@ class PendingTask:
         """Whether it was pushed last time, and did not begin."""
         return self.place == CAME_BACK
 
-    def again(self, is_free: bool = False) -> None:
-        """It began and failed, and is run once more, which costs one of its retries, unless it is free."""
+    def again(self, why: str | bytes = "", is_free: bool = False) -> None:
+        """It began and failed, and is run once more, which costs one of its retries, unless it is free. why:
+        a text, or a serialized error."""
         self._move(WAITS_FOR_WORKER)
-        self._count_attempt(is_free)
+        self._count_attempt(why, is_free)
 
     def killed_for_memory(self) -> None:
         """Its worker was."""
         self.oom_kills += 1
 
-    def _count_attempt(self, is_free: bool = False) -> None:
+    def _count_attempt(self, why: str | bytes, is_free: bool = False) -> None:
         self.place = 0
+        self.last_failure = why
         if self.retries_left > 0 and not is_free:
             self.retries_left -= 1
         self.request.attempt += 1
@@ -289,7 +295,7 @@ class PendingTask:
     def make_again(self, arg_ids: Sequence[bytes]) -> None:
         """It was answered, and something that it returned is lost. arg_ids: what it holds now."""
         self._move(WAITS_FOR_ARGUMENTS)
-        self._count_attempt()
+        self._count_attempt("what it returned is lost")
         self.arg_ids = arg_ids
         self.request.waits_for_room = False
 

@@ -26,7 +26,7 @@ from typing import Any
 
 from ray_mono.common.exceptions import PlacementGroupNameTaken, RaySystemError, TaskPlacementGroupRemoved
 from ray_mono.common.explanation import WaitCode
-from ray_mono.common.ids import PlacementGroupID
+from ray_mono.common.ids import PlacementGroupID, object_name
 from ray_mono.common.scheduling.resources import ResourceSet
 from ray_mono.common.wait_messages import reason_of
 from ray_mono.core_worker.context import WorkerContext
@@ -248,7 +248,7 @@ class GcsPlacementGroups:
         group_id = self._ready.get(object_id)
         if group_id is None:
             return None
-        text = f"object {object_id.hex()[:8]}… waits for {_named(group_id)}"
+        text = f"{object_name(object_id)} waits for {_named(group_id)}"
         return reason_of(WaitCode.PLACEMENT_GROUP, text, [Subject(kind=Subject.PLACEMENT_GROUP, id=group_id)])
 
     def _waited_for(self, group_id: bytes) -> _WaitedFor:

@@ -36,10 +36,16 @@ class RetryNotices:
             return
         if len(self._times) > FUNCTIONS_MAX:
             del self._times[next(iter(self._times))]
-        left = "retries without end" if retries_left < 0 else f"retries left: {retries_left}"
         so_far = f"; {times} such retries so far" if times > 1 else ""
         text = why if isinstance(why, str) else told(why)
-        self._warnings.tell("task_retried", f"{name}() failed and is run again ({left}{so_far}): {text}")
+        self._warnings.tell(
+            "task_retried", f"{name}() failed and is run again ({left(retries_left)}{so_far}): {text}"
+        )
+
+
+def left(num_retries: int) -> str:
+    """For people; -1: retries without end."""
+    return "retries without end" if num_retries < 0 else f"retries left: {num_retries}"
 
 
 def told(data: bytes) -> str:

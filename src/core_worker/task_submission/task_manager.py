@@ -20,6 +20,7 @@ from typing import Any
 from ray_mono.common import raw_error
 from ray_mono.common.exceptions import TaskCancelledError
 from ray_mono.common.our_bug import known
+from ray_mono.common.wait_messages import clause
 from ray_mono.core_worker.objects.generator_streams import GeneratorStreams
 from ray_mono.core_worker.objects.lineage import Failure, Lineage, Reason, WhyNot
 from ray_mono.core_worker.objects.object_recovery import ObjectRecovery
@@ -60,6 +61,7 @@ class TaskManager(PendingTasks):
         self._plasma = plasma
         self._borrowing = borrowing
         self._streams = streams
+        self.stream_of, self.items_awaited_by = streams.get, streams.awaited_by
         self._lineage = lineage
         self._recovery = recovery
         self._unhandled = unhandled
@@ -225,7 +227,7 @@ class TaskManager(PendingTasks):
         if self.is_pending(task) and is_preempted and self.may_run_again(task):
             self._retry(task, "its node was taken away", is_free=True)
         elif self.is_pending(task) and task.retries_left != 0:
-            self._retry(task, "its worker was lost")
+            self._retry(task, clause(str(error())))
         else:
             self.fail_unless_cancelled(task, error())
 
@@ -242,12 +244,12 @@ class TaskManager(PendingTasks):
     def next_attempt(self, task: PendingTask, why: str | bytes, is_free: bool = False) -> None:
         """It failed and will be run again, and the driver may be told. why: a text, or a serialized error,
         which is read only then."""
-        self.begins_again(task, is_free)
+        self.begins_again(task, why, is_free)
         self._retry_notices.tell(task.template, task.retries_left, why)
 
-    def begins_again(self, task: PendingTask, is_free: bool) -> None:
+    def begins_again(self, task: PendingTask, why: str | bytes, is_free: bool) -> None:
         """As next_attempt, where the driver is told otherwise."""
-        task.again(is_free)
+        task.again(why, is_free)
         if task.template.on_part is not None:
             self._streams.begins_again(task.task_id)
 

@@ -10,14 +10,23 @@ from ray_mono.common import ids
 from ray_mono.common.explanation import WaitCode
 from ray_mono.common.scheduling import bundle_resources
 from ray_mono.common.scheduling.resources import ResourceSet
-from ray_mono.common.wait_messages import SUBJECTS_TOLD_MAX, THE_HEAD, reason_of
+from ray_mono.common.wait_messages import (
+    SUBJECTS_TOLD_MAX,
+    THE_HEAD,
+    clause,
+    looked_at,
+    reason_of,
+    with_history,
+)
 from ray_mono.core_worker.call_template import CallTemplate
 from ray_mono.core_worker.environment import Environment
+from ray_mono.core_worker.objects.generator_streams import Stream
 from ray_mono.core_worker.peers import PeerPool
 from ray_mono.core_worker.reference_counting.borrowing import Borrowing
 from ray_mono.core_worker.reference_counting.reference_counter import ReferenceCounter
 from ray_mono.core_worker.store_provider.memory_store import MemoryStore
 from ray_mono.core_worker.store_provider.plasma_store_provider import PlasmaStoreProvider
+from ray_mono.core_worker.task_submission import retry_notices
 from ray_mono.core_worker.task_submission.actor_task_submitter import ActorTaskSubmitter
 from ray_mono.core_worker.task_submission.called_actor import CalledActor, CalledActorState
 from ray_mono.core_worker.task_submission.lease import Lease, SchedulingQueue
@@ -83,7 +92,7 @@ class WaitReasons:
         if subject.kind == Subject.TASK:
             task = self._tasks.get(subject.id)
             if task is not None:
-                return self._of_task(task)
+                return with_history(self._of_task(task), _history_of(task))
         reason = self._runs(subject)
         if reason is not None:
             return reason
@@ -156,7 +165,7 @@ class WaitReasons:
 
     def in_store(self, object_id: bytes) -> common_pb2.WaitSubject:
         """The object, as this node's store knows it."""
-        at, name = self._raylet_at(self._env.raylet), f"object {object_id.hex()[:8]}…"
+        at, name = self._raylet_at(self._env.raylet), ids.object_name(object_id)
         return Subject(kind=Subject.STORE, id=object_id, name=name, at=at)
 
     def awaited(self, object_id: bytes) -> common_pb2.WaitSubject:
@@ -165,22 +174,25 @@ class WaitReasons:
             return self.in_store(object_id)
         return self.subject_of(object_id)
 
-    def in_question(self, object_ids: Sequence[bytes]) -> list[bytes]:
-        """The same: last those whose calls are with workers, and so run in most cases. Where there are many,
-        not all are asked about."""
+    def in_question(self, object_ids: Sequence[bytes], is_any: bool = False) -> list[bytes]:
+        """So many of them as are asked about, those first that decide. Those whose calls are with workers run
+        in most cases: where all are needed, these come last. is_any: some are enough."""
 
         def is_with_worker(object_id: bytes) -> bool:
             task = self._tasks.get(object_id[: -ids.INDEX_BYTES])
             return task is not None and task.state is PUSHED
 
-        return sorted(object_ids, key=is_with_worker)
+        return sorted(object_ids, key=is_with_worker, reverse=is_any)[:SUBJECTS_TOLD_MAX]
 
     # ---- objects
 
     def _of_object(self, object_id: bytes) -> common_pb2.WaitReason:
-        name = f"object {object_id.hex()[:8]}…"
+        name = ids.object_name(object_id)
         row = self._references.get(object_id)
         task = self._tasks.get(object_id[: -ids.INDEX_BYTES])
+        stream = self._tasks.stream_of(object_id[: -ids.INDEX_BYTES])
+        if stream is not None and (of_stream := self._of_stream(stream, object_id)) is not None:
+            return of_stream
         if row is None and task is None:
             return reason_of(WaitCode.UNKNOWN, f"{name} is not known to its owner any more")
         if row is not None and not self._memory_store.is_pending(object_id):
@@ -200,6 +212,34 @@ class WaitReasons:
             return of_group or reason_of(WaitCode.STARTING, f"{name} is about to be there")
         return reason_of(WaitCode.TASK, f"{name} is made by {named(task)}", [self._subject(task)])
 
+    def _of_stream(self, stream: Stream, object_id: bytes) -> common_pb2.WaitReason | None:
+        """Of what is neither an item that is there, or to come, nor the end of the generator."""
+        index = int.from_bytes(object_id[-ids.INDEX_BYTES :], "little")
+        if index == 0:
+            return self._of_generator_object(stream, object_id)
+        if not stream.is_ended or index <= stream.num_received + 1:
+            return None
+        left = stream.num_received - stream.num_taken
+        what = f"and {left} of them are not taken" if left else "and all of them were taken"
+        generator = f"the generator of task {stream.task_id.hex()[:8]}…"
+        text = f"{generator} is over: it has yielded {_count(stream.num_received, 'item')}, {what}"
+        return reason_of(WaitCode.READY, text)
+
+    def _of_generator_object(self, stream: Stream, object_id: bytes) -> common_pb2.WaitReason:
+        """Who is to take its items?"""
+        task = self._tasks.get(stream.task_id)
+        name = "a generator that is over" if task is None else named(task)
+        asked = Subject(kind=Subject.OBJECT, id=object_id, name=name, creator_task_id=stream.made_by)
+        if (taken := self._runs(asked)) is not None:
+            return taken
+        process = f"(pid {self._env.pid})"
+        who = f"the driver {process}" if self._env.is_driver else f"whoever has it in its process {process}"
+        return reason_of(WaitCode.BACKPRESSURE, f"the items of {name} are for {who}")
+
+    def items_awaited_by(self, task_id: bytes) -> list[bytes]:
+        """See GeneratorStreams.awaited_by."""
+        return self._tasks.items_awaited_by(task_id)
+
     # ---- calls
 
     def _subject(self, task: PendingTask) -> common_pb2.WaitSubject:
@@ -208,7 +248,7 @@ class WaitReasons:
 
     def _at(self, task: PendingTask, worker: common_pb2.Address) -> common_pb2.WaitSubject:
         """Where it is to run."""
-        return Subject(kind=Subject.TASK, id=task.task_id, name=named(task), at=worker)
+        return Subject(kind=Subject.TASK, id=task.task_id, name=named(task), at=worker, runs_there=True)
 
     def _of_task(self, task: PendingTask) -> common_pb2.WaitReason:
         if task.waits_for_arguments:
@@ -225,9 +265,14 @@ class WaitReasons:
 
     def _of_arguments(self, task: PendingTask) -> common_pb2.WaitReason:
         missing = self._missing_of(task)
-        text = f"{named(task)} waits for {_count(len(missing), 'argument')}"
-        asked_about = self.in_question(missing)[:SUBJECTS_TOLD_MAX]
-        return reason_of(WaitCode.DEPENDENCIES, text, map(self.subject_of, asked_about))
+        text = f"{named(task)} waits for {_count(len(missing), 'argument')}{looked_at(len(missing))}"
+        asked_about = self.in_question(missing)
+        return reason_of(
+            WaitCode.DEPENDENCIES,
+            text,
+            map(self.subject_of, asked_about),
+            num_others=len(missing) - len(asked_about),
+        )
 
     def _missing_of(self, task: PendingTask) -> list[bytes]:
         args = [arg.reference.object_id for arg in task.request.args if arg.WhichOneof("arg") == "reference"]
@@ -264,7 +309,8 @@ class WaitReasons:
             text = (
                 f"{named(task)} waits for one of {_count(len(runs), 'worker')} that this process has{needs}"
             )
-            return reason_of(WaitCode.BEHIND_OTHERS, text, runs[:SUBJECTS_TOLD_MAX], is_any=True)
+            some, num_others = runs[:SUBJECTS_TOLD_MAX], len(runs) - SUBJECTS_TOLD_MAX
+            return reason_of(WaitCode.BEHIND_OTHERS, text, some, is_any=True, num_others=num_others)
         return reason_of(WaitCode.STARTING, f"{named(task)} is about to ask for a worker")
 
     def _raylet_at(self, raylet: RayletServiceStub) -> common_pb2.Address:
@@ -307,6 +353,18 @@ def named(task: PendingTask) -> str:
     spec = task.template.spec
     of_actor = spec.type == common_pb2.ACTOR_TASK
     return f"{task.name}()" + (f" of actor {spec.actor_task.actor_id.hex()[:8]}" if of_actor else "")
+
+
+def _history_of(task: PendingTask) -> str:
+    if not task.attempt:
+        return ""
+    why = task.last_failure
+    if isinstance(why, bytes):
+        # The last line of an error says what it is.
+        why = retry_notices.told(why).rstrip().rpartition("\n")[2]
+    times = "once" if task.attempt == 1 else f"{task.attempt} times"
+    left = retry_notices.left(task.retries_left)
+    return f"{named(task)} has run {times} and is run again ({left}): {clause(why)}"
 
 
 def _count(number: int, what: str) -> str:

@@ -392,6 +392,7 @@ class ActorManager:
             killing=None,
             is_moving=has_left,
             lost_on=actor.node_id,
+            lost_because=(actor.killing or death).message,
             pending_reason="",
             creations_failed=actor.creations_failed + (actor.state is not ActorLife.ALIVE),
         )

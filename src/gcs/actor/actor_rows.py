@@ -94,6 +94,7 @@ def write_fields(actor: Actor, info: common_pb2.ActorInfo) -> None:
     info.is_moving = actor.is_moving
     info.pending_reason = actor.pending_reason
     info.lost_on_node_id = b"" if actor.lost_on is None else actor.lost_on.binary()
+    info.lost_because = actor.lost_because
     info.start_time_s = actor.start_time_s
     info.end_time_s = actor.end_time_s
     if actor.worker_id is None:
@@ -125,6 +126,7 @@ def read_fields(info: common_pb2.ActorInfo) -> Actor:
         death=death_from_proto(info.death_cause) if is_dead else None,
         is_moving=info.is_moving,
         lost_on=NodeID(info.lost_on_node_id) if info.lost_on_node_id else None,
+        lost_because=info.lost_because,
         pending_reason=info.pending_reason,
         story=("restored",),
     )
@@ -151,6 +153,7 @@ def adopted_row(told: common_pb2.ActorInfo, now_s: float) -> Actor:
         num_restarts_preempted=told.num_restarts_due_to_node_preemption,
         is_moving=told.is_moving and not is_placed,
         lost_on=NodeID(told.lost_on_node_id) if told.lost_on_node_id and not is_placed else None,
+        lost_because=told.lost_because,
         node_id=NodeID(told.address.node_id) if is_placed else None,
         worker_id=WorkerID(told.address.worker_id) if is_placed else None,
         story=("adopted",),

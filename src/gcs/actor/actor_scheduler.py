@@ -84,6 +84,8 @@ class ActorScheduler:
         self._placing: dict[ActorID, asyncio.Task[None]] = {}
         # Of these, those for which a raylet is asked, and for what.
         self._asking: dict[ActorID, raylet_pb2.RequestWorkerLeaseRequest] = {}
+        # Of these, those that pause first, and until when.
+        self._pausing: dict[ActorID, float] = {}
         self._nodes_changed = asyncio.Event()
         # The nodes that the last actors went to, by strategy.
         self._last_node_ids: dict[StrategyKind, bytes] = {}
@@ -142,6 +144,10 @@ class ActorScheduler:
         wanted = self._asking.get(actor_id)
         return b"" if wanted is None else wanted.lease_id
 
+    def pause_left_s(self, actor_id: ActorID) -> float:
+        """How much longer it pauses, since its last processes ended early."""
+        return max(0.0, self._pausing.get(actor_id, 0.0) - self._environment.clock.time_s())
+
     def is_placing(self, actor_id: ActorID) -> bool:
         return actor_id in self._placing
 
@@ -152,7 +158,11 @@ class ActorScheduler:
 
     async def _place_when(self, durable: asyncio.Event, effect: Place, delay_s: float) -> None:
         await durable.wait()
-        await asyncio.sleep(delay_s)
+        self._pausing[effect.actor_id] = self._environment.clock.time_s() + delay_s
+        try:
+            await asyncio.sleep(delay_s)
+        finally:
+            del self._pausing[effect.actor_id]
         await self._place(effect.actor_id, effect.incarnation)
 
     async def _place(self, actor_id: ActorID, incarnation: int) -> None:

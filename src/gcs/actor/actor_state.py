@@ -136,6 +136,8 @@ class Actor:
     """Of the incarnation that is alive or being created; both None while it is not placed, and when dead."""
     lost_on: NodeID | None = None
     """Where the last worker was when it was lost: it may still run there, if the node is only silent."""
+    lost_because: str = ""
+    """Why it was lost, for people; empty where none was."""
     creations_failed: int = 0
     """Workers in a row that died before the constructor returned."""
     ending: Death | None = None
@@ -155,12 +157,17 @@ class Actor:
     def actor_id(self) -> ActorID:
         return self.registration.actor_id
 
+    @property
+    def restarts_left(self) -> int | None:
+        """None: as many as it takes."""
+        counted = self.num_restarts - self.num_restarts_preempted
+        most = self.registration.max_restarts
+        return None if most < 0 else max(0, most - counted)
+
     def has_restarts(self, is_preempted: bool) -> bool:
         """Whether it may start once more. As in Ray, an actor that restarts at all always does where its node
         is taken away."""
-        restarts_max = self.registration.max_restarts
-        counted = self.num_restarts - self.num_restarts_preempted
-        return restarts_max < 0 or counted < restarts_max or (is_preempted and restarts_max > 0)
+        return self.restarts_left != 0 or (is_preempted and self.registration.max_restarts > 0)
 
     @property
     def leaves(self) -> bool:

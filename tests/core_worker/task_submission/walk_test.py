@@ -106,6 +106,23 @@ def test_a_circle_that_another_holder_will_end_is_none() -> None:
     assert story.moves and names(story) == ["a", "c"] and story.cycle_begins is None
 
 
+@pytest.mark.parametrize(
+    ("is_any", "code", "moves"),
+    [(True, STUCK, True), (True, RUNS, True), (False, STUCK, False), (False, RUNS, True)],
+)
+def test_where_one_that_was_not_told_may_be_enough_nothing_is_stuck(
+    is_any: bool, code: str, moves: bool
+) -> None:
+    def ask(subject: common_pb2.WaitSubject) -> common_pb2.WaitReason:
+        if subject.id == b"a":
+            waits_for = map(subject_of, "bc")
+            return common_pb2.WaitReason(code=WaitCode.GET, waits_for=waits_for, any=is_any, num_others=3)
+        return common_pb2.WaitReason(code=code)
+
+    story = Walk(lambda subjects: [*map(ask, subjects)]).begin(subject_of("a"))
+    assert story.moves is moves and [link.reason.code for link in story.links] == ["GET", code]
+
+
 def test_an_object_in_two_stores_does_not_wait_for_itself() -> None:
     def in_store(node_id: bytes) -> common_pb2.WaitSubject:
         return Subject(kind=Subject.STORE, id=b"object", at=common_pb2.Address(node_id=node_id))
