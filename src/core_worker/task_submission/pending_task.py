@@ -97,6 +97,7 @@ class PendingTask:
     push it: a queue of a million tasks has none."""
 
     __slots__ = (
+        "_last_failure",
         "_request",
         "arg_ids",
         "args",
@@ -106,7 +107,6 @@ class PendingTask:
         "has_args",
         "has_places",
         "item",
-        "last_failure",
         "number",
         "oom_kills",
         "place",
@@ -159,14 +159,18 @@ class PendingTask:
         self.number = number
         # How many of its workers were killed because their node ran short of memory.
         self.oom_kills = 0
-        # Why its last attempt came to nothing: a text, or a serialized error.
-        self.last_failure: str | bytes = ""
         # Of a `map`, while it may travel with others of it; and its item, which becomes flat_args if it
         # travels alone.
         self.together = together
         self.item = item
         self._request: Any = None
         self.state = WAITS_FOR_ARGUMENTS if args else WAITS_FOR_WORKER
+
+    @property
+    def last_failure(self) -> str | bytes:
+        """Why its last attempt came to nothing: a text, or a serialized error. Few have one, so that nobody
+        sets none."""
+        return getattr(self, "_last_failure", "")
 
     @property
     def request(self) -> Any:
@@ -214,7 +218,6 @@ class PendingTask:
             made.retries_left, made.retry_exceptions = retries_left, retry_exceptions
             made.flat_args, made.args, made.has_args, made.has_places = b"", (), False, False
             made.place, made.oom_kills, made._request, made.state = 0, 0, None, WAITS_FOR_WORKER
-            made.last_failure = ""
             tasks.append(made)
         return tasks
 
@@ -287,7 +290,7 @@ class PendingTask:
 
     def _count_attempt(self, why: str | bytes, is_free: bool = False) -> None:
         self.place = 0
-        self.last_failure = why
+        self._last_failure = why
         if self.retries_left > 0 and not is_free:
             self.retries_left -= 1
         self.request.attempt += 1
