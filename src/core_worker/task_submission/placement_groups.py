@@ -33,6 +33,7 @@ from ray_mono.core_worker.context import WorkerContext
 from ray_mono.core_worker.environment import Environment
 from ray_mono.core_worker.object_ref import ObjectRef, ReferenceHome, disconnected
 from ray_mono.core_worker.objects.blocked_notice import BlockedNotice
+from ray_mono.core_worker.objects.long_waits import LongWaits
 from ray_mono.core_worker.reference_counting.dropped_references import DroppedReferences
 from ray_mono.core_worker.reference_counting.reference_counter import ReferenceCounter
 from ray_mono.core_worker.store_provider.memory_store import MemoryStore
@@ -92,6 +93,7 @@ class GcsPlacementGroups:
         memory_store: MemoryStore,
         dropped: DroppedReferences,
         blocked: BlockedNotice,
+        long_waits: LongWaits,
         removed: RemovedGroups,
         home: ReferenceHome,
     ) -> None:
@@ -101,6 +103,7 @@ class GcsPlacementGroups:
         self._memory_store = memory_store
         self._dropped = dropped
         self._blocked = blocked
+        self._long_waits = long_waits
         self._removed = removed
         self._home = home
         self._timeout_s = env.config.gcs_timeout_s
@@ -184,7 +187,8 @@ class GcsPlacementGroups:
         try:
             subject = Subject(kind=Subject.PLACEMENT_GROUP, id=group_id)
             with self._blocked.noted(WaitCode.PLACEMENT_GROUP, _named(group_id), subject):
-                self._blocked.wait(waiter, timeout_s)
+                wait = partial(self._blocked.wait, waiter, timeout_s)
+                self._long_waits.wait(wait, [group_id], kind_name="placement_group")
         finally:
             with self._env.lock:
                 if not outcomes:
