@@ -71,7 +71,7 @@ class Getter:
         stories_of: Callable[[Sequence[bytes], int], list[str]],
         home: ReferenceHome,
     ) -> None:
-        """stories_of(object ids, how many): for people, the calls that make these values. Lock held."""
+        """stories_of(object ids, how many): for people, the calls that make these values. Lock not held."""
         self._env = env
         self._references = references
         self._memory_store = memory_store
@@ -258,8 +258,7 @@ class Getter:
         return failed
 
     def _timeout(self, missing: Sequence[bytes], num_wanted: int, timeout_s: float | None) -> GetTimeoutError:
-        with self._env.lock:
-            calls = self._stories_of(missing, CALLS_TOLD_MAX)
+        calls = self._stories_of(missing, CALLS_TOLD_MAX)
         told = f"; not over: {', '.join(calls)}" if calls else ""
         return GetTimeoutError(
             f"{len(missing)} of {num_wanted} objects were not there after {timeout_s:g} s{told}"
