@@ -17,7 +17,8 @@ class CoreWorkerConfig:
     """Limits and times, with the product's defaults."""
 
     wait_warning_s: float = 30.0
-    """How long a get or wait lasts before its driver is told why, if nothing that runs will end it."""
+    """How long a get, a wait or an `await` lasts before its driver is told why, if nothing that runs will end
+    it."""
     gcs_timeout_s: float = 60.0
     """How long a call to the GCS may take. Beyond that the GCS is as good as gone."""
 

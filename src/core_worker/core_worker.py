@@ -144,7 +144,7 @@ class CoreWorker:
         self._events = TaskEvents(env, self._context)
         self._global_state = GcsGlobalState(env)
         self._blocked = BlockedNotice(env, self._context, references, store, plasma)
-        long_waits = LongWaits(env, self._blocked.is_missing, self._warnings, self.explain)
+        waits = self._long_waits = LongWaits(env, self._blocked.is_missing, self._warnings, self.explain)
         self._getter = Getter(
             env,
             references,
@@ -153,17 +153,21 @@ class CoreWorker:
             self.resolver,
             self._unpickled,
             self._blocked,
-            long_waits,
+            waits,
             lambda object_ids, most: self.reasons.stories_of(object_ids, most),
             self,
         )
         self._waits = ObjectWait(
-            env, references, store, plasma, self._dropped, self.resolver, self._blocked, long_waits
+            env, references, store, plasma, self._dropped, self.resolver, self._blocked, waits
         )
-        self._futures = ObjectFutures(env, self._context, store, self.resolver, self._getter, self._waits)
+        self._futures = ObjectFutures(
+            env, self._context, store, self.resolver, self._getter, self._waits, waits
+        )
         self._putter = Putter(env, self._context, references, store, plasma, self._dropped, self)
-        ready, who = self._getter.await_ready, self._context.task_id
-        parts = StreamParts(env, references, store, plasma, borrowing, lineage, unhandled, self, ready, who)
+        get, who = self._getter, self._context.task_id
+        parts = StreamParts(
+            env, references, store, plasma, borrowing, lineage, unhandled, self, get, waits, who
+        )
         self._streams = GeneratorStreams(parts)
         # Bound methods of the parts, so that a call enters one function less.
         self.get, self.reference_dropped = self._getter.get, self._dropped.drop
@@ -172,10 +176,10 @@ class CoreWorker:
     def _make_submission(self) -> None:
         env, context, references, store = self.env, self._context, self._references, self._memory_store
         plasma, borrowing, streams, lineage = self._plasma, self.borrowing, self._streams, self._lineage
-        recovery, unhandled, notices = self._recovery, self._unhandled, RetryNotices(self._warnings)
+        unhandled, waits, notices = self._unhandled, self._long_waits, RetryNotices(self._warnings)
         self._functions = FunctionManager(context, self._unpickled, self.job_code)
         self._tasks = tasks = TaskManager(
-            references, store, plasma, borrowing, streams, lineage, recovery, unhandled, notices
+            references, store, plasma, borrowing, streams, lineage, self._recovery, unhandled, notices
         )
         dependencies = DependencyResolver(env, store, self.resolver, borrowing, tasks)
         normal = self._normal_tasks = NormalTaskSubmitter(env, context, tasks, self.peers)
@@ -203,7 +207,7 @@ class CoreWorker:
             env, context, builder, tasks, dependencies, self._normal_tasks, self._actor_tasks, self
         )
         groups = self.placement_groups = GcsPlacementGroups(
-            env, context, references, store, self._dropped, self._blocked, normal.removed_groups, self
+            env, context, references, store, self._dropped, self._blocked, waits, normal.removed_groups, self
         )
         inherited = self._inherited = InheritedGroups(context, groups, builder, maps)
         creator = ActorCreator(

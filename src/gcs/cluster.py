@@ -81,8 +81,9 @@ class Cluster:
             self._run,
             self.warn_drivers,
         )
+        gone, warn = self._on_group_removed, self._warn
         self.groups = PlacementGroups(
-            environment, self.nodes, self.jobs, self.actors, table, self.leases, self._on_group_removed
+            environment, self.nodes, self.jobs, self.actors, table, self.leases, gone, warn
         )
         self._old = OldRows(environment, self.nodes, self.fences, self.jobs, self.workers)
         self._warnings = DriverWarnings(self.jobs.is_running)

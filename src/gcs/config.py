@@ -52,7 +52,10 @@ class GcsConfig:
     """How long such a head waits for its first node: raylets look for a head twice a second."""
 
     pending_warning_s: float = 2.0
-    """How long an actor waits for a place before its driver is told why: a worker starts within that."""
+    """How long an actor waits for a place before its driver is told why: a worker starts within that. So does
+    a placement group that no node could hold."""
+    group_warning_s: float = 30.0
+    """How long a placement group waits for a place beside actors and groups before its driver is told why."""
     lease_retry_period_s: float = 0.2
     """First pause after a raylet refused or failed a lease; doubles up to lease_retry_period_max_s."""
     lease_retry_period_max_s: float = 5.0

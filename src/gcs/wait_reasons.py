@@ -25,10 +25,10 @@ from ray_mono.gcs.actor.actor_state import Actor, ActorLife
 from ray_mono.gcs.actor.actor_table import ActorTable
 from ray_mono.gcs.lease_client import LeaseClient
 from ray_mono.gcs.node_manager import NodeManager
-from ray_mono.gcs.placement_group.bundle_placement import BundleStrategy, drained_for
+from ray_mono.gcs.placement_group.bundle_placement import drained_for
 from ray_mono.gcs.placement_group.group_manager import GroupManager
 from ray_mono.gcs.placement_group.group_state import GroupState
-from ray_mono.gcs.placement_group.wanted_places import WantedPlaces
+from ray_mono.gcs.placement_group.wanted_places import WantedPlaces, what_helps
 from ray_mono.protobuf import common_pb2
 
 Subject = common_pb2.WaitSubject
@@ -187,12 +187,7 @@ class WaitReasons:
         lacking = WantedPlaces.of(group, ()).lacking(nodes, ever=group.is_infeasible)
         missing = shortages(lacking, nodes)
         if group.is_infeasible:
-            unblock = "start nodes that have it, make its bundles smaller, or remove it"
-            is_spread = group.registration.strategy is BundleStrategy.STRICT_SPREAD
-            has_labels = any(bundle.selector for bundle in group.registration.bundles)
-            if is_spread and not has_labels and any(lacking.fits_in(node.total) for node in nodes):
-                # Each of its bundles would fit: there are too few nodes for all of them.
-                unblock = "start more nodes, give it fewer bundles or another strategy, or remove it"
+            unblock = what_helps(group, lacking, nodes)
             bundles = [group.registration.bundles[index] for index in group.unplaced]
             code = WaitCode.NODE_DRAINED if drained_for(bundles, nodes) else WaitCode.INFEASIBLE
             return reason_of(code, text, unblock=unblock, shortages=missing)

@@ -1,17 +1,30 @@
-"""A driver whose get or wait lasts long is told why, if nothing that runs will end it."""
+"""A driver whose wait lasts long is told why, if nothing that runs will end it. So is who interrupts it."""
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import threading
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from ray_mono.common.exceptions import GetTimeoutError
-from ray_mono.core_worker.objects.long_waits import LOOKED_AT_MAX
+from ray_mono.core_worker.objects import long_waits
+from ray_mono.core_worker.options import STREAMING_RETURNS
 from ray_mono.protobuf import common_pb2
 from ray_mono.protobuf.object_manager_pb2 import GetReply
 from ray_mono.protobuf.object_manager_pb2 import ObjectFound as Found
-from tests.core_worker.scene import ELSEWHERE, Scene, in_store
+from tests.core_worker.scene import ELSEWHERE, Scene, in_store, value
+
+WAIT_S = 30.0
+
+
+@pytest.fixture(autouse=True)
+def looked_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever looks at long waits does so in its timer."""
+    monkeypatch.setattr(long_waits, "start", threading.Thread.run)
 
 
 def warnings_of(scene: Scene) -> list[str]:
@@ -23,36 +36,198 @@ def infeasible(request: Any) -> common_pb2.WaitReason:
     return common_pb2.WaitReason(code="INFEASIBLE", text="f needs a moon", unblock="start one")
 
 
-@pytest.mark.parametrize("how", ["get", "wait"])
-def test_a_wait_that_nothing_will_end_is_told_at_each_doubling(how: str) -> None:
-    scene = Scene(wait_warning_s=1.0)
+def stuck_scene(**options: Any) -> Scene:
+    scene = Scene(wait_warning_s=1.0, **options)
     scene.wire.replies["Explain"] = infeasible
-    ref = scene.submit()
-    if how == "get":
-        with pytest.raises(GetTimeoutError):
-            scene.core.get([ref], 10.0)
-    else:
-        assert scene.core.wait([ref], 1, 10.0, False) == ([], [ref])
+    return scene
+
+
+def get(scene: Scene, ref: Any, timeout_s: float | None) -> None:
+    with contextlib.suppress(GetTimeoutError):
+        scene.core.get([ref], timeout_s)
+
+
+def wait(scene: Scene, ref: Any, timeout_s: float | None) -> None:
+    scene.core.wait([ref], 1, timeout_s, False)
+
+
+def next_item(scene: Scene, ref: Any, timeout_s: float | None) -> None:
+    generator = made_generator(scene)
+    generator._next_sync(timeout_s)
+
+
+def group(scene: Scene, ref: Any, timeout_s: float | None) -> None:
+    scene.core.placement_groups.wait(b"g" * 18, timeout_s)
+
+
+def made_generator(scene: Scene) -> Any:
+    (generator,) = scene.core.submit_task(scene.template("g", num_returns=STREAMING_RETURNS), [])
+    return generator
+
+
+Waits = Callable[[Scene, Any, float | None], None]
+blocking = pytest.mark.parametrize("waits", [get, wait, next_item, group])
+
+
+@blocking
+def test_a_wait_that_nothing_will_end_is_told_at_each_doubling(waits: Waits) -> None:
+    scene = stuck_scene()
+    waits(scene, scene.submit(), 10.0)
     told = warnings_of(scene)
     assert [text.split(":")[0] for text in told] == [f"Waiting for more than {each} s" for each in (1, 2, 4)]
     assert "f needs a moon. To unblock it: start one." in told[0]
+    scene.pass_time(100.0)
+    assert len(warnings_of(scene)) == 3, "the wait is over"
+
+
+def test_a_get_without_a_bound_is_told() -> None:
+    scene = stuck_scene()
+    ref = scene.submit()
+    scene.reactor.call_later(0.5, lambda: scene.meanwhile(lambda: scene.finish(ref, value(1))))
+    assert scene.core.get([ref], None) == [1]
+    assert len(warnings_of(scene)) == 1
+
+
+async def awaits(ref: Any, wanted: Any) -> None:
+    await ref
+
+
+async def wants_items(ref: Any, generator: Any) -> None:
+    await anext(generator)
+
+
+@pytest.mark.parametrize("waits", [awaits, wants_items])
+def test_a_coroutine_that_waits_for_what_does_not_come_is_told(waits: Any) -> None:
+    scene = stuck_scene()
+    ref, generator = scene.submit(), made_generator(scene)
+
+    async def program() -> None:
+        waiting = asyncio.ensure_future(waits(ref, generator))
+        await asyncio.sleep(0)
+        scene.pass_time(3.5)
+        waiting.cancel()
+        await asyncio.wait([waiting])
+
+    asyncio.run(program())
+    assert [text.split(":")[0] for text in warnings_of(scene)] == [
+        f"Waiting for more than {each} s" for each in (1, 2)
+    ]
+    scene.pass_time(100.0)
+    assert len(warnings_of(scene)) == 2, "it was cancelled"
+
+
+def test_a_future_that_is_done_in_time_is_not_asked_about() -> None:
+    scene = stuck_scene()
+    ref = scene.submit()
+    future = ref.future()
+    scene.finish(ref, value(1))
+    assert future.result(WAIT_S) == 1
+    scene.pass_time(100.0)
+    assert not scene.wire.all("Explain") and not scene.reactor.timers
+
+
+def test_many_futures_that_wait_for_the_same_are_told_once() -> None:
+    scene = stuck_scene()
+    futures = [scene.submit().future() for _ in range(5)]
+    scene.pass_time(1.0)
+    assert len(warnings_of(scene)) == 1
+    assert not any(future.done() for future in futures)
+    scene.core.shutdown()
+
+
+@pytest.mark.parametrize("timeout_s", [0.0, 0.4])
+@pytest.mark.parametrize("waits", [get, wait, next_item, awaits])
+def test_a_program_that_waits_again_and_again_is_told_as_if_it_had_waited_once(
+    waits: Any, timeout_s: float
+) -> None:
+    scene = stuck_scene()
+    ref, generator = scene.submit(), made_generator(scene)
+    with_same = {next_item: lambda: generator._next_sync(timeout_s), awaits: lambda: ref.future().cancel()}
+    told_at_s = []
+    for _ in range(20):
+        (with_same.get(waits) or (lambda: waits(scene, ref, timeout_s)))()
+        if len(warnings_of(scene)) > len(told_at_s):
+            told_at_s.append(scene.reactor.now_s - 1000.0)
+        scene.pass_time(0.5 - timeout_s if waits is not awaits else 0.5)
+    assert len(told_at_s) == 3 and told_at_s[0] <= 1.5 and 3.0 <= told_at_s[1] <= 3.5, told_at_s
+
+
+def test_a_program_that_looks_again_and_again_is_not_told_once_it_has_what_it_wants() -> None:
+    scene = stuck_scene()
+    ref, other = scene.submit(), scene.submit(name="other")
+    wait(scene, ref, 0.9)
+    scene.finish(ref, value(1))
+    wait(scene, ref, 0.9)
+    wait(scene, other, 0.9)
+    assert not warnings_of(scene)
+
+
+def test_only_the_latest_waits_in_vain_are_remembered() -> None:
+    scene = stuck_scene()
+    first, last = scene.submit(), scene.submit()
+    wait(scene, first, 0.0)
+    for _ in range(long_waits.IN_VAIN_MAX):
+        wait(scene, scene.submit(), 0.0)
+    wait(scene, last, 0.0)
+    scene.pass_time(1.5)
+    wait(scene, first, 0.0)
+    assert not warnings_of(scene)
+    wait(scene, last, 0.0)
+    assert len(warnings_of(scene)) == 1
+
+
+@blocking
+def test_whoever_interrupts_a_wait_is_told_what_it_waited_for(
+    waits: Waits, capfd: pytest.CaptureFixture[str]
+) -> None:
+    scene = stuck_scene()
+    for timeout_s in (None, 10.0):
+        scene.meanwhile(scene.reactor.note_interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            waits(scene, scene.submit(), timeout_s)
+        (line,) = capfd.readouterr().err.splitlines()
+        assert line.startswith("(ray_mono) Interrupted while it waited: ") and "f needs a moon" in line
+    assert not warnings_of(scene)
+
+
+def test_an_interrupt_that_cannot_be_explained_is_an_interrupt(capfd: pytest.CaptureFixture[str]) -> None:
+    scene = stuck_scene()
+    scene.wire.replies["Explain"] = lambda request: 1 / 0
+    scene.meanwhile(scene.reactor.note_interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        get(scene, scene.submit(), None)
+    assert "cannot say why: division by zero" in capfd.readouterr().err
+
+
+@blocking
+def test_a_worker_tells_nothing(waits: Waits, capfd: pytest.CaptureFixture[str]) -> None:
+    scene = stuck_scene(is_driver=False)
+    waits(scene, scene.submit(), 10.0)
+    future = scene.submit().future()
+    scene.meanwhile(scene.reactor.note_interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        waits(scene, scene.submit(), 10.0)
+    assert not scene.wire.all("Explain") and not capfd.readouterr().err and not future.done()
+    scene.core.shutdown()
 
 
 def test_a_wait_for_what_runs_is_not_told() -> None:
     scene = Scene(wait_warning_s=1.0)
     scene.wire.replies["Explain"] = lambda request: common_pb2.WaitReason(code="RUNNING", text="f runs")
-    ref = scene.submit()
-    with pytest.raises(GetTimeoutError):
-        scene.core.get([ref], 10.0)
+    get(scene, scene.submit(), 10.0)
     assert scene.wire.all("Explain") and not warnings_of(scene)
 
 
 def test_a_short_wait_asks_nobody() -> None:
     scene = Scene(wait_warning_s=1.0)
-    ref = scene.submit()
-    with pytest.raises(GetTimeoutError):
-        scene.core.get([ref], 0.5)
+    get(scene, scene.submit(), 0.5)
     assert not scene.wire.all("Explain")
+
+
+def test_where_no_warning_is_wanted_nobody_is_asked() -> None:
+    scene = Scene(wait_warning_s=float("inf"))
+    get(scene, scene.submit(), 100.0)
+    assert not scene.wire.all("Explain") and not scene.reactor.timers
 
 
 def told_by_name(request: Any) -> common_pb2.WaitReason:
@@ -75,36 +250,36 @@ def test_a_get_of_several_is_told_of_the_one_that_is_stuck() -> None:
 
 def test_a_get_of_very_many_is_told_how_many_of_them_are_looked_at() -> None:
     scene = Scene(wait_warning_s=1.0)
-    refs = [scene.submit() for _ in range(LOOKED_AT_MAX + 5)]
+    refs = [scene.submit() for _ in range(long_waits.LOOKED_AT_MAX + 5)]
     scene.wire.replies["Explain"] = infeasible
     with pytest.raises(GetTimeoutError):
         scene.core.get(refs, 1.5)
     (told,) = warnings_of(scene)
-    looked_at = f"of which {LOOKED_AT_MAX} are looked at"
-    assert f"(one of {LOOKED_AT_MAX + 5} that are missing, {looked_at}): " in told
+    looked_at = f"of which {long_waits.LOOKED_AT_MAX} are looked at"
+    assert f"(one of {len(refs)} that are missing, {looked_at}): " in told
 
 
 def test_a_wait_for_one_of_several_is_not_told_while_another_runs() -> None:
     scene = Scene(wait_warning_s=1.0)
-    stuck, runs = scene.submit(), scene.submit(name="g")
+    stuck, runs, other = scene.submit(), scene.submit(name="g"), scene.submit(name="h")
     scene.wire.replies["Explain"] = told_by_name
     scene.core.wait([stuck, runs], 1, 1.5, False)
     assert not warnings_of(scene)
-    scene.core.wait([stuck, runs], 2, 1.5, False)
+    scene.core.wait([other, stuck], 2, 1.5, False)
     assert len(warnings_of(scene)) == 1
 
 
 @pytest.mark.parametrize("how", ["get", "wait"])
 def test_a_wait_for_a_copy_that_does_not_come_is_told(how: str) -> None:
-    scene = Scene(wait_warning_s=1.0)
-    scene.wire.replies["Explain"] = infeasible
+    scene = stuck_scene()
     ref = scene.submit()
     scene.finish(ref, in_store(ref.binary(), ELSEWHERE))
     if how == "get":
         not_here = GetReply(objects=[Found(object_id=ref.binary(), state=Found.NOT_HERE)])
-        scene.reactor.call_later(3.5, lambda: scene.wire.open("Get")[0].answer(not_here))
+        scene.meanwhile(lambda: scene.pass_time(3.5))
+        scene.meanwhile(lambda: scene.wire.open("Get")[0].answer(not_here))
         with pytest.raises(GetTimeoutError):
             scene.core.get([ref], 3.5)
     else:
         assert scene.core.wait([ref], 1, 3.5, True) == ([], [ref])
-    assert len(warnings_of(scene)) >= 2 and "f needs a moon" in warnings_of(scene)[0]
+    assert len(warnings_of(scene)) == 2 and "f needs a moon" in warnings_of(scene)[0]

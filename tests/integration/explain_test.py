@@ -497,5 +497,5 @@ def test_who_interrupts_a_get_is_told_what_it_waited_for(tmp_path: Path) -> None
         "ray.get(ref)\n"
     )
     ended = subprocess.run([sys.executable, str(program)], capture_output=True, text=True, timeout=60)
-    assert "Interrupted in get(): object" in ended.stderr and "needs {CPU: 1, GPU: 1}" in ended.stderr
+    assert "Interrupted while it waited: object" in ended.stderr and "needs {CPU: 1, GPU: 1}" in ended.stderr
     assert "KeyboardInterrupt" in ended.stderr and ended.returncode != 0

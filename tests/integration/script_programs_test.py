@@ -167,6 +167,59 @@ def test_ctrl_c_interrupts_get_and_the_driver_goes_on(start: Any, tmp_path: Path
     assert "not interrupted" not in script.check_ended_well()
 
 
+def test_whatever_hangs_is_told_and_ctrl_c_shows_why_it_waited(start: Any) -> None:
+    source = """
+        import asyncio, os
+        os.environ["RAY_MONO_WAIT_WARNING_S"] = "0.2"
+        import ray_mono as ray
+        from ray_mono.util import placement_group
+
+        @ray.remote(resources={"moon": 1})
+        def on_the_moon():
+            pass
+
+        @ray.remote(resources={"moon": 1}, num_returns="streaming")
+        def rocks():
+            yield 1
+
+        async def awaits(ref):
+            await ref
+
+        async def takes(generator):
+            await anext(generator)
+
+        def polls(ref):
+            while not ray.wait([ref], timeout=0.05)[0]:
+                pass
+
+        ray.init(num_cpus=1)
+        for waits in (
+            lambda: ray.get(on_the_moon.remote()),
+            lambda: ray.wait([on_the_moon.remote()]),
+            lambda: polls(on_the_moon.remote()),
+            lambda: next(rocks.remote()),
+            lambda: placement_group([{"moon": 1}]).wait(1000),
+            lambda: on_the_moon.remote().future().result(),
+            lambda: asyncio.run(awaits(on_the_moon.remote())),
+            lambda: asyncio.run(takes(rocks.remote())),
+        ):
+            try:
+                print("waiting", flush=True)
+                waits()
+            except KeyboardInterrupt:
+                print("interrupted", flush=True)
+    """
+    script = start(textwrap.dedent(source))
+    for is_of_ours in (True, True, True, True, True, False, False, False):
+        script.wait_for_line("waiting")
+        assert "moon: 1" in script.wait_for_line("Waiting for more than 0.2 s: ")
+        os.killpg(script.pid, signal.SIGINT)
+        if is_of_ours:
+            assert "moon: 1" in script.wait_for_line("Interrupted while it waited: ")
+        script.wait_for_line("interrupted")
+    script.check_ended_well()
+
+
 def test_ctrl_c_that_nobody_catches_ends_the_driver_and_its_cluster(start: Any) -> None:
     source = """
         import time

@@ -5,7 +5,6 @@ and have their names here, too.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
@@ -22,7 +21,6 @@ from ray_mono._private.driver.init import mode as mode
 from ray_mono._private.driver.init import run_function_on_all_workers as run_function_on_all_workers
 from ray_mono._private.driver.init import shutdown as shutdown
 from ray_mono.common.short_tracebacks import shortened
-from ray_mono.core_worker.interface import CoreInterface
 from ray_mono.core_worker.object_ref import ObjectRef
 from ray_mono.core_worker.object_ref_generator import ObjectRefGenerator
 from ray_mono.core_worker.process import current
@@ -68,7 +66,6 @@ def get(object_refs: Any, *, timeout: float | None = None) -> Any:
         try:
             return core.get([object_refs], timeout_s)[0]
         except BaseException as error:
-            _tell_why(core, error, [object_refs])
             raise shortened(error)  # noqa: B904
     if isinstance(object_refs, ObjectRefGenerator):
         return object_refs  # as in Ray: what it yields is what has values
@@ -81,28 +78,7 @@ def get(object_refs: Any, *, timeout: float | None = None) -> Any:
     try:
         return core.get(object_refs, timeout_s)
     except BaseException as error:
-        _tell_why(core, error, object_refs)
         raise shortened(error)  # noqa: B904
-
-
-REFS_EXPLAINED_MAX = 8
-"""Of those that an interrupted get had."""
-
-
-def _tell_why(core: CoreInterface, error: BaseException, refs: list[ObjectRef[Any]]) -> None:
-    """A person who interrupts a get of a driver's wants to know what it waited for."""
-    if not isinstance(error, KeyboardInterrupt) or not core.is_driver:
-        return
-    try:
-        _, missing = core.wait(refs, len(refs), 0.0, False)
-        # Where all of them exist somewhere, one was on its way.
-        told = [core.explain("object", ref.binary()) for ref in (missing or refs)[:REFS_EXPLAINED_MAX]]
-        waiting = [why for why in told if why.is_stuck or why.code != "READY"]
-        if waiting:
-            why = next((each for each in waiting if each.is_stuck), waiting[0])
-            print(f"(ray_mono) Interrupted in get(): {why}", file=sys.stderr, flush=True)
-    except Exception as failure:  # the interrupt is what counts
-        print(f"(ray_mono) Interrupted in get(), and cannot say why: {failure}", file=sys.stderr, flush=True)
 
 
 def put(value: T, *, _owner: Any = None) -> ObjectRef[T]:

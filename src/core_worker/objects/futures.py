@@ -22,6 +22,7 @@ from ray_mono.core_worker.environment import Environment
 from ray_mono.core_worker.object_ref import ObjectRef, SessionEnded
 from ray_mono.core_worker.objects.future_resolver import FutureResolver
 from ray_mono.core_worker.objects.getter import Getter
+from ray_mono.core_worker.objects.long_waits import LongWaits
 from ray_mono.core_worker.objects.object_wait import ObjectWait
 from ray_mono.core_worker.store_provider.memory_store import MemoryStore
 
@@ -37,6 +38,7 @@ class ObjectFutures:
         resolver: FutureResolver,
         getter: Getter,
         waits: ObjectWait,
+        long_waits: LongWaits,
     ) -> None:
         self._env = env
         self._context = context
@@ -44,6 +46,7 @@ class ObjectFutures:
         self._resolver = resolver
         self._getter = getter
         self._waits = waits
+        self._long_waits = long_waits
         self._ready: queue.SimpleQueue[tuple[Any, ObjectRef[Any]] | None] | None = None
         # With the task that asked, and the object.
         self._open: dict[concurrent.futures.Future[Any], tuple[bytes, bytes]] = {}
@@ -73,6 +76,7 @@ class ObjectFutures:
             )
             self._ready = ready
         self._open[future] = self._context.get().task_id, ref._id
+        self._long_waits.begins(future, (ref._id,))
         complete = partial(self._ready.put, (future, ref))
         object_id = ref._id
 
@@ -90,6 +94,9 @@ class ObjectFutures:
                 # A program may ask for the value again and again before it is there, and cancel each time.
                 with self._env.lock:
                     self._memory_store.forget_waiter(object_id, callback)
+                    self._long_waits.ends(future, has_come=False)
+            else:
+                self._long_waits.ends(future, has_come=True)
 
         # `ended` empties it. A future keeps its done-callbacks: with `known` among them it would hold itself
         # and the reference, in a circle.

@@ -36,7 +36,7 @@ Everything here runs under the core worker's lock.
 from __future__ import annotations
 
 import pickle
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -44,7 +44,9 @@ from ray_mono.common.ids import TaskID, object_id_bytes
 from ray_mono.core_worker.environment import Environment
 from ray_mono.core_worker.object_ref import ObjectRef, ReferenceHome, SessionEnded
 from ray_mono.core_worker.object_ref_generator import DynamicObjectRefGenerator, ObjectRefGenerator
+from ray_mono.core_worker.objects.getter import Getter
 from ray_mono.core_worker.objects.lineage import Lineage
+from ray_mono.core_worker.objects.long_waits import LongWaits
 from ray_mono.core_worker.objects.unhandled_errors import UnhandledErrors
 from ray_mono.core_worker.options import DYNAMIC_RETURNS
 from ray_mono.core_worker.peers import Peer
@@ -79,8 +81,8 @@ class StreamParts:
     lineage: Lineage[Any]
     unhandled: UnhandledErrors
     home: ReferenceHome
-    await_ready: Callable[[Sequence[bytes], float | None], None]
-    """Waits until the memory store knows each of these, for so many seconds at most: Getter.await_ready."""
+    getter: Getter
+    long_waits: LongWaits
     task_id: Callable[[], bytes]
     """Of the task that this thread runs."""
 
@@ -272,7 +274,7 @@ class Stream:
 
     def await_next(self, timeout_s: float | None) -> None:
         """Waits until the next item is ready, or there is none. Raises GetTimeoutError, RaySystemError."""
-        self._parts.await_ready([self.next_id()], timeout_s)
+        self._parts.getter.await_ready([self.next_id()], timeout_s)
 
     def when_next(self, callback: Callable[[], None]) -> bool:
         """True if await_next would return at once. Otherwise callback() runs once, under the lock, when it
@@ -280,8 +282,10 @@ class Stream:
         with self._parts.env.lock:
             if self._parts.env.reactor.is_closed:
                 raise SessionEnded
-            is_ready = self._parts.memory_store.when_ready(self.expect(self.num_taken + 1), callback)
+            object_id = self.expect(self.num_taken + 1)
+            is_ready = self._parts.memory_store.when_ready(object_id, callback)
             if not is_ready:
+                self._parts.long_waits.begins(callback, (object_id,))
                 self._waiting[callback] = self._parts.task_id()
             return is_ready
 
@@ -289,6 +293,7 @@ class Stream:
         with self._parts.env.lock:
             self._waiting.pop(callback, None)
             self._parts.memory_store.forget_waiter(self.item_id(self.num_taken + 1), callback)
+            self._parts.long_waits.ends(callback, self.is_ready or self.is_ended)
 
     def is_awaited_by(self, task_id: bytes) -> bool:
         """Whether the task waits in when_next. Lock held."""

@@ -71,7 +71,7 @@ class Getter:
         stories_of: Callable[[Sequence[bytes], int], list[str]],
         home: ReferenceHome,
     ) -> None:
-        """stories_of(object ids, how many): for people, the calls that make these values. Lock held."""
+        """stories_of(object ids, how many): for people, the calls that make these values. Lock not held."""
         self._env = env
         self._references = references
         self._memory_store = memory_store
@@ -190,9 +190,10 @@ class Getter:
                 return self._known(object_id)
         try:
             # The usual wait, kept short.
-            is_driver = self._env.is_driver
-            if not is_driver or not (reactor.wait(waiter, self._first_s) or reactor.is_closed):
-                self._wait_for((object_id,), waiter, None, is_driver)
+            if not self._env.is_driver:
+                self._wait_for((object_id,), waiter, None)
+            elif not self._first_wait(object_id, waiter):
+                self._wait_for((object_id,), waiter, None, self._first_s)
         finally:
             if not waiter.done:
                 with self._lock:
@@ -201,11 +202,20 @@ class Getter:
             raise RaySystemError(DISCONNECTED)
         return self._known(object_id)
 
+    def _first_wait(self, object_id: bytes, waiter: Waiter) -> bool:
+        """A driver's, until it is a long one. Whether it is over."""
+        reactor = self._env.reactor
+        try:
+            return reactor.wait(waiter, self._first_s) or reactor.is_closed
+        except KeyboardInterrupt:
+            self._long_waits.interrupted((object_id,))
+            raise
+
     def _wait_for(
-        self, object_ids: Sequence[bytes], waiter: Waiter, timeout_s: float | None, has_begun: bool = False
+        self, object_ids: Sequence[bytes], waiter: Waiter, timeout_s: float | None, waited_s: float = 0.0
     ) -> None:
-        wait = partial(self._blocked.wait_for, object_ids, waiter)
-        self._long_waits.wait(wait, object_ids, timeout_s, has_begun)
+        wait = partial(self._blocked.wait_for, object_ids, waiter, timeout_s)
+        self._long_waits.wait(wait, object_ids, waited_s=waited_s)
 
     def _await_ready(
         self, object_ids: Sequence[bytes], deadline_s: float | None, timeout_s: float | None
@@ -248,8 +258,7 @@ class Getter:
         return failed
 
     def _timeout(self, missing: Sequence[bytes], num_wanted: int, timeout_s: float | None) -> GetTimeoutError:
-        with self._env.lock:
-            calls = self._stories_of(missing, CALLS_TOLD_MAX)
+        calls = self._stories_of(missing, CALLS_TOLD_MAX)
         told = f"; not over: {', '.join(calls)}" if calls else ""
         return GetTimeoutError(
             f"{len(missing)} of {num_wanted} objects were not there after {timeout_s:g} s{told}"
@@ -351,7 +360,7 @@ class Getter:
         object_ids = [object_id for object_id, _, _ in wanted]
 
         def wait(waiter: Waiter, timeout_s: float | None) -> bool:
-            return self._long_waits.wait(partial(self._blocked.wait, waiter), object_ids, timeout_s)
+            return self._long_waits.wait(partial(self._blocked.wait, waiter, timeout_s), object_ids)
 
         with self._blocked.fetches(object_ids):
             return self._stores.fetch(wanted, timeout_ms, wait, may_go_elsewhere, priority)

@@ -1,7 +1,11 @@
-"""What people are told while their program waits in get or wait for long: why, if nothing that runs will end
-it.
+"""What people are told while their program waits for long: why, if nothing that runs will end it.
 
-    wait ──wait_warning_s──► explain ──stuck──► one line; again after twice as long
+    begins ──wait_warning_s──► explain ──stuck──► one line; again after twice as long
+           ──Ctrl-C──► explain ──► one line
+    ends in vain ──begins again──► the same wait: a program may look again and again
+
+A get, a wait, an `await`: whoever waits is known here meanwhile. One timer is set for all of them. When it is
+due, a thread asks, so that nobody's wait takes longer for it.
 
 Drivers look, not workers: of what a driver waits for, thousands of tasks may wait in turn. A get is told of
 the first that is stuck, a wait only where too few of the others move.
@@ -9,17 +13,50 @@ the first that is stuck, a wait only where too few of the others move.
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import Callable, Collection
+import sys
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 from ray_mono.common.explanation import Explanation
-from ray_mono.core_worker.environment import Environment
+from ray_mono.common.threads import start
+from ray_mono.core_worker.environment import Environment, TimerHandle
 from ray_mono.core_worker.job_warnings import JobWarnings
 
 LOOKED_AT_MAX = 100
-"""Of what is missing."""
+"""Of what is missing to one wait."""
 LOOK_S = 2.0
-"""So long it is looked at, and what is asked then is heard: whoever waits is told no sooner that it came."""
+"""So long is looked at one wait after the other."""
+TOLD_MAX = 3
+"""So many lines at once. What ends alike is told once."""
+IN_VAIN_MAX = 100
+"""Waits that ended in vain, which may begin again: the latest."""
+INTERRUPTED_MAX = 8
+"""So much of what is missing is looked at for somebody who has interrupted the wait."""
+
+
+@dataclass(eq=False, slots=True)
+class _Wait:
+    kind_name: str
+    ids: Sequence[bytes]
+    num_enough: int | None
+    pause_s: float
+    """How long before it is looked at, as of its begin or the look before."""
+    looked_at_s: float
+    """When it will be."""
+
+
+@dataclass(frozen=True)
+class _Look:
+    """At one wait."""
+
+    kind_name: str
+    missing: Sequence[bytes]
+    num_may_fail: int
+    """So many of them are not needed."""
+    waited_s: float
 
 
 class LongWaits:
@@ -39,46 +76,164 @@ class LongWaits:
         self._explain = explain
         self.first_s = env.config.wait_warning_s if env.is_driver else math.inf
         """How long a wait lasts before it is looked at."""
+        self._open: dict[object, _Wait] = {}
+        # By the first of their ids.
+        self._in_vain: dict[bytes, _Wait] = {}
+        self._timer: TimerHandle | None = None
+        self._timer_s = math.inf
+        # When the next look may be.
+        self._rested_s = 0.0
+
+    # ---- who waits
 
     def wait(
         self,
-        wait: Callable[[float | None], bool],
-        object_ids: Collection[bytes],
-        timeout_s: float | None,
-        has_begun: bool = False,
+        wait: Callable[[], bool],
+        ids: Sequence[bytes],
         num_enough: int | None = None,
+        kind_name: str = "object",
+        waited_s: float = 0.0,
     ) -> bool:
-        """wait(timeout_s), which says whether these came. On the thread that waits, without the lock.
-        has_begun: it has waited for first_s. num_enough: so many are; None: all are needed."""
-        clock = self._env.clock
-        deadline_s = math.inf if timeout_s is None else clock.time_s() + timeout_s
-        pause_s = self.first_s
-        if has_begun:
-            self._look(object_ids, pause_s, num_enough)
-            pause_s *= 2
-        while pause_s < (left_s := deadline_s - clock.time_s()):
-            if wait(pause_s):
-                return True
-            if self._env.reactor.is_closed:
-                return False
-            self._look(object_ids, pause_s, num_enough)
-            pause_s *= 2
-        return wait(None if left_s == math.inf else max(0.0, left_s))
-
-    def _look(self, object_ids: Collection[bytes], waited_s: float, num_enough: int | None) -> None:
+        """wait(), which says whether these came. On the thread that waits, without the lock. num_enough: so
+        many are; None: all are needed. waited_s: so long it has waited already."""
+        if not self._env.is_driver:
+            return wait()
+        this, has_come = object(), False
         with self._env.lock:
-            missing = [each for each in object_ids if self._is_missing(each)]
-        num_may_fail = 0 if num_enough is None else len(object_ids) - num_enough
+            self.begins(this, ids, num_enough, kind_name, waited_s)
+        try:
+            has_come = wait()
+        except KeyboardInterrupt:
+            self.interrupted(ids, kind_name)
+            raise
+        finally:
+            with self._env.lock:
+                self.ends(this, has_come)
+        return has_come
+
+    def begins(
+        self,
+        key: object,
+        ids: Sequence[bytes],
+        num_enough: int | None = None,
+        kind_name: str = "object",
+        waited_s: float = 0.0,
+    ) -> None:
+        """A wait that no thread need be in, until it ends by this key. Lock held."""
+        first_s = self.first_s
+        if first_s == math.inf:
+            return
+        now_s = self._env.clock.time_s()
+        wait = self._in_vain.pop(ids[0], None)
+        if wait is None:
+            wait = _Wait(kind_name, ids, num_enough, first_s, now_s + first_s - waited_s)
+        else:
+            wait.ids, wait.num_enough = ids, num_enough
+        self._open[key] = wait
+        if wait.looked_at_s <= now_s:
+            self._look()  # by the time of a timer it may have ended again
+        else:
+            self._look_at(wait.looked_at_s)
+
+    def ends(self, key: object, has_come: bool) -> None:
+        """Lock held, if it has not come."""
+        wait = self._open.pop(key, None)
+        if wait is None or has_come:
+            return
+        self._in_vain[wait.ids[0]] = wait
+        wait.ids = ()
+        if len(self._in_vain) > IN_VAIN_MAX:
+            del self._in_vain[next(iter(self._in_vain))]
+
+    def looked_in_vain(self, ids: Sequence[bytes], num_enough: int) -> None:
+        """A wait that took no time. Lock held."""
+        this = object()
+        self.begins(this, ids, num_enough)
+        self.ends(this, has_come=False)
+
+    # ---- what they are told
+
+    def interrupted(self, ids: Sequence[bytes], kind_name: str = "object") -> None:
+        """A person who interrupts a wait of a driver's wants to know what it waited for. Without the lock."""
+        if not self._env.is_driver:
+            return
+        try:
+            with self._env.lock:
+                missing = self._missing(kind_name, ids)
+            told = [self._explain(kind_name, each) for each in missing[:INTERRUPTED_MAX]]
+            if told:
+                why = next((each for each in told if each.is_stuck), told[0])
+                print(f"(ray_mono) Interrupted while it waited: {why}", file=sys.stderr, flush=True)
+        except Exception as failure:  # the interrupt is what counts
+            text = f"(ray_mono) Interrupted while it waited, and cannot say why: {failure}"
+            print(text, file=sys.stderr, flush=True)
+
+    def _missing(self, kind_name: str, ids: Sequence[bytes]) -> list[bytes]:
+        return [each for each in ids if kind_name != "object" or self._is_missing(each)]
+
+    def _look_at(self, time_s: float) -> None:
+        """At this time, or when there has been a rest. Lock held."""
+        time_s = max(time_s, self._rested_s)
+        if time_s >= self._timer_s:
+            return
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer_s = time_s
+        self._timer = self._env.reactor.call_later(time_s - self._env.clock.time_s(), self._timer_is_due)
+
+    def _timer_is_due(self) -> None:
+        self._timer, self._timer_s = None, math.inf
+        self._look()
+
+    def _look(self) -> None:
+        """At those that have waited for long. Lock held."""
+        now_s = self._env.clock.time_s()
+        if now_s >= self._rested_s:
+            looks = [self._begin_look(each, now_s) for each in self._waits() if each.looked_at_s <= now_s]
+            if looks:
+                self._rested_s = now_s + self.first_s
+                # Where there is no thread left, nothing can be told.
+                with contextlib.suppress(OSError):
+                    name = "ray_mono-long-waits"
+                    start(threading.Thread(target=self._tell, args=(looks,), name=name, daemon=True))
+        if self._open:
+            self._look_at(min(each.looked_at_s for each in self._waits()))
+
+    def _waits(self) -> list[_Wait]:
+        """A list, since those that came end without the lock."""
+        return list(self._open.values())
+
+    def _begin_look(self, wait: _Wait, now_s: float) -> _Look:
+        waited_s = wait.pause_s
+        wait.pause_s *= 2
+        wait.looked_at_s = now_s + wait.pause_s
+        num_may_fail = 0 if wait.num_enough is None else len(wait.ids) - wait.num_enough
+        return _Look(wait.kind_name, self._missing(wait.kind_name, wait.ids), num_may_fail, waited_s)
+
+    def _tell(self, looks: Sequence[_Look]) -> None:
         until_s = self._env.clock.time_s() + LOOK_S
-        num_looked_at = min(len(missing), LOOKED_AT_MAX)
-        some = "" if num_looked_at == len(missing) else f", of which {num_looked_at} are looked at"
-        for object_id in missing[:num_looked_at]:
-            if self._env.clock.time_s() > until_s:
+        told: set[str] = set()
+        for look in looks:
+            stuck = self._stuck(look, until_s)
+            if self._env.reactor.is_closed or len(told) == TOLD_MAX:
                 return
-            explanation = self._explain("object", object_id)
+            if stuck is None or stuck.links[-1].text in told:
+                continue
+            told.add(stuck.links[-1].text)
+            num = len(look.missing)
+            some = f", of which {LOOKED_AT_MAX} are looked at" if num > LOOKED_AT_MAX else ""
+            others = f" (one of {num} that are missing{some})" if num > 1 else ""
+            text = f"Waiting for more than {look.waited_s:g} s{others}: {stuck}"
+            self._warnings.tell("long_wait", text)
+
+    def _stuck(self, look: _Look, until_s: float) -> Explanation | None:
+        """What keeps this wait from an end; None where it may end by what runs."""
+        num_may_fail = look.num_may_fail
+        for id_ in look.missing[:LOOKED_AT_MAX]:
+            if self._env.clock.time_s() > until_s:
+                return None
+            explanation = self._explain(look.kind_name, id_)
             num_may_fail -= explanation.is_stuck
             if num_may_fail < 0:
-                others = f" (one of {len(missing)} that are missing{some})" if len(missing) > 1 else ""
-                text = f"Waiting for more than {waited_s:g} s{others}: {explanation}"
-                self._warnings.tell("long_wait", text)
-                return
+                return explanation
+        return None

@@ -85,14 +85,16 @@ class ObjectWait:
                 left_s = None if deadline_s is None else deadline_s - env.clock.time_s()
                 if len(ready) >= num_returns or env.reactor.is_closed:
                     break
+                awaited, num_enough = pending + elsewhere, num_returns - len(ready)
                 if left_s is not None and left_s <= 0:
                     # A program that looks again and again without waiting has to get it in the end.
                     for object_id in pending:
                         resolver.ask_owner(object_id)
                     for object_id in elsewhere:
                         self.pull(object_id, None)
+                    self._long_waits.looked_in_vain(awaited, num_enough)
                     break
-                missing = num_returns - len(ready)
+                missing = num_enough
                 watch = self._memory_store.watch(pending, one_more)
                 for object_id in self._references.borrowed_of(pending):
                     # An owner may be gone, which shows as soon as it is asked.
@@ -102,10 +104,8 @@ class ObjectWait:
                         pulling.add(object_id)
                         self.pull(object_id, partial(pulled, object_id))
             try:
-                awaited = pending + elsewhere
-                num_enough = num_returns - len(ready)
-                wait = partial(self._blocked.wait_for, awaited, waiter, num_enough=num_enough)
-                self._long_waits.wait(wait, awaited, left_s, num_enough=num_enough)
+                wait = partial(self._blocked.wait_for, awaited, waiter, left_s, num_enough)
+                self._long_waits.wait(wait, awaited, num_enough)
             finally:
                 with env.lock:
                     self._memory_store.end_watch(watch)

@@ -33,6 +33,7 @@ from ray_mono.core_worker.context import WorkerContext
 from ray_mono.core_worker.environment import Environment
 from ray_mono.core_worker.object_ref import ObjectRef, ReferenceHome, disconnected
 from ray_mono.core_worker.objects.blocked_notice import BlockedNotice
+from ray_mono.core_worker.objects.long_waits import LongWaits
 from ray_mono.core_worker.reference_counting.dropped_references import DroppedReferences
 from ray_mono.core_worker.reference_counting.reference_counter import ReferenceCounter
 from ray_mono.core_worker.store_provider.memory_store import MemoryStore
@@ -92,6 +93,7 @@ class GcsPlacementGroups:
         memory_store: MemoryStore,
         dropped: DroppedReferences,
         blocked: BlockedNotice,
+        long_waits: LongWaits,
         removed: RemovedGroups,
         home: ReferenceHome,
     ) -> None:
@@ -101,6 +103,7 @@ class GcsPlacementGroups:
         self._memory_store = memory_store
         self._dropped = dropped
         self._blocked = blocked
+        self._long_waits = long_waits
         self._removed = removed
         self._home = home
         self._timeout_s = env.config.gcs_timeout_s
@@ -184,7 +187,8 @@ class GcsPlacementGroups:
         try:
             subject = Subject(kind=Subject.PLACEMENT_GROUP, id=group_id)
             with self._blocked.noted(WaitCode.PLACEMENT_GROUP, _named(group_id), subject):
-                self._blocked.wait(waiter, timeout_s)
+                wait = partial(self._blocked.wait, waiter, timeout_s)
+                self._long_waits.wait(wait, [group_id], kind_name="placement_group")
         finally:
             with self._env.lock:
                 if not outcomes:
@@ -202,6 +206,13 @@ class GcsPlacementGroups:
     def _is_created(self, group_id: bytes) -> bool:
         """As the head says now: it had no time to say so of a group that was created long ago. Raises
         ValueError for one that is removed."""
+        row = self._row_at_once(group_id)
+        if row is not None and row.state == common_pb2.PLACEMENT_GROUP_REMOVED:
+            raise _removed(group_id)
+        return row is not None and row.state == common_pb2.PLACEMENT_GROUP_CREATED
+
+    def _row_at_once(self, group_id: bytes) -> Info | None:
+        """None where the head does not know it, or does not answer within ANSWER_S."""
         waiter = Waiter(self._env.reactor)
         rows: list[Info | None] = []
 
@@ -212,10 +223,7 @@ class GcsPlacementGroups:
         request = gcs_pb2.GetPlacementGroupRequest(placement_group_id=group_id)
         self._env.gcs.GetPlacementGroup.start(request, told)
         self._blocked.wait(waiter, ANSWER_S)
-        state = rows[0].state if rows and rows[0] is not None else None
-        if state == common_pb2.PLACEMENT_GROUP_REMOVED:
-            raise _removed(group_id)
-        return state == common_pb2.PLACEMENT_GROUP_CREATED
+        return rows[0] if rows else None
 
     def ready(self, group_id: bytes, handle: Any) -> ObjectRef[Any]:
         value = serialization.serialize(handle, "a placement group's handle")
@@ -250,6 +258,16 @@ class GcsPlacementGroups:
             return None
         text = f"{object_name(object_id)} waits for {_named(group_id)}"
         return reason_of(WaitCode.PLACEMENT_GROUP, text, [Subject(kind=Subject.PLACEMENT_GROUP, id=group_id)])
+
+    def story_of(self, object_id: bytes) -> str:
+        """For people: the group that an object of `ready` waits for, and why, as the head says now; empty for
+        another object. The lock must not be held."""
+        group_id = self._ready.get(object_id)
+        if group_id is None:
+            return ""
+        row = self._row_at_once(group_id)
+        why = "" if row is None else row.pending_reason
+        return f"{_named(group_id)} ({why})" if why else _named(group_id)
 
     def _waited_for(self, group_id: bytes) -> _WaitedFor:
         group = self._groups.get(group_id)

@@ -1,4 +1,5 @@
-"""Tells people which calls values come from, and why these calls are not over."""
+"""Tells people which calls values come from, and why these calls are not over; and the same of placement
+groups."""
 
 from __future__ import annotations
 
@@ -7,35 +8,47 @@ from collections.abc import Sequence
 from ray_mono.common import ids
 from ray_mono.common.scheduling import bundle_resources
 from ray_mono.common.scheduling.resources import ResourceSet
+from ray_mono.core_worker.environment import Environment
 from ray_mono.core_worker.task_submission.actor_task_submitter import ActorTaskSubmitter
 from ray_mono.core_worker.task_submission.normal_task_submitter import NormalTaskSubmitter
 from ray_mono.core_worker.task_submission.pending_task import PendingTask
+from ray_mono.core_worker.task_submission.placement_groups import GcsPlacementGroups
 from ray_mono.core_worker.task_submission.task_manager import TaskManager
 from ray_mono.protobuf import common_pb2
 
 
 class TaskStories:
-    """The stories of one process's calls. Lock held."""
+    """The stories of one process's calls, and of the groups that it waits for."""
 
     def __init__(
-        self, tasks: TaskManager, normal_tasks: NormalTaskSubmitter, actor_tasks: ActorTaskSubmitter
+        self,
+        env: Environment,
+        tasks: TaskManager,
+        normal_tasks: NormalTaskSubmitter,
+        actor_tasks: ActorTaskSubmitter,
+        groups: GcsPlacementGroups,
     ) -> None:
+        self._env = env
+        self._groups = groups
         self._tasks = tasks
         self._normal_tasks = normal_tasks
         self._actor_tasks = actor_tasks
 
     def of(self, object_ids: Sequence[bytes], most: int) -> list[str]:
         """The calls that make these objects, as far as this process made them. Each text is told once. Of
-        more than `most` calls the rest is "…"."""
+        more than `most` calls the rest is "…". Of groups one, of which the head is asked. The lock must not
+        be held."""
         names: dict[str, None] = {}
-        for object_id in object_ids:
-            task = self._tasks.get(object_id[: -ids.INDEX_BYTES])
-            if task is None:
-                continue
-            if len(names) == most:
-                return [*names, "…"]
-            names[self._story_of(task)] = None
-        return list(names)
+        with self._env.lock:
+            for object_id in object_ids:
+                task = self._tasks.get(object_id[: -ids.INDEX_BYTES])
+                if task is None:
+                    continue
+                if len(names) == most:
+                    return [*names, "…"]
+                names[self._story_of(task)] = None
+        group = next(filter(None, map(self._groups.story_of, object_ids)), "")
+        return [*names, group] if group and len(names) < most else list(names)
 
     def _story_of(self, task: PendingTask) -> str:
         spec = task.template.spec

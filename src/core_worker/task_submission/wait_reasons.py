@@ -77,7 +77,7 @@ class WaitReasons:
         self._groups = groups
         self._runs: Runs = lambda subject: None
         self._waiting_here: WaitingHere = list
-        self.stories_of = TaskStories(tasks, normal_tasks, actor_tasks).of
+        self.stories_of = TaskStories(env, tasks, normal_tasks, actor_tasks, groups).of
 
     def runs_by(self, runs: Runs, waiting_here: WaitingHere) -> None:
         """A worker's: runs(subject) says what it does about a call, or in general; None where it does not

@@ -18,6 +18,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from math import inf
 
 from ray_mono.common.ids import NodeID, PlacementGroupID
 from ray_mono.common.scheduling.node_snapshot import NodeSnapshot
@@ -30,6 +31,7 @@ from ray_mono.gcs.placement_group.group_manager import GroupManager
 from ray_mono.gcs.placement_group.group_state import PlacementGroup
 from ray_mono.gcs.placement_group.group_table import GroupTable
 from ray_mono.gcs.placement_group.group_turns import GroupTurns, Turn, with_what_could_be_free
+from ray_mono.gcs.placement_group.group_warnings import GroupWarnings
 from ray_mono.gcs.placement_group.wanted_places import WantedPlaces
 from ray_mono.protobuf import common_pb2
 
@@ -54,6 +56,8 @@ class GroupScheduler:
         groups: GroupManager,
         table: GroupTable,
         held_by_actors: Callable[[], Mapping[NodeID, ResourceSet]],
+        warnings: GroupWarnings,
+        warn_driver: Callable[[common_pb2.ErrorInfo], None],
     ) -> None:
         self._environment = environment
         self._nodes = nodes
@@ -62,6 +66,8 @@ class GroupScheduler:
         self._groups = groups
         self._table = table
         self._held_by_actors = held_by_actors
+        self._warnings = warnings
+        self._warn_driver = warn_driver
         # For which nodes are asked, until it is decided whether they have all that they need.
         self._placing: Round = {}
         # Of those that were refused: when they are looked at again, and how long they waited last.
@@ -137,6 +143,7 @@ class GroupScheduler:
         elif (group := self._groups.get(self._turn[0].group_id)) is not None:
             if group.unplaced != list(self._turn[0].places):
                 self._end_turn(group.group_id)  # it lost more
+        self._warn(now_s)
 
     def _choose(self, waiting: Iterable[PlacementGroup]) -> Round:
         """Places for those that fit into what is free."""
@@ -184,6 +191,17 @@ class GroupScheduler:
         self._turns.waits(group.group_id, asyncio.get_running_loop().time())
         if group.pending_reason != reason:
             self._changed(self._groups.tried(group.group_id, reason, is_infeasible))
+
+    def _warn(self, now_s: float) -> None:
+        """Drivers whose groups have waited for long."""
+        nodes = self._nodes.placement_nodes()
+        due, next_s = self._warnings.sweep(
+            self._groups.waiting(), nodes, self._with_what_could_be_free, now_s
+        )
+        for warning in due:
+            self._warn_driver(warning)
+        if next_s < inf:
+            self.look_again(next_s - now_s)
 
     # ---- one round
 

@@ -21,6 +21,7 @@ from ray_mono.gcs.placement_group.group_rows import registration_of, row_from_pr
 from ray_mono.gcs.placement_group.group_scheduler import GroupScheduler
 from ray_mono.gcs.placement_group.group_state import GroupRegistration, GroupState, PlacementGroup
 from ray_mono.gcs.placement_group.group_table import GroupTable
+from ray_mono.gcs.placement_group.group_warnings import GroupWarnings
 from ray_mono.protobuf import common_pb2
 
 logger = logging.getLogger(__name__)
@@ -38,6 +39,7 @@ class PlacementGroups:
         actor_table: ActorTable,
         leases: LeaseClient,
         on_removed: Callable[[PlacementGroupID, str], None],
+        warn_driver: Callable[[common_pb2.ErrorInfo], None],
     ) -> None:
         """on_removed(group_id, because) is told of each group that is removed, or used though it is."""
         self._environment = environment
@@ -51,8 +53,18 @@ class PlacementGroups:
         self._bundles = BundleClient(environment, nodes, self.nodes_changed)
         # Asked to be removed, and not told of yet.
         self._removed_before: dict[PlacementGroupID, None] = {}
+        config = environment.config
+        self._warnings = GroupWarnings(config.pending_warning_s, config.group_warning_s)
         self._scheduler = GroupScheduler(
-            environment, nodes, leases, self._bundles, self.manager, self.table, self._held_by_actors
+            environment,
+            nodes,
+            leases,
+            self._bundles,
+            self.manager,
+            self.table,
+            self._held_by_actors,
+            self._warnings,
+            warn_driver,
         )
 
     # ---- what callers ask for
@@ -130,6 +142,7 @@ class PlacementGroups:
 
     def job_ended(self, job_id: JobID, is_over: bool) -> None:
         """is_over: nothing of it lives any more."""
+        self._warnings.job_finished(job_id)
         end = "is over" if is_over else "has ended"
         self._remove_all(
             self.manager.ending_with_job(job_id, is_over), f"the job {job_id.hex()} that made it {end}"

@@ -124,3 +124,14 @@ class WantedPlaces(NamedTuple):
         more = len(nodes) - NODES_TOLD_MAX
         have += [f"and {more} more nodes"] if more > 0 else []
         return f" ({'; '.join(have)})" if have else ""
+
+
+def what_helps(group: PlacementGroup, lacking: ResourceSet, nodes: Sequence[NodeSnapshot]) -> str:
+    """One that no node could hold, and that lacks this; for people."""
+    registration = group.registration
+    is_spread = registration.strategy is BundleStrategy.STRICT_SPREAD
+    has_labels = any(bundle.selector for bundle in registration.bundles)
+    if is_spread and not has_labels and any(lacking.fits_in(node.total) for node in nodes):
+        # Each of its bundles would fit: there are too few nodes for all of them.
+        return "start more nodes, give it fewer bundles or another strategy, or remove it"
+    return "start nodes that have it, make its bundles smaller, or remove it"

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from ray_mono.common.exceptions import RaySystemError, TaskPlacementGroupRemoved
+from ray_mono.common.exceptions import GetTimeoutError, RaySystemError, TaskPlacementGroupRemoved
 from ray_mono.core_worker.context import InGroup, TaskContext, TaskKind
 from ray_mono.protobuf import common_pb2, gcs_pb2
 from ray_mono.rpc.surface import RpcError, StatusCode
@@ -284,3 +284,18 @@ def test_a_worker_of_the_group_gets_no_more_tasks_after_the_removal() -> None:
     scene.finish(runs, value(1))
     assert is_told_of_removal(scene, after)
     assert len(scene.wire.all("ReturnWorker")) == 1
+
+
+@pytest.mark.parametrize("head_answers", [True, False])
+def test_a_get_of_a_group_whose_time_is_over_says_why_it_waits(head_answers: bool) -> None:
+    scene = Scene()
+    group_id = create(scene)
+    ref = scene.core.placement_groups.ready(group_id, "handle")
+    if head_answers:
+        scene.wire.replies["GetPlacementGroup"] = lambda request: Info(pending_reason="it needs a moon")
+    why = r" \(it needs a moon\)" if head_answers else ""
+    with pytest.raises(
+        GetTimeoutError, match=f"after 2 s; not over: placement group {group_id.hex()[:8]}{why}$"
+    ):
+        scene.core.get([ref], 2.0)
+    assert scene.reactor.now_s == 1000.0 + 2.0 + (0.0 if head_answers else 1.0)
