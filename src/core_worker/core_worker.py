@@ -157,14 +157,12 @@ class CoreWorker:
             lambda object_ids, most: self.reasons.stories_of(object_ids, most),
             self,
         )
+        get, who = self._getter, self._context.task_id
         self._waits = ObjectWait(
             env, references, store, plasma, self._dropped, self.resolver, self._blocked, waits
         )
-        self._futures = ObjectFutures(
-            env, self._context, store, self.resolver, self._getter, self._waits, waits
-        )
+        self._futures = ObjectFutures(env, self._context, store, self.resolver, get, self._waits, waits)
         self._putter = Putter(env, self._context, references, store, plasma, self._dropped, self)
-        get, who = self._getter, self._context.task_id
         parts = StreamParts(
             env, references, store, plasma, borrowing, lineage, unhandled, self, get, waits, who
         )

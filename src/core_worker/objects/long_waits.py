@@ -196,8 +196,8 @@ class LongWaits:
                 with contextlib.suppress(OSError):
                     name = "ray_mono-long-waits"
                     start(threading.Thread(target=self._tell, args=(looks,), name=name, daemon=True))
-        if self._open:
-            self._look_at(min(each.looked_at_s for each in self._waits()))
+        if waits := self._waits():
+            self._look_at(min(each.looked_at_s for each in waits))
 
     def _waits(self) -> list[_Wait]:
         """A list, since those that came end without the lock."""

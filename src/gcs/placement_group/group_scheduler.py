@@ -194,7 +194,7 @@ class GroupScheduler:
 
     def _warn(self, now_s: float) -> None:
         """Drivers whose groups have waited for long."""
-        nodes = self._nodes.placement_nodes()
+        nodes = list(self._nodes.placements)
         due, next_s = self._warnings.sweep(
             self._groups.waiting(), nodes, self._with_what_could_be_free, now_s
         )

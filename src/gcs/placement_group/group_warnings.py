@@ -45,6 +45,8 @@ class GroupWarnings:
         groups = list(waiting)
         self._since_s = {each.group_id: self._since_s.get(each.group_id, now_s) for each in groups}
         free: Sequence[NodeSnapshot] | None = None
+        # Whether there is room if tasks give way: of all groups that want the same.
+        gives_way: dict[WantedPlaces, bool] = {}
         due: list[common_pb2.ErrorInfo] = []
         next_s = math.inf
         for group in groups:
@@ -59,7 +61,9 @@ class GroupWarnings:
                 message = _infeasible(group, wanted, nodes)
             else:
                 free = could_be_free() if free is None else free
-                if wanted.place(free) is not None:
+                if wanted not in gives_way:
+                    gives_way[wanted] = wanted.place(free) is not None
+                if gives_way[wanted]:
                     self._since_s[group.group_id] = now_s
                     next_s = min(next_s, now_s + self._pending_s)
                     continue
