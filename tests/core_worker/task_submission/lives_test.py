@@ -366,4 +366,5 @@ def test_a_task_of_a_map_has_all_that_one_made_alone_has() -> None:
     (one,) = first.with_items([first.task_id], [7])
     alone = PendingTask(first.task_id, first.template, depth=first.depth, item=7)
     for field in PendingTask.__slots__:
-        assert getattr(one, field) == getattr(alone, field), field
+        assert getattr(one, field, None) == getattr(alone, field, None), field
+    assert one.last_failure == alone.last_failure == ""
