@@ -276,8 +276,12 @@ def test_a_wait_for_a_copy_that_does_not_come_is_told(how: str) -> None:
     scene.finish(ref, in_store(ref.binary(), ELSEWHERE))
     if how == "get":
         not_here = GetReply(objects=[Found(object_id=ref.binary(), state=Found.NOT_HERE)])
-        scene.meanwhile(lambda: scene.pass_time(3.5))
-        scene.meanwhile(lambda: scene.wire.open("Get")[0].answer(not_here))
+
+        def when_it_is_long() -> None:
+            scene.meanwhile(lambda: scene.pass_time(2.5))
+            scene.meanwhile(lambda: scene.wire.open("Get")[0].answer(not_here))
+
+        scene.reactor.call_later(1.0, when_it_is_long)
         with pytest.raises(GetTimeoutError):
             scene.core.get([ref], 3.5)
     else:

@@ -214,8 +214,8 @@ class Getter:
     def _wait_for(
         self, object_ids: Sequence[bytes], waiter: Waiter, timeout_s: float | None, waited_s: float = 0.0
     ) -> None:
-        wait = partial(self._blocked.wait_for, object_ids, waiter, timeout_s)
-        self._long_waits.wait(wait, object_ids, waited_s=waited_s)
+        wait = partial(self._blocked.wait_for, object_ids, waiter)
+        self._long_waits.wait(wait, object_ids, timeout_s, waited_s=waited_s)
 
     def _await_ready(
         self, object_ids: Sequence[bytes], deadline_s: float | None, timeout_s: float | None
@@ -360,7 +360,7 @@ class Getter:
         object_ids = [object_id for object_id, _, _ in wanted]
 
         def wait(waiter: Waiter, timeout_s: float | None) -> bool:
-            return self._long_waits.wait(partial(self._blocked.wait, waiter, timeout_s), object_ids)
+            return self._long_waits.wait(partial(self._blocked.wait, waiter), object_ids, timeout_s)
 
         with self._blocked.fetches(object_ids):
             return self._stores.fetch(wanted, timeout_ms, wait, may_go_elsewhere, priority)

@@ -88,24 +88,47 @@ class LongWaits:
 
     def wait(
         self,
-        wait: Callable[[], bool],
+        wait: Callable[[float | None], bool],
         ids: Sequence[bytes],
+        timeout_s: float | None,
         num_enough: int | None = None,
         kind_name: str = "object",
         waited_s: float = 0.0,
     ) -> bool:
-        """wait(), which says whether these came. On the thread that waits, without the lock. num_enough: so
-        many are; None: all are needed. waited_s: so long it has waited already."""
+        """wait(timeout_s), which says whether these came. On the thread that waits, without the lock.
+        num_enough: so many are; None: all are needed. waited_s: so long it has waited already."""
         if not self._env.is_driver:
-            return wait()
+            return wait(timeout_s)
+        try:
+            # The usual wait is short, and nobody needs to know of it.
+            first_s = self.first_s - waited_s
+            if first_s > 0:
+                if timeout_s is None or timeout_s > first_s:
+                    left_s = None if timeout_s is None else timeout_s - first_s
+                else:
+                    first_s, left_s = timeout_s, 0.0
+                if wait(None if first_s == math.inf else first_s) or self._env.reactor.is_closed:
+                    return True
+                timeout_s, waited_s = left_s, waited_s + first_s
+            return self._wait_on(wait, ids, timeout_s, num_enough, kind_name, waited_s)
+        except KeyboardInterrupt:
+            self.interrupted(ids, kind_name)
+            raise
+
+    def _wait_on(
+        self,
+        wait: Callable[[float | None], bool],
+        ids: Sequence[bytes],
+        timeout_s: float | None,
+        num_enough: int | None,
+        kind_name: str,
+        waited_s: float,
+    ) -> bool:
         this, has_come = object(), False
         with self._env.lock:
             self.begins(this, ids, num_enough, kind_name, waited_s)
         try:
-            has_come = wait()
-        except KeyboardInterrupt:
-            self.interrupted(ids, kind_name)
-            raise
+            has_come = (timeout_s is None or timeout_s > 0) and wait(timeout_s)
         finally:
             with self._env.lock:
                 self.ends(this, has_come)

@@ -104,8 +104,8 @@ class ObjectWait:
                         pulling.add(object_id)
                         self.pull(object_id, partial(pulled, object_id))
             try:
-                wait = partial(self._blocked.wait_for, awaited, waiter, left_s, num_enough)
-                self._long_waits.wait(wait, awaited, num_enough)
+                wait = partial(self._blocked.wait_for, awaited, waiter, num_enough=num_enough)
+                self._long_waits.wait(wait, awaited, left_s, num_enough)
             finally:
                 with env.lock:
                     self._memory_store.end_watch(watch)

@@ -187,8 +187,8 @@ class GcsPlacementGroups:
         try:
             subject = Subject(kind=Subject.PLACEMENT_GROUP, id=group_id)
             with self._blocked.noted(WaitCode.PLACEMENT_GROUP, _named(group_id), subject):
-                wait = partial(self._blocked.wait, waiter, timeout_s)
-                self._long_waits.wait(wait, [group_id], kind_name="placement_group")
+                wait = partial(self._blocked.wait, waiter)
+                self._long_waits.wait(wait, [group_id], timeout_s, kind_name="placement_group")
         finally:
             with self._env.lock:
                 if not outcomes:
