@@ -29,6 +29,7 @@ BUNDLE_UNITS = 1000
 ANY_BUNDLE = -1
 _SHARE = SCALE // 1000
 """Of a bundle, for each that runs in it."""
+_COUNTED = f"{BUNDLE}{GROUP_MARK}"
 _NAME = re.compile(r"(.+)_group_(?:([0-9]+)_)?([0-9a-f]{36})", re.DOTALL)
 
 
@@ -42,6 +43,11 @@ def plain_name(name: str) -> str:
     """Of a resource, also in a group: "CPU" of "CPU_group_1_G"."""
     match = _NAME.fullmatch(name) if GROUP_MARK in name else None
     return name if match is None else match[1]
+
+
+def bundle_names(resources: ResourceSet) -> set[str]:
+    """Those of them that bundles are counted by."""
+    return {name for name, _ in resources.items() if name.startswith(_COUNTED)}
 
 
 def given_by(bundle: ResourceSet, group_id: bytes, index: int) -> ResourceSet:
@@ -60,7 +66,7 @@ def is_in_group(resources: ResourceSet) -> bool:
 
 
 @lru_cache(maxsize=1000)
-def _group_of_any(required: ResourceSet) -> bytes | None:
+def group_of_any(required: ResourceSet) -> bytes | None:
     """Of work in any bundle: the group's id; None for other work."""
     found: bytes | None = None
     for name, _ in required.items():
@@ -72,7 +78,7 @@ def _group_of_any(required: ResourceSet) -> bytes | None:
 
 
 @lru_cache(maxsize=1000)
-def _in_bundle(required: ResourceSet, group_id: bytes, index: int) -> ResourceSet:
+def in_bundle(required: ResourceSet, group_id: bytes, index: int) -> ResourceSet:
     """Of work in any bundle of a group: what it holds in this one."""
     marks = {name: amount for name, amount in required.items() if plain_name(name) == BUNDLE}
     own = {name_in(plain_name(name), group_id, index): amount for name, amount in required.items()}
@@ -81,21 +87,20 @@ def _in_bundle(required: ResourceSet, group_id: bytes, index: int) -> ResourceSe
 
 def is_in_any(required: ResourceSet) -> bool:
     """Whether it is what work asks for that may run in any bundle of its group."""
-    return _group_of_any(required) is not None
+    return group_of_any(required) is not None
 
 
 def seats(required: ResourceSet, place: ResourceSet) -> Iterator[ResourceSet]:
     """What work holds that may run in any bundle of its group: in each one that is in this place, in the
     order of their indices. Of other work: what it needs."""
-    group_id = _group_of_any(required)
+    group_id = group_of_any(required)
     if group_id is None:
         yield required
         return
-    begin, end = f"{BUNDLE}{GROUP_MARK}", f"_{group_id.hex()}"
-    bundles = [name for name, _ in place.items() if name.startswith(begin) and name.endswith(end)]
-    indices = [name[len(begin) : -len(end)] for name in bundles]
+    end = f"_{group_id.hex()}"
+    indices = [name[len(_COUNTED) : -len(end)] for name in bundle_names(place) if name.endswith(end)]
     for index in sorted(int(index) for index in indices if index):
-        yield _in_bundle(required, group_id, index)
+        yield in_bundle(required, group_id, index)
 
 
 def fits(required: ResourceSet, place: ResourceSet) -> bool:

@@ -3,7 +3,8 @@ somebody needs.
 
 That is a matter of what a node has in all, and of its labels. Both change seldom, and are asked for with each
 decision. So the answer is remembered for the needs that were asked for last: a node that changes is looked at
-for each of these, and a decision looks only at nodes that could hold the work.
+for each of these, and a decision looks only at nodes that could hold the work. Of groups there may be
+thousands, each with needs of its own that few nodes meet: those nodes are found by the names of bundles.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple, overload
 
+from ray_mono.common.scheduling.bundle_resources import bundle_names
 from ray_mono.common.scheduling.labels import LabelSelector
 from ray_mono.common.scheduling.node_snapshot import NodeSnapshot
 from ray_mono.common.scheduling.policy import feasible, is_spared
@@ -39,12 +41,16 @@ class KnownNodes:
     """Snapshots by id."""
 
     def __init__(self, nodes: Iterable[NodeSnapshot] = ()) -> None:
-        self._nodes = {node.node_id: node for node in nodes}
+        self._nodes: dict[bytes, NodeSnapshot] = {}
         # Their ids, sorted; None where they have to be sorted anew.
         self._ids: list[bytes] | None = None
         # Invariant: of each need the nodes that meet it, in the order of their ids. The last one was asked
         # for last.
         self._able: OrderedDict[Need, list[bytes]] = OrderedDict()
+        # By the names that bundles are counted by: the ids of the nodes that have some, in order.
+        self._with_bundles: dict[str, list[bytes]] = {}
+        for node in nodes:
+            self.put(node)
 
     def put(self, node: NodeSnapshot) -> None:
         """It is so from now on."""
@@ -53,23 +59,27 @@ class KnownNodes:
         if before is None:
             self._ids = None
         if before is None or _could_hold(before) != _could_hold(node):
-            self._look_at(node.node_id, node)
+            self._look_at(node.node_id, before, node)
 
     def remove(self, node_id: bytes) -> None:
         """It is known no more, if it was."""
-        if self._nodes.pop(node_id, None) is not None:
+        before = self._nodes.pop(node_id, None)
+        if before is not None:
             self._ids = None
-            self._look_at(node_id, None)
+            self._look_at(node_id, before, None)
 
-    def _look_at(self, node_id: bytes, node: NodeSnapshot | None) -> None:
+    def _look_at(self, node_id: bytes, before: NodeSnapshot | None, node: NodeSnapshot | None) -> None:
         for need, ids in self._able.items():
-            place = bisect_left(ids, node_id)
-            was_able = place < len(ids) and ids[place] == node_id
-            is_able = node is not None and need.is_met_by(node)
-            if is_able and not was_able:
-                ids.insert(place, node_id)
-            elif was_able and not is_able:
-                del ids[place]
+            _set_in(ids, node_id, node is not None and need.is_met_by(node))
+        had = set() if before is None else bundle_names(before.total)
+        has = set() if node is None else bundle_names(node.total)
+        for name in has - had:
+            _set_in(self._with_bundles.setdefault(name, []), node_id, True)
+        for name in had - has:
+            ids = self._with_bundles[name]
+            _set_in(ids, node_id, False)
+            if not ids:
+                del self._with_bundles[name]
 
     def ids(self) -> Sequence[bytes]:
         """In order."""
@@ -79,6 +89,10 @@ class KnownNodes:
 
     def able_ids(self, need: Need) -> Sequence[bytes]:
         """Of those that meet it, in order."""
+        if names := bundle_names(need.resources):
+            # That of one bundle is longer than that of all of the group, and fewer nodes have it.
+            some = self._with_bundles.get(max(names, key=len), ())
+            return [each for each in some if need.is_met_by(self._nodes[each])]
         ids = self._able.get(need)
         if ids is None:
             ids = self._able[need] = [each for each in self.ids() if need.is_met_by(self._nodes[each])]
@@ -141,6 +155,16 @@ class NodesInOrder(Sequence[NodeSnapshot]):
 
     def __iter__(self) -> Iterator[NodeSnapshot]:
         return map(self._node_of, self._ids)
+
+
+def _set_in(ids: list[bytes], node_id: bytes, is_in: bool) -> None:
+    """Whether it is among these, which are in order."""
+    place = bisect_left(ids, node_id)
+    was_in = place < len(ids) and ids[place] == node_id
+    if is_in and not was_in:
+        ids.insert(place, node_id)
+    elif was_in and not is_in:
+        del ids[place]
 
 
 def _could_hold(node: NodeSnapshot) -> tuple[object, ...]:

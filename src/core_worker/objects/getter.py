@@ -189,11 +189,16 @@ class Getter:
             if store.when_ready(object_id, waiter.set):
                 return self._known(object_id)
         try:
-            # The usual wait, kept short.
-            if not self._env.is_driver:
-                self._wait_for((object_id,), waiter, None)
-            elif not self._first_wait(object_id, waiter):
-                self._wait_for((object_id,), waiter, None, self._first_s)
+            is_driver, is_over = self._env.is_driver, False
+            if is_driver:
+                # The usual wait, kept short.
+                try:
+                    is_over = reactor.wait(waiter, self._first_s) or reactor.is_closed
+                except KeyboardInterrupt:
+                    self._long_waits.interrupted((object_id,))
+                    raise
+            if not is_over:
+                self._wait_for((object_id,), waiter, None, self._first_s if is_driver else 0.0)
         finally:
             if not waiter.done:
                 with self._lock:
@@ -201,15 +206,6 @@ class Getter:
         if not waiter.done:
             raise RaySystemError(DISCONNECTED)
         return self._known(object_id)
-
-    def _first_wait(self, object_id: bytes, waiter: Waiter) -> bool:
-        """A driver's, until it is a long one. Whether it is over."""
-        reactor = self._env.reactor
-        try:
-            return reactor.wait(waiter, self._first_s) or reactor.is_closed
-        except KeyboardInterrupt:
-            self._long_waits.interrupted((object_id,))
-            raise
 
     def _wait_for(
         self, object_ids: Sequence[bytes], waiter: Waiter, timeout_s: float | None, waited_s: float = 0.0

@@ -227,12 +227,13 @@ class TaskManager(PendingTasks):
         if self.is_pending(task) and is_preempted and self.may_run_again(task):
             self._retry(task, "its node was taken away", is_free=True)
         elif self.is_pending(task) and task.retries_left != 0:
-            self._retry(task, clause(str(error())))
+            # Of a worker's death the driver is told anyway, with all that is known.
+            self._retry(task, clause(str(error())), notice="its worker was lost")
         else:
             self.fail_unless_cancelled(task, error())
 
-    def _retry(self, task: PendingTask, why: str | bytes, is_free: bool = False) -> None:
-        self.next_attempt(task, why, is_free)
+    def _retry(self, task: PendingTask, why: str | bytes, is_free: bool = False, notice: str = "") -> None:
+        self.next_attempt(task, why, is_free, notice)
         self.run_again(task)
 
     def run_again(self, task: PendingTask) -> None:
@@ -241,11 +242,13 @@ class TaskManager(PendingTasks):
             task.request.waits_for_room = False
             known(task.resubmit, "how a task is run again")(task)
 
-    def next_attempt(self, task: PendingTask, why: str | bytes, is_free: bool = False) -> None:
+    def next_attempt(
+        self, task: PendingTask, why: str | bytes, is_free: bool = False, notice: str = ""
+    ) -> None:
         """It failed and will be run again, and the driver may be told. why: a text, or a serialized error,
-        which is read only then."""
+        which is read only then. notice: what the driver is told instead."""
         self.begins_again(task, why, is_free)
-        self._retry_notices.tell(task.template, task.retries_left, why)
+        self._retry_notices.tell(task.template, task.retries_left, notice or why)
 
     def begins_again(self, task: PendingTask, why: str | bytes, is_free: bool) -> None:
         """As next_attempt, where the driver is told otherwise."""

@@ -11,8 +11,7 @@ runs in the group holds those, and the bundle holds the plain ones.
 
 ENDING: those names are gone, so that nothing new fits, while some leases still hold what they had of them.
 Their workers are being killed. Until the last of these has ended the plain resources stay held. Which leases
-these are is settled when the bundle is returned: those that asked for this bundle, and those that asked for
-any bundle of the group, since nobody knows which one such a lease uses. A bundle with the same index may be
+these are is settled when the bundle is returned: those that sit in it. A bundle with the same index may be
 prepared here meanwhile: it is another one.
 """
 

@@ -220,7 +220,7 @@ class LeaseManager:
         users = self._of_groups(indices)
         for key in filter(self._bundles.is_committed, inside):
             for lease in users:
-                if lease.lease_id not in self._leases or not lease.is_inside(*key):
+                if lease.lease_id not in self._leases or not self._ledger.sits_in(lease.lease_id, *key):
                     continue
                 inside[key].append(lease.lease_id)
                 if lease.has_worker:

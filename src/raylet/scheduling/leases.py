@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 from weakref import WeakValueDictionary
 
 from ray_mono.common.our_bug import InternalError
-from ray_mono.common.scheduling.bundle_resources import ANY_BUNDLE, named
+from ray_mono.common.scheduling.bundle_resources import named
 from ray_mono.common.scheduling.resources import GPU, ResourceSet
 from ray_mono.common.scheduling.strategy import Strategy
 from ray_mono.raylet.worker.binding import Binding
@@ -172,15 +172,6 @@ class WorkerLease:
         """Either serves the tasks of the other."""
         mine, theirs = self.request, other.request
         return mine.job_id == theirs.job_id and self.line == other.line and self.shape is other.shape
-
-    def is_inside(self, group_id: bytes, index: int) -> bool:
-        """Whether it holds something of this bundle, or may: nobody knows which one the work in any uses."""
-        strategy = self.request.strategy
-        return (
-            strategy.group_id == group_id
-            and strategy.bundle_index in (index, ANY_BUNDLE)
-            and self.state is not WorkerLeaseState.QUEUED
-        )
 
     def reserve(self) -> None:
         self._step(WorkerLeaseEvent.RESERVED)

@@ -27,14 +27,16 @@ from typing import Any
 from ray_mono.common.our_bug import InternalError, check
 from ray_mono.common.scheduling.bundle_resources import (
     ANY_BUNDLE,
+    BUNDLE,
+    group_of_any,
+    in_bundle,
     is_in_group,
     name_in,
     named,
     nearest,
     plain_name,
-    seats,
 )
-from ray_mono.common.scheduling.resources import CPU, SCALE, UNIT_INSTANCE_RESOURCES, ResourceSet
+from ray_mono.common.scheduling.resources import CPU, GPU, MEMORY, SCALE, UNIT_INSTANCE_RESOURCES, ResourceSet
 from ray_mono.raylet.scheduling.bundles import Bundle, BundleState
 from ray_mono.raylet.scheduling.instances import Instances, Parts, find, find_soon, room_in
 
@@ -116,12 +118,22 @@ class ResourceLedger:
     def _seat(
         self, required: ResourceSet, for_kept: bool = False, kept: ResourceSet | None = None
     ) -> ResourceSet | None:
-        """What it would hold, which has one bundle's names for work in any; None where that is not free."""
+        """What it would hold, which has one bundle's names for work in any: of the one of which least is left
+        then, so that there is room for what needs more. None where it is not free."""
         free = self._available if kept is None else spare(self._available, kept)
-        for seat in seats(required, self._available) if self._bundles else (required,):
-            if seat.fits_in(free) and (not self._instances or self._find_units(seat, for_kept) is not None):
-                return seat
-        return None
+        group_id = group_of_any(required) if self._bundles else None
+        if group_id is None:
+            return required if self._is_free(required, free, for_kept) else None
+        found: list[tuple[tuple[int, ...], int, ResourceSet]] = []
+        for bundle in self._bundles:
+            if bundle.group_id == group_id:
+                seat = in_bundle(required, group_id, bundle.index)
+                if self._is_free(seat, free, for_kept):
+                    found.append((_left_of(bundle, seat, free), bundle.index, seat))
+        return min(found, key=lambda each: each[:2])[2] if found else None
+
+    def _is_free(self, needs: ResourceSet, free: ResourceSet, for_kept: bool) -> bool:
+        return needs.fits_in(free) and (not self._instances or self._find_units(needs, for_kept) is not None)
 
     def seat_soon(self, required: ResourceSet, coming: ResourceSet) -> ResourceSet:
         """For work in any bundle: the one that lacks least when what is coming is free. Of other work: what
@@ -230,6 +242,11 @@ class ResourceLedger:
     def held_now(self, lease_id: bytes) -> ResourceSet:
         """As held; of a blocked one without what it lends."""
         return self._holdings[lease_id].held_now
+
+    def sits_in(self, lease_id: bytes, group_id: bytes, index: int) -> bool:
+        """Whether a lease holds something of this bundle."""
+        holding = self._holdings.get(lease_id)
+        return holding is not None and holding.resources.get(name_in(BUNDLE, group_id, index)) > 0
 
     def instances_of(self, lease_id: bytes) -> dict[str, tuple[int, ...]]:
         """The indices that `allocate` returned for this lease."""
@@ -361,6 +378,17 @@ class ResourceLedger:
             for pools, _ in holding.units:
                 known = all(any(pool is each for each in self._instances.values()) for pool in pools)
                 check(known, f"what holds {holding.resources} has units that are not the ledger's")
+
+
+def _left_of(bundle: Bundle, seat: ResourceSet, free: ResourceSet) -> tuple[int, ...]:
+    """How much of the bundle work in it leaves: what is scarce first, as bundles are placed."""
+    left = {
+        name: free.get(full_name) - seat.get(full_name)
+        for name, _ in bundle.resources.items()
+        for full_name in [name_in(name, bundle.group_id, bundle.index)]
+    }
+    custom = sum(amount for name, amount in left.items() if name not in (CPU, GPU, MEMORY))
+    return left.get(GPU, 0), custom, left.get(MEMORY, 0), left.get(CPU, 0)
 
 
 def spare(available: ResourceSet, held: ResourceSet) -> ResourceSet:

@@ -2,28 +2,37 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ray_mono.common.scheduling.bundle_resources import ANY_BUNDLE, asked_for_in, given_by
 from ray_mono.common.scheduling.known_nodes import NEEDS_REMEMBERED_MAX, KnownNodes, Need
 from ray_mono.common.scheduling.labels import IN, LabelRequirement
 from ray_mono.common.scheduling.node_snapshot import NodeSnapshot
 from ray_mono.common.scheduling.resources import ResourceSet
 
 MARS = (LabelRequirement("zone", IN, ("mars",)),)
+GROUP = b"g" * 18
 NEEDS = [
     Need(ResourceSet.from_units({"CPU": 1})),
     Need(ResourceSet.from_units({"CPU": 1}), MARS),
     Need(ResourceSet.from_units({"CPU": 1}), (), False),
     Need(ResourceSet.from_units({"CPU": 1}), (), True),
     Need(ResourceSet.from_units({"A": 2}), MARS),
+    Need(asked_for_in(ResourceSet.from_units({"CPU": 1}), GROUP, 0)),
+    Need(asked_for_in(ResourceSet.from_units({"CPU": 1}), GROUP, 1), MARS),
+    Need(asked_for_in(ResourceSet.from_units({"CPU": 1}), GROUP, ANY_BUNDLE)),
 ]
 
 
-def node(name: bytes, zone: str = "", is_alive: bool = True, **total: float) -> NodeSnapshot:
-    amounts = ResourceSet.from_units(total)
+def node(
+    name: bytes, zone: str = "", is_alive: bool = True, bundles: Sequence[int] = (), **total: float
+) -> NodeSnapshot:
+    given = [given_by(ResourceSet.from_units({"CPU": 1}), GROUP, index) for index in bundles]
+    amounts = ResourceSet.sum_of([ResourceSet.from_units(total), *given])
     labels = {"zone": zone} if zone else {}
     return NodeSnapshot(name * 28, "host", 1, amounts, amounts, is_alive, labels=labels)
 
@@ -33,6 +42,7 @@ nodes = st.builds(
     st.sampled_from([b"a", b"b", b"c", b"d"]),
     st.sampled_from(["", "mars"]),
     st.booleans(),
+    st.lists(st.sampled_from([0, 1]), unique=True),
     CPU=st.sampled_from([0, 4]),
     GPU=st.sampled_from([0, 1]),
     A=st.sampled_from([0, 2]),

@@ -171,6 +171,13 @@ def test_work_in_any_bundle_has_all_that_it_needs_in_one() -> None:
     assert scene.running == ["also first", "also second"]
 
 
+def test_work_in_any_bundle_leaves_room_for_what_needs_more() -> None:
+    scene = with_bundles(units(CPU=1, GPU=1), units(CPU=2), units(CPU=1), total=units(CPU=4, GPU=1))
+    for name, needs in (("small", units(CPU=1)), ("of a gpu", units(CPU=1, GPU=1)), ("large", units(CPU=2))):
+        ask(scene, name, needs)
+    assert scene.running == ["large", "of a gpu", "small"]
+
+
 def test_work_in_any_bundle_does_not_go_to_a_node_that_has_parts_of_it_in_two() -> None:
     scene = with_bundles(units(CPU=1), units(CPU=1))
     scene.other_node(given_by(units(CPU=1), G, 2) + given_by(units(CPU=1), G, 3) + units(CPU=9))
