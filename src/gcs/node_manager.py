@@ -273,4 +273,5 @@ def _placement(info: common_pb2.NodeInfo, resources: common_pb2.NodeResources) -
         available,
         is_draining=is_draining,
         labels=dict(info.labels),
+        lasting=ResourceSet.from_proto(resources.lasting),
     )

@@ -4,9 +4,10 @@ docs/internals/explain.md tells of. It only looks.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from ray_mono.common.explanation import ADD_A_NODE, WaitCode
 from ray_mono.common.ids import ActorID, PlacementGroupID
-from ray_mono.common.scheduling.bundle_resources import plain
 from ray_mono.common.scheduling.labels import needed
 from ray_mono.common.scheduling.resources import ResourceSet
 from ray_mono.common.wait_messages import (
@@ -25,7 +26,7 @@ from ray_mono.gcs.actor.actor_state import Actor, ActorLife
 from ray_mono.gcs.actor.actor_table import ActorTable
 from ray_mono.gcs.lease_client import LeaseClient
 from ray_mono.gcs.node_manager import NodeManager
-from ray_mono.gcs.placement_group.bundle_placement import drained_for
+from ray_mono.gcs.placement_group.bundle_placement import BundleStrategy, drained_for
 from ray_mono.gcs.placement_group.group_manager import GroupManager
 from ray_mono.gcs.placement_group.group_state import GroupState
 from ray_mono.gcs.placement_group.wanted_places import WantedPlaces, what_helps
@@ -154,7 +155,7 @@ class WaitReasons:
             unblock = f"{what}, or ask for less"
             return reason_of(shortage.code, text, unblock=unblock, shortages=missing)
         if shortage.code is WaitCode.RESOURCES:
-            holders, num_others = self._nodes_with(demand.resources)
+            holders, num_others = self._nodes_with(demand.resources, [demand.resources])
             what = needed(demand.resources, demand.strategy.selectors)
             unblock = f"wait for one of its holders to end, end one, or {ADD_A_NODE}{what}"
             if demand.strategy.group_id or demand.strategy.only_node_id is not None:
@@ -191,8 +192,10 @@ class WaitReasons:
             bundles = [group.registration.bundles[index] for index in group.unplaced]
             code = WaitCode.NODE_DRAINED if drained_for(bundles, nodes) else WaitCode.INFEASIBLE
             return reason_of(code, text, unblock=unblock, shortages=missing)
-        needs = ResourceSet.sum_of(group.registration.bundles[index].resources for index in group.unplaced)
-        holders, num_others = self._nodes_with(needs)
+        parts = [group.registration.bundles[index].resources for index in group.unplaced]
+        needs = ResourceSet.sum_of(parts)
+        is_on_one = group.registration.strategy is BundleStrategy.STRICT_PACK
+        holders, num_others = self._nodes_with(needs, [needs] if is_on_one else parts)
         return reason_of(
             WaitCode.RESOURCES,
             text,
@@ -203,13 +206,16 @@ class WaitReasons:
             shortages=missing,
         )
 
-    def _nodes_with(self, needs: ResourceSet) -> tuple[list[common_pb2.WaitSubject], int]:
-        """That have some of it: who holds that there? Some of them, and how many more there are."""
-        names = {name for name, _ in plain(needs).items()}
+    def _nodes_with(
+        self, needs: ResourceSet, parts: Sequence[ResourceSet]
+    ) -> tuple[list[common_pb2.WaitSubject], int]:
+        """That could hold some of these parts: who has what is needed there? Some of them, and how many more
+        there are."""
+        able = [part for part in parts if part]
         nodes = [
             node
             for node in self._leases.view()
-            if node.takes_work and any(name in names for name, _ in node.total.items())
+            if node.takes_work and any(part.fits_in(node.total) for part in able)
         ]
         some = nodes[:NODES_ASKED_MAX]
         return [node_subject(node, needs) for node in some], len(nodes) - len(some)

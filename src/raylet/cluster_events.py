@@ -117,7 +117,8 @@ class ClusterEvents:
         is_news = False
         for each in nodes:
             total, available = ResourceSet.from_proto(each.total), ResourceSet.from_proto(each.available)
-            is_news |= self._cluster.resources_reported(each.node_id, each.version, total, available)
+            lasting = ResourceSet.from_proto(each.lasting)
+            is_news |= self._cluster.resources_reported(each.node_id, each.version, total, available, lasting)
         if is_news:
             self._effects.run(self._leases.cluster_changed(self._clock.time_s()))
 

@@ -327,7 +327,8 @@ class Raylet:
     async def _current_resources(self) -> common_pb2.NodeResources:
         total, available = self.ledger.total, wire.shown_available(self.ledger.available)
         available = await self._store.without_used(available)
-        return wire.node_resources(self._config.node_id, total, available, self.leases.queued_demand())
+        lasting, queued = self.leases.lasting(), self.leases.queued_demand()
+        return wire.node_resources(self._config.node_id, total, available, lasting, queued)
 
     def describe(self) -> dict[str, Any]:
         """For people, as JSON can carry it: ledger, leases with the reason why each waits, pool, cluster

@@ -126,13 +126,18 @@ def _check_group_id(group_id: bytes) -> None:
 
 
 def node_resources(
-    node_id: bytes, total: ResourceSet, available: ResourceSet, queued: Iterable[tuple[ResourceSet, int]]
+    node_id: bytes,
+    total: ResourceSet,
+    available: ResourceSet,
+    lasting: ResourceSet,
+    queued: Iterable[tuple[ResourceSet, int]],
 ) -> common_pb2.NodeResources:
     """A report. available: what others are told; queued: how many wait for what."""
     return common_pb2.NodeResources(
         node_id=node_id,
         total=total.to_proto(),
         available=available.to_proto(),
+        lasting=lasting.to_proto(),
         queued=[
             common_pb2.ResourceDemand(resources=required.to_proto(), count=count)
             for required, count in queued

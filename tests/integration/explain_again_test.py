@@ -71,7 +71,7 @@ def test_a_task_whose_workers_ended_says_how_often_and_how_the_last_one_did(tmp_
 
 def test_a_task_that_raises_and_is_retried_says_how_often_and_what(tmp_path: Path) -> None:
     task = throw.options(max_retries=-1, retry_exceptions=True).remote(tmp_path / "runs")
-    expected = "throw() has run 2 times and is run again (retries without end): ValueError: not yet; "
+    expected = "throw() has run 2 times and is run again (retries without end): ValueError; "
     expect_explained(task, "RUNNING", False, (expected, "throw() runs on worker"))
 
 

@@ -22,6 +22,8 @@ class NodeSnapshot:
     is_draining: bool = False
     """It is to end, and takes nothing new."""
     labels: Mapping[str, str] = field(default_factory=dict, hash=False)
+    lasting: ResourceSet = field(default_factory=ResourceSet)
+    """What actors and bundles have of it, until these end. Tasks give way to what waits."""
 
     @property
     def takes_work(self) -> bool:

@@ -50,6 +50,11 @@ def available(required: ResourceSet, nodes: Iterable[NodeSnapshot]) -> list[Node
     return free
 
 
+def could_give_way(required: ResourceSet, nodes: Iterable[NodeSnapshot]) -> list[NodeSnapshot]:
+    """The nodes that could hold it beside the actors and bundles that are there."""
+    return [node for node in nodes if fits(required, node.total - node.lasting)]
+
+
 def drained(
     required: ResourceSet, nodes: Iterable[NodeSnapshot], selectors: Sequence[LabelSelector] = ()
 ) -> list[NodeSnapshot]:

@@ -23,7 +23,7 @@ from ray_mono.common.explanation import (
     WaitingOverview,
     WaitLink,
 )
-from ray_mono.common.ids import object_id_bytes, object_name
+from ray_mono.common.ids import TaskID, object_id_bytes, object_name
 from ray_mono.common.scheduling.resources import ResourceSet
 from ray_mono.common.wait_messages import NODES_TOLD_MAX, reason_of
 from ray_mono.core_worker.environment import Environment
@@ -159,7 +159,14 @@ class Explainer:
         """See CoreInterface. Who knows an object that this process has no reference to is looked for. The
         lock must not be held."""
         subject = Subject(kind=kind_name.upper(), id=id_)
-        if subject.kind == Subject.TASK:
+        if subject.kind == Subject.ACTOR:
+            # The head knows it when its constructor's arguments are there. Until then whoever makes it does.
+            creation_id = TaskID.for_actor_creation(id_).binary()
+            creation = Subject(kind=Subject.TASK, id=creation_id, at=self._env.address)
+            with self._env.lock:
+                if self._reasons.of(creation).code == WaitCode.DEPENDENCIES:
+                    subject = creation
+        elif subject.kind == Subject.TASK:
             # Whoever submitted it knows it by its first return.
             subject = Subject(kind=Subject.OBJECT, id=object_id_bytes(id_, 1))
         if subject.kind == Subject.OBJECT:

@@ -360,8 +360,9 @@ def _history_of(task: PendingTask) -> str:
         return ""
     why = task.last_failure
     if isinstance(why, bytes):
-        # The last line of an error says what it is.
-        why = retry_notices.told(why).rstrip().rpartition("\n")[2]
+        # The last line of an error begins with its class. What follows may be a value of the job's, and
+        # whoever asks may be of another.
+        why = retry_notices.told(why).rstrip().rpartition("\n")[2].partition(":")[0]
     times = "once" if task.attempt == 1 else f"{task.attempt} times"
     left = retry_notices.left(task.retries_left)
     return f"{named(task)} has run {times} and is run again ({left}): {clause(why)}"

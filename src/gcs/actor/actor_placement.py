@@ -22,6 +22,7 @@ from ray_mono.common.scheduling.policy import (
     allowed,
     available,
     choose,
+    could_give_way,
     drained,
     feasible,
     search,
@@ -92,6 +93,8 @@ def choose_node(demand: Demand, nodes: NodesInOrder, last_node_id: bytes = b"") 
     named = nodes.at(strategy.node_id)
     chosen, able = search(required, strategy, own, named, able_of, free_of, last_node_id)
     if chosen is None and able:
+        # There it waits until tasks give way.
+        able = could_give_way(required, able) or able
         chosen = choose(required, strategy, able, demand.preferred_node_id, last_node_id)
     if chosen is None:
         # A node that is drained waits for the actor's owner, who may wait for the actor.

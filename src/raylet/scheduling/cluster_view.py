@@ -21,6 +21,7 @@ from ray_mono.common.scheduling.known_nodes import KnownNodes, NodesInOrder
 from ray_mono.common.scheduling.node_snapshot import NodeSnapshot
 from ray_mono.common.scheduling.resources import ResourceSet
 
+NOTHING = ResourceSet()
 DEAD_MAX = 1000
 """The last ones to die are kept."""
 
@@ -37,10 +38,10 @@ class _Node:
     def die(self) -> None:
         self.snapshot = replace(self.snapshot, is_alive=False)
 
-    def report(self, version: int, total: ResourceSet, available: ResourceSet) -> None:
+    def report(self, version: int, total: ResourceSet, available: ResourceSet, lasting: ResourceSet) -> None:
         self.version = version
         self._holds = []
-        self.snapshot = replace(self.snapshot, total=total, available=available)
+        self.snapshot = replace(self.snapshot, total=total, available=available, lasting=lasting)
 
     def hold(self, until_s: float, amount: ResourceSet) -> None:
         self._holds.append((until_s, amount))
@@ -125,14 +126,19 @@ class ClusterView:
         return True
 
     def resources_reported(
-        self, node_id: bytes, version: int, total: ResourceSet, available: ResourceSet
+        self,
+        node_id: bytes,
+        version: int,
+        total: ResourceSet,
+        available: ResourceSet,
+        lasting: ResourceSet = NOTHING,
     ) -> bool:
         """A node's own report. Returns whether it is news: an older one is not, nor one of a node that has
         not joined."""
         node = self._nodes.get(node_id)
         if node is None or version <= node.version:
             return False
-        node.report(version, total, available)
+        node.report(version, total, available, lasting)
         self._changed(node_id)
         return True
 

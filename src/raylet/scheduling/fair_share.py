@@ -25,7 +25,9 @@ if all of these leases together would not do, the request waits for something el
 
 **On other nodes.** Leases end only for what waits beside them. So what has waited at its own raylet for
 SHARE_AFTER_S waits on all nodes that could hold it, each of which gets its part (lease_scheduler.py): else a
-driver that came first would keep all other nodes than that of the one that came later.
+driver that came first would keep all other nodes than that of the one that came later. Nodes tell what
+actors and bundles have there, which do not give way: nothing is sent to wait where these leave too little
+for it, if there are others, and what waits at such a node leaves it.
 
 **For whom is kept what is free.** A request that needs more than one lease sets free could be overtaken for
 ever by requests that need little. So what is free is kept for the one of these that has waited longest.

@@ -375,7 +375,7 @@ class LeaseManager:
             for worker in self._pool
             if worker.lease_id and worker.state is WorkerState.LEASED
         ]
-        return [*self._concluded(self._scheduler.look(leased, now_s)), *self._schedule(now_s)]
+        return [*self._concluded(self._scheduler.look(leased, self.lasting(), now_s)), *self._schedule(now_s)]
 
     def tick(self, now_s: float) -> list[Effect]:
         """Timeouts: call it several times a second."""
@@ -522,8 +522,12 @@ class LeaseManager:
         return lease is not None and not lease.request.for_actor
 
     def _held_by_actors(self) -> ResourceSet:
-        actors = [worker.lease_id for worker in self._pool if worker.state is WorkerState.ACTOR]
-        return self._ledger.held_by([lease_id for lease_id in actors if lease_id is not None])
+        actors = [lease.lease_id for lease in self._leases.values() if lease.request.for_actor]
+        return self._ledger.held_by(actors)
+
+    def lasting(self) -> ResourceSet:
+        """What actors and bundles have, until these end."""
+        return self._held_by_actors() + self._ledger.held_by_bundles()
 
     def _warn_of_failed_starts(self, now_s: float) -> list[Effect]:
         trouble = self._pool.start_trouble

@@ -20,7 +20,7 @@ from typing import assert_never
 
 from ray_mono.common.our_bug import check, known
 from ray_mono.common.scheduling.node_snapshot import NodeSnapshot
-from ray_mono.common.scheduling.policy import stays
+from ray_mono.common.scheduling.policy import could_give_way, stays
 from ray_mono.common.scheduling.resources import ResourceSet
 from ray_mono.common.scheduling.strategy import StrategyKind
 from ray_mono.raylet.effects import BundlesHeld, Effect, Granted, Rejected, RejectionKind, SpilledBack
@@ -45,6 +45,8 @@ from ray_mono.raylet.scheduling.scheduling_policy import (
 from ray_mono.raylet.scheduling.unit_counts import Counts, PlainCounts, UnitCounts
 from ray_mono.raylet.worker.worker_pool import WorkerPool
 
+LEAVES_PERIOD_S = 0.5
+"""How often what waits for actors to end looks for a node where it need not."""
 SHARE_AFTER_S = 0.3
 """How long a request waits for its own node alone."""
 
@@ -79,6 +81,8 @@ class LeaseScheduler:
         # What it needs, of work in any bundle of a group in the one that it could have soonest.
         self._held_seat = ResourceSet()
         self._num_shared_out = 0
+        # When what waits here for actors to end looks for another node again.
+        self._leaves_at_s: dict[Shape, float] = {}
         # When a shape that waits got its resources last.
         self._served_at_s: dict[Shape, float] = {}
 
@@ -141,20 +145,29 @@ class LeaseScheduler:
             effects += self._send_away(now_s)
         return effects + self._pool.replenish(len(self._reserved), now_s)
 
-    def look(self, leases: Iterable[WorkerLease], now_s: float) -> list[Effect]:
+    def look(self, leases: Iterable[WorkerLease], lasting: ResourceSet, now_s: float) -> list[Effect]:
         """Asks for the ends of leases that others wait for, and chooses whom to keep free resources for.
 
-        leases: those that are granted for tasks.
+        leases: those that are granted for tasks. lasting: what actors and bundles have.
         """
+        here = replace(self.snapshot(), lasting=lasting)
         waiting: list[WorkerLease] = []
         effects: list[Effect] = []
         for shape in self._queue.shapes():
             decision = self.decide(shape)
-            if isinstance(decision, Wait) and self._node.node_id in decision.feasible_node_ids:
-                effects += self._share_out(shape, decision, now_s - SHARE_AFTER_S)
-                waiting += self._queue.heads(shape)
-            elif isinstance(decision, Wait):
+            if not isinstance(decision, Wait):
+                continue
+            if here.node_id not in decision.feasible_node_ids:
                 effects += self._send_to_wait(shape, decision, now_s - fair_share.RECLAIM_AFTER_S)
+                continue
+            queued_by_s = now_s - SHARE_AFTER_S
+            if could_give_way(shape.required, [here]):
+                effects += self._share_out(shape, decision, queued_by_s)
+            elif self._may_leave(shape, decision, queued_by_s, now_s):
+                # Here it waits for actors to end, or for groups.
+                self._leaves_at_s[shape] = now_s + LEAVES_PERIOD_S
+                effects += self._send_to_wait(shape, decision, queued_by_s, only_if_it_helps=True)
+            waiting += self._queue.heads(shape)
         endable = [
             lease
             for lease in leases
@@ -202,7 +215,7 @@ class LeaseScheduler:
         """What has waited here for long and fits on other nodes, too, waits on all of them from now on: each
         gets the next of these requests. Leases end only for what waits beside them, and elsewhere a job may
         hold all there is. Whoever was sent here stays."""
-        able, here = set(decision.feasible_node_ids), self._node.node_id
+        here = self._node.node_id
         leases = [
             lease
             for lease in self._queue.leases_of(shape)
@@ -212,9 +225,10 @@ class LeaseScheduler:
             and not lease.request.for_actor
             and lease.request.bundles is None
         ]
-        if len(able) < 2 or not leases:
+        if len(decision.feasible_node_ids) < 2 or not leases:
             return []
-        nodes = [node for node in self._cluster.nodes() if node.node_id in able]
+        nodes = self._others(decision)
+        nodes = could_give_way(shape.required, nodes) or nodes
         effects: list[Effect] = []
         for lease in leases:
             place = self._num_shared_out % (len(nodes) + 1)
@@ -226,11 +240,24 @@ class LeaseScheduler:
             effects.append(_sent_to_wait(lease, nodes[place]))
         return effects
 
-    def _send_to_wait(self, shape: Shape, decision: Wait, queued_by_s: float) -> list[Effect]:
-        """What fits on other nodes only has to wait there, because only there do leases end for it. For
-        actors the GCS chooses the node itself."""
+    def _may_leave(self, shape: Shape, decision: Wait, queued_by_s: float, now_s: float) -> bool:
+        is_due = any(lease.queued_at_s <= queued_by_s for lease in self._queue.heads(shape))
+        return is_due and len(decision.feasible_node_ids) > 1 and now_s >= self._leaves_at_s.get(shape, 0.0)
+
+    def _others(self, decision: Wait) -> list[NodeSnapshot]:
         able = set(decision.feasible_node_ids)
-        nodes = [node for node in self._cluster.nodes() if node.node_id in able]
+        return [node for node in self._cluster.nodes() if node.node_id in able]
+
+    def _send_to_wait(
+        self, shape: Shape, decision: Wait, queued_by_s: float, only_if_it_helps: bool = False
+    ) -> list[Effect]:
+        """What fits on other nodes only has to wait there, because only there do leases end for it; where
+        actors and groups leave room for it, if there is such a node. For actors the GCS chooses the node
+        itself. only_if_it_helps: not where there is none."""
+        nodes = self._others(decision)
+        nodes = could_give_way(shape.required, nodes) or ([] if only_if_it_helps else nodes)
+        if not nodes:
+            return []
         names = [name for name, _ in shape.required.items()]
         node = min(nodes, key=lambda node: (node.utilization(names), node.node_id))
         effects: list[Effect] = []
@@ -273,6 +300,9 @@ class LeaseScheduler:
         self._refusals = {shape: self._refusals[shape] for shape in shapes if shape in self._refusals}
         self._served_at_s = {
             shape: self._served_at_s[shape] for shape in shapes if shape in self._served_at_s
+        }
+        self._leaves_at_s = {
+            shape: self._leaves_at_s[shape] for shape in shapes if shape in self._leaves_at_s
         }
         effects: list[Effect] = []
         for shape in shapes:
@@ -322,7 +352,7 @@ class LeaseScheduler:
 
     @property
     def num_shapes_remembered(self) -> int:
-        return len(self._refusals.keys() | self._served_at_s.keys())
+        return len(self._refusals.keys() | self._served_at_s.keys() | self._leaves_at_s.keys())
 
     def _place_next(self, job_id: bytes, shape: Shape, effects: list[Effect], now_s: float) -> bool:
         """Places one lease of the shape, if one is there and can be placed (or refused for good) now."""

@@ -339,6 +339,10 @@ class ResourceLedger:
     def holds(self, lease_id: bytes) -> bool:
         return lease_id in self._holdings
 
+    def held_by_bundles(self) -> ResourceSet:
+        """What bundles hold of the node's own."""
+        return ResourceSet.sum_of(bundle.resources for bundle in self._bundles)
+
     def held_by(self, lease_ids: list[bytes]) -> ResourceSet:
         """What these leases hold together, blocked or not."""
         return ResourceSet.sum_of(

@@ -153,6 +153,13 @@ def test_among_many_full_nodes_one_that_could_hold_it_is_asked_and_none_where_no
     assert choose_node(needs(cpus=5), many({})) is None
 
 
+def test_where_none_has_room_one_is_asked_where_tasks_would_give_way() -> None:
+    an_actor = ResourceSet.from_units({"CPU": 1})
+    beside_an_actor = replace(node(A, 2, 0), lasting=an_actor)
+    assert choose_node(needs(cpus=2), [beside_an_actor, node(B, 2, 0)]) == B
+    assert choose_node(needs(cpus=2), [beside_an_actor]) == A
+
+
 def test_nodes_with_gpus_are_left_alone_as_long_as_there_are_others_among_many() -> None:
     with_gpus = many(dict.fromkeys(range(200), 4.0), 200, GPU=1)
     without = many({LAST: 1})[200:]

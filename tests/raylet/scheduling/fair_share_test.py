@@ -412,3 +412,39 @@ def test_whoever_takes_a_lease_over_with_another_connection_is_asked_for_it_agai
     scene.ask("held", requester=3)
     scene.wait(1)
     assert scene.reclaimed == ["held", "held"]
+
+
+@pytest.mark.parametrize("requester_node", [HERE, THERE])
+def test_whom_living_actors_keep_out_goes_where_tasks_give_way(requester_node: bytes) -> None:
+    scene = Scene(units(CPU=2))
+    scene.ask("actor", for_actor=True)
+    scene.ask("small")
+    scene.other_node(units(), total=units(CPU=2))
+    scene.ask("large", resources=units(CPU=2), requester_node=requester_node)
+    scene.wait(0.2)
+    assert not scene.spilled
+    scene.wait(0.2)
+    assert scene.spilled == {"large": THERE} and scene.may_wait == ["large"]
+
+
+def test_whom_actors_keep_out_everywhere_stays_where_it_is() -> None:
+    scene = Scene(units(CPU=2))
+    scene.ask("actor", for_actor=True)
+    scene.ask("small")
+    scene.other_node(units(), total=units(CPU=2), lasting=units(CPU=1))
+    scene.ask("large", resources=units(CPU=2))
+    scene.wait(5.0)
+    assert not scene.spilled
+    scene.other_node(units(), version=2, total=units(CPU=2))
+    scene.wait(1.0)
+    assert scene.spilled == {"large": THERE}
+
+
+def test_bundles_keep_others_out_as_actors_do() -> None:
+    scene = Scene(units(CPU=2))
+    scene.take(scene.manager.prepare_bundles(b"g" * 18, {0: units(CPU=1)}, scene.now_s)[1])
+    assert scene.manager.lasting() == units(CPU=1)
+    scene.other_node(units(), total=units(CPU=2))
+    scene.ask("large", resources=units(CPU=2))
+    scene.wait(0.4)
+    assert scene.spilled == {"large": THERE}

@@ -128,9 +128,16 @@ class Scene:
     def block(self, name: str, is_blocked: bool = True) -> None:
         self.take(self.manager.worker_blocked(self.granted[name].worker_id, b"", is_blocked, self.now_s))
 
-    def other_node(self, free: ResourceSet, version: int = 1, total: ResourceSet | None = None) -> None:
+    def other_node(
+        self,
+        free: ResourceSet,
+        version: int = 1,
+        total: ResourceSet | None = None,
+        lasting: ResourceSet | None = None,
+    ) -> None:
+        """lasting: what actors have of it."""
         self.cluster.node_joined(THERE, "there", 2, total or free)
-        self.cluster.resources_reported(THERE, version, total or free, free)
+        self.cluster.resources_reported(THERE, version, total or free, free, lasting or ResourceSet())
         self.take(self.manager.cluster_changed(self.now_s))
 
     def wait(self, seconds: float) -> None:
