@@ -237,12 +237,7 @@ STUCK: dict[str, tuple[Program, str, bool, tuple[str, ...]]] = {
         True,
         ("actor Thing holds what it has", "end that actor"),
     ),
-    "an actor whose constructor needs a value": (
-        lambda: Thing.remote(of_gpus()),
-        "INFEASIBLE",
-        True,
-        ("Thing.__init__() waits for 1 argument", "needs {GPU: 1}"),
-    ),
+    "an actor that needs a value": (lambda: Thing.remote(of_gpus()), "INFEASIBLE", True, ("1 argument",)),
     "what no node has": (of_gpus, "INFEASIBLE", True, ("needs {GPU: 1}", "start a node with {GPU: 1}")),
     "more than any node has": (
         lambda: never.options(num_cpus=100).remote(),
