@@ -11,16 +11,15 @@ from typing import Any
 import pytest
 
 import ray_mono as ray
-from tests.integration.explained import expect_explained
+from tests.integration.explained import expect_explained, one_node
 
 NUM_FAILURES = 2
 
 
 @pytest.fixture(autouse=True)
 def session(shared_base: Path, by_value: None) -> Iterator[None]:
-    ray.init(address="local", num_cpus=2, log_to_driver=False)
-    yield
-    ray.shutdown()
+    with one_node():
+        yield
 
 
 def fails_first(runs: Path) -> bool:

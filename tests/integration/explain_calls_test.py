@@ -17,19 +17,14 @@ import ray_mono as ray
 from ray_mono.util import placement_group
 from ray_mono.util.placement_group import PlacementGroup
 from tests.integration.bounded import get
-from tests.integration.explained import expect_explained
+from tests.integration.explained import KEPT, expect_program_explained, one_node
 from tests.waiting import wait_until
 
 
 @pytest.fixture(autouse=True)
 def session(shared_base: Path, by_value: None) -> Iterator[None]:
-    ray.init(address="local", num_cpus=4, resources={"A": 1, "B": 1, "C": 1, "D": 1}, log_to_driver=False)
-    yield
-    ray.shutdown()
-    KEPT.clear()
-
-
-KEPT: list[Any] = []
+    with one_node(num_cpus=4, resources={"A": 1, "B": 1, "C": 1, "D": 1}):
+        yield
 
 
 @ray.remote(num_cpus=0)
@@ -400,10 +395,7 @@ STUCK: dict[str, tuple[Callable[[], Any], str, bool, tuple[str, ...]]] = {
 
 @pytest.mark.parametrize("name", STUCK)
 def test_what_waits_for_others_is_explained(name: str) -> None:
-    program, *expected = STUCK[name]
-    waits = program()
-    KEPT.append(waits)
-    expect_explained(waits, *expected)
+    expect_program_explained(*STUCK[name])
 
 
 @ray.remote(num_cpus=0)

@@ -12,20 +12,15 @@ import pytest
 
 import ray_mono as ray
 from tests.integration.bounded import get
-from tests.integration.explained import expect_explained
+from tests.integration.explained import KEPT, expect_program_explained, one_node
 
 HOLDS_A: Any = {"resources": {"A": 1}}
 
 
 @pytest.fixture(autouse=True)
 def session(shared_base: Path, by_value: None) -> Iterator[None]:
-    ray.init(address="local", num_cpus=2, resources={"A": 1}, log_to_driver=False)
-    yield
-    ray.shutdown()
-    KEPT.clear()
-
-
-KEPT: list[Any] = []
+    with one_node(resources={"A": 1}):
+        yield
 
 
 @ray.remote(num_cpus=0)
@@ -177,7 +172,4 @@ TOLD: dict[str, tuple[Callable[[], Any], str, bool, tuple[str, ...]]] = {
 
 @pytest.mark.parametrize("name", TOLD)
 def test_what_generators_wait_for_is_explained(name: str) -> None:
-    program, *expected = TOLD[name]
-    waits = program()
-    KEPT.append(waits)
-    expect_explained(waits, *expected)
+    expect_program_explained(*TOLD[name])

@@ -13,7 +13,7 @@ import pytest
 
 import ray_mono as ray
 from tests.integration.bounded import get
-from tests.integration.explained import expect_explained
+from tests.integration.explained import KEPT, expect_explained, one_node
 from tests.waiting import wait_until
 
 STANDS_S = 600
@@ -21,13 +21,8 @@ STANDS_S = 600
 
 @pytest.fixture(autouse=True)
 def session(shared_base: Path, by_value: None) -> Iterator[None]:
-    ray.init(address="local", num_cpus=2, resources={"A": 1}, log_to_driver=False)
-    yield
-    ray.shutdown()
-    KEPT.clear()
-
-
-KEPT: list[Any] = []
+    with one_node(resources={"A": 1}):
+        yield
 
 
 def stand(begun: Path) -> None:

@@ -22,7 +22,7 @@ from ray_mono.util.scheduling_strategies import (
     PlacementGroupSchedulingStrategy,
 )
 from tests.integration.bounded import get
-from tests.integration.explained import expect_explained
+from tests.integration.explained import KEPT, expect_program_explained
 from tests.waiting import wait_until
 
 NUM_CPUS = 4
@@ -148,9 +148,6 @@ def call_of(actor: Any) -> Any:
     """Keeps it alive as well."""
     KEPT.append(actor)
     return actor.rest.remote()
-
-
-KEPT: list[Any] = []
 
 
 def in_group(group: PlacementGroup, **options: Any) -> Any:
@@ -392,10 +389,7 @@ STUCK: dict[str, tuple[Program, str, bool, tuple[str, ...]]] = {
 
 @pytest.mark.parametrize("name", STUCK)
 def test_what_waits_is_explained(name: str) -> None:
-    program, *expected = STUCK[name]
-    waits = program()
-    KEPT.append(waits)
-    expect_explained(waits, *expected)
+    expect_program_explained(*STUCK[name])
     KEPT.clear()
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -15,6 +15,19 @@ ENDED = ("ACTOR_DEAD", "PLACEMENT_GROUP_REMOVED")
 """Nothing unblocks these."""
 
 
+KEPT: list[Any] = []
+"""What programs leave behind: it goes on while something refers to it."""
+
+
+@contextmanager
+def one_node(num_cpus: int = 2, **options: Any) -> Iterator[None]:
+    """A session, and what is kept of it."""
+    ray.init(address="local", num_cpus=num_cpus, log_to_driver=False, **options)
+    yield
+    ray.shutdown()
+    KEPT.clear()
+
+
 @contextmanager
 def first_node(**options: Any) -> Iterator[str]:
     """A cluster whose nodes end with the test, and its driver: the head's address."""
@@ -24,6 +37,13 @@ def first_node(**options: Any) -> Iterator[str]:
     finally:
         ray.shutdown()
         assert run_command("stop").status == 0
+
+
+def expect_program_explained(program: Callable[[], Any], *expected: Any) -> None:
+    """What the program returns, which is kept. expected: as of expect_explained."""
+    waits = program()
+    KEPT.append(waits)
+    expect_explained(waits, *expected)
 
 
 def expect_explained(waits: Any, code: str, is_stuck: bool, words: tuple[str, ...]) -> Explanation:
