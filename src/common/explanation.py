@@ -8,6 +8,17 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 
+class Outlook(enum.StrEnum):
+    """Whether a wait will end. The names are stable."""
+
+    MOVES = "MOVES"
+    """What runs will end it."""
+    OPEN = "OPEN"
+    """Nobody can foresee it: it waits for what somebody who lives may do, or not."""
+    STUCK = "STUCK"
+    """Nothing that runs will end it."""
+
+
 class WaitCode(enum.StrEnum):
     """What something may wait for. The names are stable: programs may compare them."""
 
@@ -41,6 +52,10 @@ class WaitCode(enum.StrEnum):
     """Worker processes do not start."""
     HELD_BY_ACTOR = "HELD_BY_ACTOR"
     """A living actor holds a resource until it ends."""
+    OWNED = "OWNED"
+    """An actor: it lives as long as somebody has a handle of it."""
+    LOCK = "LOCK"
+    """A call of an actor: another call has a lock that it wants."""
     ACTOR = "ACTOR"
     """A call: its actor does not run yet, or not at present."""
     ACTOR_DEAD = "ACTOR_DEAD"
@@ -48,6 +63,8 @@ class WaitCode(enum.StrEnum):
     """It pauses, or its last process may still run."""
     UNREACHABLE = "UNREACHABLE"
     """A process that lives, as far as anybody knows, does not answer."""
+    STOPPED = "STOPPED"
+    """A process does not answer, since a signal or a debugger has stopped it."""
     PLACEMENT_GROUP = "PLACEMENT_GROUP"
     """Its placement group has no place yet."""
     PLACEMENT_GROUP_REMOVED = "PLACEMENT_GROUP_REMOVED"
@@ -92,6 +109,18 @@ MOVING = frozenset(
     }
 )
 """The reasons of what is not stuck: it is there, it runs, or it is about to, when a time is over."""
+FOR_SOMEBODY = frozenset(
+    {
+        WaitCode.HELD_BY_ACTOR,
+        WaitCode.OWNED,
+        WaitCode.HELD_BY_GROUP,
+        WaitCode.HELD_BY_DRIVER,
+        WaitCode.BACKPRESSURE,
+        WaitCode.UNREACHABLE,
+        WaitCode.UNKNOWN,
+    }
+)
+"""Those of what somebody may end, and nobody knows whether he will: an outlook that is open."""
 PASSING = frozenset(
     {
         WaitCode.TASK,
@@ -105,6 +134,7 @@ PASSING = frozenset(
         WaitCode.PLACEMENT_GROUP,
         WaitCode.HEAD,
         WaitCode.FETCH,
+        WaitCode.LOCK,
     }
 )
 """Those of what waits for something else, whose reason says more."""
@@ -146,6 +176,8 @@ class WaitLink:
     shortages: tuple[NodeShortage, ...] = ()
     history: str = ""
     """A clause that says how earlier attempts ended; empty where this is the first."""
+    num_needed: int = 0
+    """So many of those that it waits for have to end, or to be there; 0 where it takes one, or all."""
 
 
 @dataclass(frozen=True)
@@ -153,10 +185,13 @@ class Explanation:
     """What something waits for, followed to where the way ends."""
 
     links: tuple[WaitLink, ...]
-    is_stuck: bool
-    """Nothing that runs will end this wait."""
+    outlook: Outlook
     cycle: tuple[WaitLink, ...] = ()
     """Those that wait for each other: a deadlock. Empty where it is none."""
+
+    @property
+    def is_stuck(self) -> bool:
+        return self.outlook is Outlook.STUCK
 
     @property
     def code(self) -> str:
@@ -164,7 +199,9 @@ class Explanation:
         if self.cycle:
             return DEADLOCK
         codes = [link.code for link in self.links]
-        return next((code for code in codes if code not in PASSING), codes[-1] if codes else "UNKNOWN")
+        # What moves, as far as it knows itself, does not say why the whole does not.
+        passing = PASSING if self.outlook is Outlook.MOVES else PASSING | MOVING
+        return next((code for code in codes if code not in passing), codes[-1] if codes else "UNKNOWN")
 
     @property
     def has_begun(self) -> bool:
@@ -177,13 +214,20 @@ class Explanation:
         """What would help; empty where nothing has to be done."""
         if self.cycle:
             return "cancel or kill one of these, or let it do without the others"
-        found = [link.unblock for link in self.links if link.unblock]
-        if len(found) > 1 and self.links[-1].code == WaitCode.HELD_BY_ACTOR:
+        found = [link for link in self.links if link.unblock]
+        if not found:
+            return ""
+        ways = found[-1].unblock
+        if len(found) > 1 and found[-1].code == WaitCode.HELD_BY_ACTOR:
+            if (num := max(link.num_needed for link in self.links)) > 1:
+                ways = f"end {num} of those that hold it, of which that actor is one"
             # Where the actor stays, there may be another way, of which the node with the resources knows.
-            _, _, more = found[-2].partition(ADD_A_NODE)
-            ways = found[-1].replace(", or ", ", ")
-            return f"{ways}, or {ADD_A_NODE}{more}" if more else found[-1]
-        return found[-1] if found else ""
+            _, _, more = found[-2].unblock.partition(ADD_A_NODE)
+            if more:
+                ways = f"{ways.replace(', or ', ', ')}, or {ADD_A_NODE}{more}"
+            if self.outlook is Outlook.MOVES:
+                ways = f"wait, {ways}"
+        return ways
 
     @property
     def text(self) -> str:
@@ -210,7 +254,7 @@ class Explanation:
             "code": self.code,
             "text": self.text,
             "unblock": self.unblock,
-            "is_stuck": self.is_stuck,
+            "outlook": self.outlook,
             "links": [asdict(link) for link in self.links],
             "cycle": [asdict(link) for link in self.cycle],
         }

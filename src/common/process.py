@@ -124,6 +124,17 @@ def unwaited_exit(pid: int) -> int | None:
     return os.waitstatus_to_exitcode(int(fields[49])) if fields[0] == b"Z" else None
 
 
+def states_of(pid: int) -> set[str]:
+    """Of all threads of a process, as Linux has them: "R" runs, "S" sleeps, "T" and "t" are stopped. Empty
+    where there is no such process."""
+    states: set[str] = set()
+    with contextlib.suppress(OSError):
+        for thread in os.listdir(f"/proc/{pid}/task"):
+            with contextlib.suppress(OSError):  # it has ended meanwhile
+                states.add(_stat_fields(f"{pid}/task/{thread}")[0].decode())
+    return states
+
+
 def cpu_time_s(pid: int) -> float:
     """How much CPU the process has used, with all processes below it. Raises OSError where it is gone."""
     # utime, stime, and those of children that have ended: fields 14 to 17; the first one here is field 3.

@@ -35,6 +35,7 @@ def reason_of(
     times_out: bool = False,
     node_ids: Iterable[bytes] = (),
     num_others: int = 0,
+    is_unsure: bool = False,
 ) -> common_pb2.WaitReason:
     """is_any: so many of waits_for as are needed are enough, one where that is not said. times_out: it goes
     on by itself when a time is over. node_ids: whose stores have it. num_others: so many more
@@ -50,6 +51,7 @@ def reason_of(
         times_out=times_out,
         node_ids=node_ids,
         num_others=max(0, num_others),
+        unsure=is_unsure,
     )
 
 

@@ -107,33 +107,11 @@ class ObjectRefGenerator(Generic[T_co]):
 
     async def _next_async(self, timeout_s: float | None = None) -> ObjectRef[T_co]:
         """As _next_sync, without blocking the event loop. Raises StopAsyncIteration after the last item."""
-        if not self._source.is_ready and not await self._await_next(timeout_s):
+        if not self._source.is_ready and not await await_next(self._source, timeout_s):
             return ObjectRef.nil()
         if not self._source.is_ready:
             raise StopAsyncIteration
         return self._source.take()
-
-    async def _await_next(self, timeout_s: float | None) -> bool:
-        loop = asyncio.get_running_loop()
-        ready = asyncio.Event()
-
-        def wake() -> None:
-            # The loop may be closed by then.
-            with contextlib.suppress(RuntimeError):
-                loop.call_soon_threadsafe(ready.set)
-
-        if self._source.when_next(wake):
-            return True
-        try:
-            await asyncio.wait_for(ready.wait(), timeout_s)
-        except TimeoutError:
-            return False
-        finally:
-            self._source.forget_waiter(wake)
-        if not self._source.is_ready and not self._source.is_finished:
-            # The end of the session woke it.
-            raise SessionEnded
-        return True
 
     def next_ready(self) -> bool:
         """Whether next() would return at once. False after the last item: see is_finished()."""
@@ -195,3 +173,28 @@ class DynamicObjectRefGenerator(Generic[T_co]):
     def __len__(self) -> int:
         """How many references are left."""
         return len(self._refs)
+
+
+async def await_next(source: ItemSource, timeout_s: float | None) -> bool:
+    """Waits without blocking the event loop. False where the next item, or the end, has not come in time.
+    Raises SessionEnded."""
+    loop = asyncio.get_running_loop()
+    ready = asyncio.Event()
+
+    def wake() -> None:
+        # The loop may be closed by then.
+        with contextlib.suppress(RuntimeError):
+            loop.call_soon_threadsafe(ready.set)
+
+    if source.when_next(wake):
+        return True
+    try:
+        await asyncio.wait_for(ready.wait(), timeout_s)
+    except TimeoutError:
+        return False
+    finally:
+        source.forget_waiter(wake)
+    if not source.is_ready and not source.is_finished:
+        # The end of the session woke it.
+        raise SessionEnded
+    return True

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from itertools import accumulate, islice
 
 from ray_mono.common.explanation import ADD_A_NODE, WaitCode
+from ray_mono.common.process import states_of
 from ray_mono.common.scheduling.bundle_resources import plain_name, seats
 from ray_mono.common.scheduling.labels import needed
 from ray_mono.common.scheduling.policy import drained
@@ -66,8 +67,11 @@ class WaitReasons:
             return self._of_lease(subject.id, subject.name or "a task")
         if subject.kind == Subject.NODE:
             return self._held_here(ResourceSet.from_proto(subject.needs))
+        if subject.kind == Subject.WORKER:
+            return self._of_silent(subject.id)
         kind = Subject.Kind.Name(subject.kind)
-        raise ValueError(f"a raylet can tell of LEASE and NODE, and was asked of {kind} {subject.id.hex()}")
+        told = "LEASE, NODE and WORKER"
+        raise ValueError(f"a raylet can tell of {told}, and was asked of {kind} {subject.id.hex()}")
 
     # ---- a lease
 
@@ -135,6 +139,20 @@ class WaitReasons:
             num_needed=num_needed,
             num_others=num_others,
         )
+
+    def _of_silent(self, worker_id: bytes) -> common_pb2.WaitReason:
+        """Of a process of this node, which does not answer: why?"""
+        process = self._clients.get(worker_id)
+        states = set() if process is None else states_of(process.pid)
+        if process is None or not states:
+            return reason_of(WaitCode.STARTING, "it has ended a moment ago")
+        if not states.isdisjoint("Tt"):
+            unblock = f"let it go on (kill -CONT {process.pid}), or kill it"
+            return reason_of(WaitCode.STOPPED, "a signal or a debugger has stopped it", unblock=unblock)
+        if not states.isdisjoint("RD"):
+            return reason_of(WaitCode.RUNNING, "its code runs, and holds the GIL")
+        text = "its code holds the GIL, and sleeps or waits for something"
+        return reason_of(WaitCode.UNREACHABLE, text, unblock="look at that process, or kill it")
 
     # ---- who holds what
 
@@ -269,12 +287,17 @@ def _decisive(
     of_others: Sequence[ResourceSet],
 ) -> tuple[list[common_pb2.WaitSubject], bool, int]:
     """Of (who, what, whether it is held for good) those whose end decides, whether that of some may do, and
-    how many that are at least: those without whom all the others together are not enough; else those who hold
-    it for good, if the rest is not enough; else all. of_others: what those hold who cannot be named."""
+    how many somebody has to end at least: those without whom all the others together are not enough; else
+    those who hold it for good, if the rest is not enough; else all. of_others: what those hold who cannot be
+    named."""
     everybodys = ResourceSet.sum_of([free, *(held for _, held, _ in holders)])
     if needs.fits_in(everybodys):
-        if all_needed := [who for who, held, _ in holders if not needs.fits_in(everybodys - held)]:
-            return all_needed, len(all_needed) == 1, 1
+        needed = [
+            (who, is_for_good) for who, held, is_for_good in holders if not needs.fits_in(everybodys - held)
+        ]
+        if needed:
+            num_for_good = sum(is_for_good for _, is_for_good in needed)
+            return [who for who, _ in needed], len(needed) == 1, max(1, num_for_good)
         passing = ResourceSet.sum_of([free, *(held for _, held, is_for_good in holders if not is_for_good)])
         if not needs.fits_in(passing):
             lasting = [(who, held) for who, held, is_for_good in holders if is_for_good]

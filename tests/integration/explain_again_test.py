@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 import ray_mono as ray
-from tests.integration.explained import expect_explained, one_node
+from tests.integration.explained import MOVES, expect_explained, one_node
 
 NUM_FAILURES = 2
 
@@ -63,7 +63,7 @@ class CrashesAlways:
 def test_a_task_whose_workers_ended_says_how_often_and_how_the_last_one_did(tmp_path: Path) -> None:
     task = crash.options(max_retries=7).remote(tmp_path / "runs")
     expected = ("crash() has run 2 times and is run again (retries left: 5): ", " exited with code 3")
-    explanation = expect_explained(task, "RUNNING", False, (*expected, "crash() runs on worker"))
+    explanation = expect_explained(task, "RUNNING", MOVES, (*expected, "crash() runs on worker"))
     assert sum("has run 2 times" in link.history for link in explanation.links) == 1
     assert any("has run 2 times" in link["history"] for link in explanation.to_dict()["links"])
 
@@ -71,7 +71,7 @@ def test_a_task_whose_workers_ended_says_how_often_and_how_the_last_one_did(tmp_
 def test_a_task_that_raises_and_is_retried_says_how_often_and_what(tmp_path: Path) -> None:
     task = throw.options(max_retries=-1, retry_exceptions=True).remote(tmp_path / "runs")
     expected = "throw() has run 2 times and is run again (retries without end): ValueError; "
-    expect_explained(task, "RUNNING", False, (expected, "throw() runs on worker"))
+    expect_explained(task, "RUNNING", MOVES, (expected, "throw() runs on worker"))
 
 
 def test_an_actor_that_restarted_says_how_often_and_how_its_last_process_ended(tmp_path: Path) -> None:
@@ -79,7 +79,7 @@ def test_an_actor_that_restarted_says_how_often_and_how_its_last_process_ended(t
     call = actor.rest.remote()
     expected = ("has restarted 2 times (restarts left: 7), last since it lost its process: ", "SIGKILL")
     for waits in (actor, call):
-        expect_explained(waits, "RUNNING", False, (*expected, "Crash.__init__() of actor"))
+        expect_explained(waits, "RUNNING", MOVES, (*expected, "Crash.__init__() of actor"))
 
 
 def test_an_actor_that_restarts_again_and_again_says_so_while_it_pauses() -> None:
@@ -89,7 +89,7 @@ def test_an_actor_that_restarts_again_and_again_says_so_while_it_pauses() -> Non
         "exited with code 3",
         "starts again after a pause",
     )
-    expect_explained(actor, "ACTOR_RESTARTING", False, expected)
+    expect_explained(actor, "ACTOR_RESTARTING", MOVES, expected)
 
 
 def test_what_runs_for_the_first_time_has_no_history() -> None:

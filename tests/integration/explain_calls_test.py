@@ -17,7 +17,7 @@ import ray_mono as ray
 from ray_mono.util import placement_group
 from ray_mono.util.placement_group import PlacementGroup
 from tests.integration.bounded import get
-from tests.integration.explained import KEPT, expect_program_explained, one_node
+from tests.integration.explained import KEPT, MOVES, OPEN, STUCK, Outlook, expect_program_explained, one_node
 from tests.waiting import wait_until
 
 
@@ -232,17 +232,17 @@ def at_the_end_of_a_chain() -> Any:
     return ref
 
 
-STUCK: dict[str, tuple[Callable[[], Any], str, bool, tuple[str, ...]]] = {
+TOLD: dict[str, tuple[Callable[[], Any], str, Outlook, tuple[str, ...]]] = {
     "an actor that calls itself and has no thread for that": (
         lambda: calls_itself(max_concurrency=1),
         "DEADLOCK",
-        True,
+        STUCK,
         ("rest() of actor ", "is behind Async.call_itself() of actor", " for each other"),
     ),
     "an actor that calls itself, which runs": (
         calls_itself,
         "RUNNING",
-        False,
+        MOVES,
         (
             "Async.call_itself() of actor ",
             "waits in its code for 1 object",
@@ -253,103 +253,103 @@ STUCK: dict[str, tuple[Callable[[], Any], str, bool, tuple[str, ...]]] = {
     "a call whose concurrency group is busy": (
         group_busy,
         "RUNNING",
-        False,
+        MOVES,
         ("Grouped.far() of actor", "(concurrency group far) is behind Grouped.far()"),
     ),
     "a call of an actor whose threads all wait": (
         threads_wait,
         "INFEASIBLE",
-        True,
+        STUCK,
         ("is behind Asked.ask() of actor ", " and Asked.ask_too() of actor ", "(2 calls that run at"),
     ),
     "a wait for one of two, of which one runs": (
         lambda: ask_for_one.remote([of_gpus(), never.remote()]),
         "RUNNING",
-        False,
+        MOVES,
         ("waits in its code for 1 of 2 objects", "never() runs on"),
     ),
     "a wait for two of three, of which one runs": (
         lambda: ask_for_two.remote([of_gpus(), never.remote(), of_gpus()]),
         "INFEASIBLE",
-        True,
+        STUCK,
         ("waits in its code for 2 of 3 objects", "{GPU: 1}"),
     ),
     "a wait for two of three, of which one is there and one runs": (
         lambda: ask_for_two.remote([of_gpus(), never.remote(), ray.put(1)]),
         "RUNNING",
-        False,
+        MOVES,
         ("waits in its code for 1 of 2 objects", "never() runs on"),
     ),
     "a wait for one of so many that some are not looked at": (
         lambda: ask_for_one.remote([*(of_gpus() for _ in range(20)), never.remote()]),
         "INFEASIBLE",
-        False,
+        OPEN,
         ("waits in its code for 1 of 21 objects, of which 16 were looked at", "{GPU: 1}"),
     ),
     "a get of so many that some are not looked at": (
         lambda: ask.remote([*(of_gpus() for _ in range(20)), never.remote()]),
         "INFEASIBLE",
-        True,
+        STUCK,
         ("waits in its code for 21 objects, of which 16 were looked at", "{GPU: 1}"),
     ),
     "a get that ends when a time is over": (
         lambda: ask_for_a_while.remote([of_gpus()]),
         "INFEASIBLE",
-        False,
+        MOVES,
         ("waits in its code for 1 object, or until a time is over", "{GPU: 1}"),
     ),
     "a call that waits for what its actor holds": (
         of_its_own_resource,
         "DEADLOCK",
-        True,
+        STUCK,
         ("actor Thing holds what it has on worker", "Thing.ask_for_what_it_holds() of actor"),
     ),
     "a task that needs what an actor has, and what a task has that runs": (
         of_what_an_actor_and_a_task_hold,
         "RESOURCES",
-        True,
+        OPEN,
         ("never() needs", "actor Thing holds what it has", "end that actor, give it less, or add a node"),
     ),
     "a task that needs what its parent holds a half of, and one that runs the other": (
         of_what_its_parent_and_another_hold,
         "DEADLOCK",
-        True,
+        STUCK,
         ("ask_for_all_of_a() on worker", "a deadlock, in which"),
     ),
     "the end of a long chain": (
         at_the_end_of_a_chain,
         "INFEASIBLE",
-        True,
+        STUCK,
         ("and so on, over", "{GPU: 1}"),
     ),
     "a task whose threads wait": (
         lambda: ask_in_threads.remote([of_gpus()]),
         "INFEASIBLE",
-        True,
-        ("ask_in_threads() on", "waits in its code for its threads, and these for 1 object", "{GPU: 1}"),
+        OPEN,
+        ("ask_in_threads() on", "may wait in its code for its threads, and these for 1 object", "{GPU: 1}"),
     ),
     "a generator whose items nobody takes": (
         nobody_takes,
         "BACKPRESSURE",
-        True,
+        OPEN,
         ("waits in its code for its caller, who has taken 1 of the 2 items", "take items of it"),
     ),
     "a value whose owner has ended": (
         of_an_ended_owner,
         "OWNER_DIED",
-        True,
+        STUCK,
         (", which owned object ", "has ended, and the value with it", "make it again"),
     ),
     "an actor with a label that no node has": (
         lambda: Thing.options(label_selector={"zone": "mars"}).remote(),
         "INFEASIBLE",
-        True,
+        STUCK,
         ("zone = mars", "(there no node has zone)", "start a node with zone = mars"),
     ),
     "a placement group with a label that no node has": (
         lambda: placement_group([{"CPU": 1}], bundle_label_selector=[{"zone": "mars"}]),
         "INFEASIBLE",
-        True,
+        STUCK,
         (
             "{CPU: 1} on a node with zone = mars",
             "has {A: 1, B: 1, C: 1, CPU: 4, D: 1}; there no node has zone)",
@@ -358,13 +358,13 @@ STUCK: dict[str, tuple[Callable[[], Any], str, bool, tuple[str, ...]]] = {
     "a placement group that is spread over more nodes than there are": (
         lambda: placement_group([{"CPU": 1}, {"CPU": 1}], strategy="STRICT_SPREAD"),
         "INFEASIBLE",
-        True,
+        STUCK,
         ("STRICT_SPREAD", "start more nodes, give it fewer bundles or another strategy"),
     ),
     "a placement group beside another": (
         a_group_beside_another,
         "RESOURCES",
-        True,
+        OPEN,
         (
             "which is in use",
             " holds {A: 1} there until it is removed",
@@ -375,27 +375,27 @@ STUCK: dict[str, tuple[Callable[[], Any], str, bool, tuple[str, ...]]] = {
     "a placement group beside another whose task is over": (
         a_group_beside_one_whose_task_is_over,
         "RESOURCES",
-        True,
+        OPEN,
         (" holds {A: 1} there until it is removed", "is held until somebody removes it"),
     ),
     "a task that holds the group which its other group waits for": (
         lambda: hold_one_group_and_want_another.remote("B", "B"),
         "DEADLOCK",
-        True,
+        STUCK,
         ("hold_one_group_and_want_another(), which made it, removes it: a deadlock, in which",),
     ),
     "two tasks that each hold the group which the other's waits for": (
         groups_that_wait_for_each_other,
         "DEADLOCK",
-        True,
+        STUCK,
         ("hold_one_group_and_want_another(), which made it, removes it", " for each other"),
     ),
 }
 
 
-@pytest.mark.parametrize("name", STUCK)
+@pytest.mark.parametrize("name", TOLD)
 def test_what_waits_for_others_is_explained(name: str) -> None:
-    expect_program_explained(*STUCK[name])
+    expect_program_explained(*TOLD[name])
 
 
 @ray.remote(num_cpus=0)

@@ -12,7 +12,7 @@ import pytest
 
 import ray_mono as ray
 from tests.integration.bounded import get
-from tests.integration.explained import KEPT, expect_program_explained, one_node
+from tests.integration.explained import KEPT, MOVES, OPEN, STUCK, Outlook, expect_program_explained, one_node
 
 HOLDS_A: Any = {"resources": {"A": 1}}
 
@@ -119,23 +119,23 @@ def all_taken_so_far() -> Any:
     return generator
 
 
-TOLD: dict[str, tuple[Callable[[], Any], str, bool, tuple[str, ...]]] = {
+TOLD: dict[str, tuple[Callable[[], Any], str, Outlook, tuple[str, ...]]] = {
     "a generator that needs what its reader holds": (
         lambda: read.options(**HOLDS_A).remote(),
         "DEADLOCK",
-        True,
+        STUCK,
         ("read() on worker", "items() needs {A: 1}", "items() and read() wait for each other"),
     ),
     "a generator that needs what the actor holds which reads it with async for": (
         read_by_an_actor,
         "DEADLOCK",
-        True,
+        STUCK,
         ("Reader.read() of actor ", "waits in its code for 1 object", "items() needs {A: 1}"),
     ),
     "a generator whose end is awaited by who does not take its items": (
         lambda: await_the_end.remote(),
         "DEADLOCK",
-        True,
+        STUCK,
         (
             "who has taken 1 of the 2 items that it yielded",
             "the items of items() are for await_the_end(), which called it",
@@ -145,26 +145,26 @@ TOLD: dict[str, tuple[Callable[[], Any], str, bool, tuple[str, ...]]] = {
     "a generator whose reader works": (
         of_a_task_that_works,
         "BACKPRESSURE",
-        False,
+        MOVES,
         ("are for take_one_and_work(), which called it", "take_one_and_work() runs on worker"),
     ),
     "a generator that an actor keeps": (
         kept_by_an_actor,
         "BACKPRESSURE",
-        True,
+        OPEN,
         ("the items of items() are for whoever has it in its process (pid ", "take items of it"),
     ),
     "a generator whose items were taken": (
         all_taken,
         "READY",
-        False,
+        MOVES,
         ("the generator of task ", " is over: it has yielded 3 items, and all of them were taken"),
     ),
-    "a generator without items": (without_items, "READY", False, ("it has yielded 0 items",)),
+    "a generator without items": (without_items, "READY", MOVES, ("it has yielded 0 items",)),
     "a generator whose items were taken and that runs": (
         all_taken_so_far,
         "RUNNING",
-        False,
+        MOVES,
         ("is made by items_and_no_end()", "items_and_no_end() runs on worker"),
     ),
 }

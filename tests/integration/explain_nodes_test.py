@@ -18,7 +18,7 @@ from ray_mono.util import placement_group
 from ray_mono.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from tests.integration.bounded import get
 from tests.integration.clusters import join_cluster, processes_of_node, run_command, signal_all
-from tests.integration.explained import expect_explained, first_node
+from tests.integration.explained import MOVES, OPEN, STUCK, Outlook, expect_explained, first_node
 from tests.waiting import wait_until
 
 SETTINGS = {
@@ -223,11 +223,11 @@ def an_object_of_a_node_that_is_gone(nodes: TwoNodes, tmp_path: Path) -> Iterato
         get(made)
 
 
-STUCK: dict[str, tuple[Program, str, bool, tuple[str, ...]]] = {
+TOLD: dict[str, tuple[Program, str, Outlook, tuple[str, ...]]] = {
     "what both nodes have in use": (
         in_use_on_both,
         "RESOURCES",
-        False,
+        MOVES,
         (
             "one() needs {CPU: 1}; node NEAR has {CPU: 0} free of {CPU: 2}, node FAR has {CPU: 0, far: 1}"
             " free of {CPU: 1, far: 1}; until() runs on worker",
@@ -237,7 +237,7 @@ STUCK: dict[str, tuple[Program, str, bool, tuple[str, ...]]] = {
     "what the far node has in use": (
         in_use_on_the_far_node,
         "RESOURCES",
-        False,
+        MOVES,
         (
             "one() needs {CPU: 1}; node FAR has {CPU: 0, far: 1} free of {CPU: 1, far: 1}; until() runs on",
             "node FAR)",
@@ -246,7 +246,7 @@ STUCK: dict[str, tuple[Program, str, bool, tuple[str, ...]]] = {
     "labels that only a busy node has": (
         labels_of_a_busy_node,
         "RESOURCES",
-        False,
+        MOVES,
         (
             "needs {CPU: 1} on a node with zone = mars; node FAR has {CPU: 0} free of {CPU: 1, far: 1}",
             "node FAR)",
@@ -256,13 +256,13 @@ STUCK: dict[str, tuple[Program, str, bool, tuple[str, ...]]] = {
     "an argument that the far node makes": (
         an_argument_of_the_far_node,
         "RUNNING",
-        False,
+        MOVES,
         ("keep() waits for 1 argument; ", "until() runs on worker", "node FAR)"),
     ),
     "an actor where another lives": (
         an_actor_behind_one_on_the_far_node,
         "RESOURCES",
-        True,
+        OPEN,
         (
             "needs {far: 1}; node FAR has {CPU: 1, far: 0} free of",
             "actor Thing holds what it has",
@@ -272,19 +272,19 @@ STUCK: dict[str, tuple[Program, str, bool, tuple[str, ...]]] = {
     "what only a drained node has": (
         only_a_drained_node_has_it,
         "NODE_DRAINED",
-        True,
+        STUCK,
         ("its only node has {CPU: 2, far: 0}; node FAR has it, and is drained", "start a node with {far: 1}"),
     ),
     "labels that only a drained node has": (
         only_a_drained_node_has_the_labels,
         "NODE_DRAINED",
-        True,
+        STUCK,
         ("zone is earth (1)", "node FAR has it, and is drained", "with {far: 1} and zone = mars"),
     ),
     "an actor that only a drained node can hold": (
         an_actor_that_only_a_drained_node_can_hold,
         "NODE_DRAINED",
-        True,
+        STUCK,
         (
             "needs {far: 1}, which only node FAR has, and that is drained; the cluster has node NEAR",
             "start a node",
@@ -293,7 +293,7 @@ STUCK: dict[str, tuple[Program, str, bool, tuple[str, ...]]] = {
     "a placement group that only a drained node can hold": (
         a_group_that_only_a_drained_node_can_hold,
         "NODE_DRAINED",
-        True,
+        STUCK,
         (
             "which the only node of the cluster could not hold",
             "node FAR could hold some of it, and is drained",
@@ -302,19 +302,19 @@ STUCK: dict[str, tuple[Program, str, bool, tuple[str, ...]]] = {
     "a task that has to run on a drained node": (
         bound_to_a_drained_node,
         "READY",
-        False,
+        MOVES,
         ("is there, and is an error",),
     ),
     "an actor that has to live on a drained node": (
         an_actor_bound_to_a_drained_node,
         "ACTOR_DEAD",
-        True,
+        STUCK,
         ("has to live on node FAR", "which is drained"),
     ),
     "an actor of a node that is silent": (
         an_actor_of_a_silent_node,
         "ACTOR_RESTARTING",
-        False,
+        MOVES,
         (
             "restarts: node FAR",
             "is silent and may run it for another ",
@@ -324,19 +324,19 @@ STUCK: dict[str, tuple[Program, str, bool, tuple[str, ...]]] = {
     "an object of a node that is gone": (
         an_object_of_a_node_that_is_gone,
         "LOST",
-        False,
+        MOVES,
         ("was on node FAR, which is gone: whoever needs it",),
     ),
 }
 
 
-@pytest.mark.parametrize("name", STUCK)
+@pytest.mark.parametrize("name", TOLD)
 def test_what_waits_on_several_nodes_is_explained(nodes: TwoNodes, tmp_path: Path, name: str) -> None:
-    program, code, is_stuck, words = STUCK[name]
+    program, code, outlook, words = TOLD[name]
     steps = program(nodes, tmp_path)
     ids = {"NEAR": nodes.near[:8], "FAR": nodes.far.node_id[:8]}
     for title, node_id in ids.items():
         words = tuple(word.replace(title, node_id) for word in words)
-    expect_explained(next(steps), code, is_stuck, words)
+    expect_explained(next(steps), code, outlook, words)
     # Here it does what it was told.
     assert next(steps, None) is None

@@ -19,7 +19,7 @@ from ray_mono._private.node.session import NodeRecord
 from ray_mono.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from tests.integration.bounded import get
 from tests.integration.clusters import join_cluster, processes_of_node, service_pid, signal_all
-from tests.integration.explained import expect_explained, first_node
+from tests.integration.explained import MOVES, OPEN, STUCK, Outlook, expect_explained, first_node
 from tests.waiting import wait_until
 
 MIB = 1 << 20
@@ -239,11 +239,11 @@ def from_a_node_that_stands_still(stores: Stores, tmp_path: Path) -> Iterator[An
 
 # In a store a piece has a little more than its bytes.
 FULL = "capacity 67108864 bytes, used 6291"
-STUCK: dict[str, tuple[Program, str, bool, tuple[str, ...]]] = {
+TOLD: dict[str, tuple[Program, str, Outlook, tuple[str, ...]]] = {
     "a put without room": (
         a_put_without_room,
         "STORE_FULL",
-        True,
+        OPEN,
         (
             "put() on worker ",
             "waits for room in its node's object store; the object store of node NEAR has no room for",
@@ -256,25 +256,25 @@ STUCK: dict[str, tuple[Program, str, bool, tuple[str, ...]]] = {
     "a return without room": (
         a_return_without_room,
         "STORE_FULL",
-        True,
+        OPEN,
         ("make() on worker ", "has no room for the 104", FULL, " owns 6291", "the driver (pid PID) holds"),
     ),
     "room that an actor has": (
         room_that_an_actor_has,
         "STORE_FULL",
-        True,
+        OPEN,
         ("has no room for the 104", FULL, " owns 6291", "actor Keeper holds what it has on worker"),
     ),
     "room of which each task has half": (
         room_that_tasks_have,
         "DEADLOCK",
-        True,
+        STUCK,
         ("has no room for the 104", " owns 3145", "put_and_keep()", "wait for each other"),
     ),
     "a copy without room": (
         a_copy_without_room,
         "STORE_FULL",
-        True,
+        OPEN,
         (
             "is there on node FAR, and is wanted on node NEAR; the object store of node NEAR has no room for",
             "of node FAR, which has 104",
@@ -285,7 +285,7 @@ STUCK: dict[str, tuple[Program, str, bool, tuple[str, ...]]] = {
     "a task's get without room": (
         a_get_of_a_task_without_room,
         "STORE_FULL",
-        True,
+        OPEN,
         (
             "length_of() on worker ",
             "waits in its code for 1 object; the object store of node NEAR has no room",
@@ -294,13 +294,13 @@ STUCK: dict[str, tuple[Program, str, bool, tuple[str, ...]]] = {
     "a value of another node that nobody fetches": (
         a_value_that_nobody_fetches,
         "READY",
-        False,
+        MOVES,
         ("is there on node FAR.",),
     ),
     "a value of a store that stands still": (
         a_get_from_a_store_that_stands_still,
-        "TRANSFER",
-        True,
+        "UNREACHABLE",
+        OPEN,
         (
             "is there on node FAR, and is wanted on node NEAR; ",
             "is on its way from node FAR to node NEAR, which has 0 bytes so far",
@@ -310,14 +310,14 @@ STUCK: dict[str, tuple[Program, str, bool, tuple[str, ...]]] = {
     ),
     "a task's get of a value of a store that stands still": (
         a_tasks_get_from_a_store_that_stands_still,
-        "TRANSFER",
-        True,
+        "UNREACHABLE",
+        OPEN,
         ("waits in its code for 1 object; ", "from node FAR to node NEAR", "of node FAR cannot be asked"),
     ),
     "an argument of a store that stands still": (
         an_argument_from_a_store_that_stands_still,
-        "TRANSFER",
-        True,
+        "UNREACHABLE",
+        OPEN,
         (
             "waits before it begins for 1 object; ",
             "from node FAR to node NEAR",
@@ -326,16 +326,16 @@ STUCK: dict[str, tuple[Program, str, bool, tuple[str, ...]]] = {
     ),
     "a value of a node that stands still": (
         from_a_node_that_stands_still,
-        "TRANSFER",
-        True,
+        "UNREACHABLE",
+        OPEN,
         ("is on its way from node FAR to node NEAR", "the raylet at 127.0.0.1:", "did not answer within 2 s"),
     ),
 }
 
 
-@pytest.mark.parametrize("name", STUCK)
+@pytest.mark.parametrize("name", TOLD)
 def test_what_waits_for_a_store_is_explained(stores: Stores, tmp_path: Path, name: str) -> None:
-    program, code, is_stuck, words = STUCK[name]
+    program, code, outlook, words = TOLD[name]
     steps = program(stores, tmp_path)
     waits = next(steps)
     ids = {"NEAR": stores.near[:8], "PID": str(os.getpid())}
@@ -343,5 +343,5 @@ def test_what_waits_for_a_store_is_explained(stores: Stores, tmp_path: Path, nam
         ids["FAR"] = stores.far.node_id[:8]
     for title, told in ids.items():
         words = tuple(word.replace(title, told) for word in words)
-    expect_explained(waits, code, is_stuck, words)
+    expect_explained(waits, code, outlook, words)
     assert next(steps, None) is None

@@ -22,7 +22,7 @@ from ray_mono.util.scheduling_strategies import (
     PlacementGroupSchedulingStrategy,
 )
 from tests.integration.bounded import get
-from tests.integration.explained import KEPT, expect_program_explained
+from tests.integration.explained import KEPT, MOVES, OPEN, STUCK, Outlook, expect_program_explained
 from tests.waiting import wait_until
 
 NUM_CPUS = 4
@@ -219,177 +219,182 @@ class Restarts:
         return os.getpid()
 
 
-STUCK: dict[str, tuple[Program, str, bool, tuple[str, ...]]] = {
-    "a task that runs": (lambda: never.remote(), "RUNNING", False, ("never() runs on worker",)),
-    "a value that is there": (lambda: ray.put(1), "READY", False, ("is there",)),
+TOLD: dict[str, tuple[Program, str, Outlook, tuple[str, ...]]] = {
+    "a task that runs": (lambda: never.remote(), "RUNNING", MOVES, ("never() runs on worker",)),
+    "a value that is there": (lambda: ray.put(1), "READY", MOVES, ("is there",)),
     "a resource that a task has": (
         lambda: (with_a(), with_a())[1],
         "RESOURCES",
-        False,
+        MOVES,
         ("never() needs {A: 1}; node ", " has {A: 0, ", "never() runs on"),
     ),
     "a resource that an actor has": (
         held_by_an_actor,
         "RESOURCES",
-        True,
-        ("actor Thing holds what it has", "end that actor"),
+        OPEN,
+        ("actor Thing, which is detached, holds what it has", "end that actor"),
     ),
-    "an actor that needs a value": (lambda: Thing.remote(of_gpus()), "INFEASIBLE", True, ("1 argument",)),
-    "what no node has": (of_gpus, "INFEASIBLE", True, ("needs {GPU: 1}", "start a node with {GPU: 1}")),
+    "an actor that needs a value": (lambda: Thing.remote(of_gpus()), "INFEASIBLE", STUCK, ("1 argument",)),
+    "what no node has": (of_gpus, "INFEASIBLE", STUCK, ("needs {GPU: 1}", "start a node with {GPU: 1}")),
     "more than any node has": (
         lambda: never.options(num_cpus=100).remote(),
         "INFEASIBLE",
-        True,
+        STUCK,
         ("its only node has {A: 1, B: 1, CPU: 4}",),
     ),
     "a label that no node has": (
         lambda: never.options(label_selector={"zone": "mars"}).remote(),
         "INFEASIBLE",
-        True,
+        STUCK,
         ("zone = mars",),
     ),
-    "an argument": (lambda: never.remote(never.remote()), "RUNNING", False, ("waits for 1 argument",)),
+    "an argument": (lambda: never.remote(never.remote()), "RUNNING", MOVES, ("waits for 1 argument",)),
     "an argument of an argument": (
         lambda: never.remote(1, never.remote(of_gpus())),
         "INFEASIBLE",
-        True,
+        STUCK,
         ("waits for 1 argument",),
     ),
     "one of several arguments": (
         lambda: never.remote(inner.remote(), of_gpus(), never.remote()),
         "INFEASIBLE",
-        True,
+        STUCK,
         ("waits for 2 arguments",),
     ),
     "a nested task that needs what the outer one has": (
         lambda: outer.options(resources={"A": 1}).remote(resources={"A": 1}),
         "DEADLOCK",
-        True,
+        STUCK,
         ("inner() and outer() wait for each other",),
     ),
     "a nested task that no node can run": (
         lambda: outer.remote(num_gpus=1),
         "INFEASIBLE",
-        True,
+        STUCK,
         ("outer() on worker", "waits in its code for 1 object"),
     ),
     "an actor that waits for itself": (
         lambda: in_a_circle(1),
         "DEADLOCK",
-        True,
+        STUCK,
         ("a deadlock, in which answer() of actor",),
     ),
-    "two actors that wait for each other": (lambda: in_a_circle(2), "DEADLOCK", True, ("for each other",)),
-    "three actors in a circle": (lambda: in_a_circle(3), "DEADLOCK", True, (" and ", "for each other")),
-    "a call behind another": (behind_another, "RUNNING", False, ("is behind Thing.work() of actor",)),
-    "a call where all threads are busy": (all_threads_busy, "RUNNING", False, ("is behind Thing.work()",)),
+    "two actors that wait for each other": (lambda: in_a_circle(2), "DEADLOCK", STUCK, ("for each other",)),
+    "three actors in a circle": (lambda: in_a_circle(3), "DEADLOCK", STUCK, (" and ", "for each other")),
+    "a call behind another": (behind_another, "RUNNING", MOVES, ("is behind Thing.work() of actor",)),
+    "a call where all threads are busy": (all_threads_busy, "RUNNING", MOVES, ("is behind Thing.work()",)),
     "a call of an actor that no node can hold": (
         lambda: call_of(Thing.options(num_gpus=1).remote()),
         "INFEASIBLE",
-        True,
+        STUCK,
         ("rest() of actor", "Actor Thing needs {GPU: 1}"),
     ),
     "an actor that no node can hold": (
         lambda: Thing.options(num_gpus=1).remote(),
         "INFEASIBLE",
-        True,
+        STUCK,
         ("Actor Thing needs {GPU: 1}",),
     ),
     "an actor beside a task": (
         lambda: (with_a(), Thing.options(resources={"A": 1}).remote())[1],
         "RESOURCES",
-        False,
+        MOVES,
         ("actor Thing", "needs {A: 1}", "never() runs on"),
     ),
     "a constructor that runs": (
         lambda: call_of(Slow.remote()),
         "RUNNING",
-        False,
+        MOVES,
         ("is being constructed", "Slow.__init__() of actor"),
     ),
     "a constructor that waits": (
         lambda: call_of(Slow.remote([of_gpus()])),
         "INFEASIBLE",
-        True,
+        STUCK,
         ("Slow.__init__() of actor", "waits in its code for 1 object"),
     ),
     "an argument of a constructor": (
         lambda: call_of(Thing.remote(of_gpus())),
         "INFEASIBLE",
-        True,
+        STUCK,
         ("waits for its actor", "waits for 1 argument"),
     ),
     "an actor that hangs as it restarts": (
         a_restart_that_hangs,
         "RUNNING",
-        False,
+        MOVES,
         ("is being constructed", "Restarts.__init__()"),
     ),
-    "an actor that is dead": (a_dead_actor, "ACTOR_DEAD", True, ("is dead: killed by kill()",)),
-    "an actor that lives": (lambda: Thing.remote(), "READY", False, ("is alive",)),
-    "a get of several": (lambda: ask.remote([never.remote(), of_gpus()]), "INFEASIBLE", True, ("2 objects",)),
-    "a wait": (lambda: ask_for_one.remote([of_gpus()]), "INFEASIBLE", True, ("waits in its code",)),
+    "an actor that is dead": (a_dead_actor, "ACTOR_DEAD", STUCK, ("is dead: killed by kill()",)),
+    "an actor that lives": (lambda: Thing.remote(), "READY", MOVES, ("is alive",)),
+    "a get of several": (
+        lambda: ask.remote([never.remote(), of_gpus()]),
+        "INFEASIBLE",
+        STUCK,
+        ("2 objects",),
+    ),
+    "a wait": (lambda: ask_for_one.remote([of_gpus()]), "INFEASIBLE", STUCK, ("waits in its code",)),
     "an await": (
         lambda: (KEPT.append(actor := Async.remote()), actor.ask.remote([of_gpus()]))[1],
         "INFEASIBLE",
-        True,
+        STUCK,
         ("Async.ask() of actor",),
     ),
-    "the next item of a generator": (next_item, "RUNNING", False, ("items() runs on",)),
+    "the next item of a generator": (next_item, "RUNNING", MOVES, ("items() runs on",)),
     "a placement group larger than the cluster": (
         lambda: placement_group([{"CPU": 3}, {"CPU": 3}]),
         "INFEASIBLE",
-        True,
+        STUCK,
         ("could not hold if nothing else ran there", "make its bundles smaller"),
     ),
     "a placement group beside an actor": (
         a_group_beside_an_actor,
         "RESOURCES",
-        True,
-        ("which is in use", "actor Thing holds"),
+        OPEN,
+        ("which is in use", "actor Thing, which is detached, holds"),
     ),
     "a placement group that is removed": (
         a_removed_group,
         "PLACEMENT_GROUP_REMOVED",
-        True,
+        STUCK,
         ("was removed: by remove_placement_group()",),
     ),
     "ready() of a placement group without a place": (
         lambda: placement_group([{"CPU": 100}]).ready(),
         "INFEASIBLE",
-        True,
+        STUCK,
         ("waits for placement group ", "needs {CPU: 100} by PACK", "the only node of the cluster"),
     ),
     "a task that waits for a placement group": (
         lambda: wait_for.remote(placement_group([{"CPU": 100}])),
         "INFEASIBLE",
-        True,
+        STUCK,
         ("wait_for() on worker ", "waits in its code for placement group ", "needs {CPU: 100} by PACK"),
     ),
     "a task whose placement group has no place": (
         lambda: in_group(placement_group([{"CPU": 100}])),
         "INFEASIBLE",
-        True,
+        STUCK,
         ("which is not placed yet", "by PACK"),
     ),
     "a task whose bundle is in use": (
         in_a_full_bundle,
         "RESOURCES",
-        False,
+        MOVES,
         ("in placement group", "which is in use there", "never() runs on"),
     ),
     "a node that is not there": (
         on_a_node_that_is_not_there,
         "NO_SUCH_NODE",
-        True,
+        STUCK,
         ("abababab", "is not in this cluster"),
     ),
 }
 
 
-@pytest.mark.parametrize("name", STUCK)
+@pytest.mark.parametrize("name", TOLD)
 def test_what_waits_is_explained(name: str) -> None:
-    expect_program_explained(*STUCK[name])
+    expect_program_explained(*TOLD[name])
     KEPT.clear()
 
 
@@ -405,8 +410,9 @@ def test_a_process_that_stands_still_is_named() -> None:
         explanation = explain(thing.rest.remote())
     finally:
         os.kill(pid, signal.SIGCONT)
-    assert explanation.code == "UNREACHABLE" and explanation.is_stuck
-    assert "cannot be asked: it did not answer within 2 s" in str(explanation)
+    assert explanation.code == "STOPPED" and explanation.outlook is STUCK
+    told = "cannot be asked: a signal or a debugger has stopped it. To unblock it: let it go on (kill -CONT"
+    assert f"{told} {pid}), or kill it." in str(explanation)
 
 
 def test_what_a_shortage_lacks_is_told_in_numbers() -> None:

@@ -7,10 +7,11 @@ from contextlib import contextmanager
 from typing import Any
 
 import ray_mono as ray
-from ray_mono.common.explanation import Explanation
+from ray_mono.common.explanation import Explanation, Outlook
 from tests.integration.clusters import run_command
 from tests.waiting import wait_until
 
+MOVES, OPEN, STUCK = Outlook.MOVES, Outlook.OPEN, Outlook.STUCK
 ENDED = ("ACTOR_DEAD", "PLACEMENT_GROUP_REMOVED")
 """Nothing unblocks these."""
 
@@ -46,13 +47,13 @@ def expect_program_explained(program: Callable[[], Any], *expected: Any) -> None
     expect_explained(waits, *expected)
 
 
-def expect_explained(waits: Any, code: str, is_stuck: bool, words: tuple[str, ...]) -> Explanation:
+def expect_explained(waits: Any, code: str, outlook: Outlook, words: tuple[str, ...]) -> Explanation:
     """Waits until it is explained so, with these words; and looks at what each explanation has to be."""
     told = []
 
     def is_told() -> bool:
         told.append(ray.explain(waits))
-        is_as_expected = (told[-1].code, told[-1].is_stuck) == (code, is_stuck)
+        is_as_expected = (told[-1].code, told[-1].outlook) == (code, outlook)
         return is_as_expected and all(word in str(told[-1]) for word in words)
 
     try:
@@ -64,5 +65,5 @@ def expect_explained(waits: Any, code: str, is_stuck: bool, words: tuple[str, ..
     assert text.endswith(".") and ".." not in text and "\n" not in text
     assert bool(explanation.cycle) == (code == "DEADLOCK")
     assert explanation.to_dict()["code"] == code
-    assert explanation.unblock or not is_stuck or code in ENDED
+    assert explanation.unblock or outlook is not STUCK or code in ENDED
     return explanation

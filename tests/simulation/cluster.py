@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import math
 from collections.abc import Callable, Coroutine, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ray_mono.common.ids import NodeID
@@ -77,7 +78,8 @@ class SimCluster:
         self.world = world
         self._unreadable_probability = unreadable_probability
         self._gcs_reconnect_timeout_s = gcs_reconnect_timeout_s
-        self._limits = limits or CoreWorkerConfig()
+        # Who waits long is looked at by a thread that the simulation would not know.
+        self._limits = replace(limits or CoreWorkerConfig(), wait_warning_s=math.inf)
         self.journal = journal
         self.nodes: list[SimNode] = []
         self._drivers: list[SimDriver] = []

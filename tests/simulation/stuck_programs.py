@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from ray_mono.common.explanation import Explanation, WaitCode, WaitLink
+from ray_mono.common.explanation import Explanation, Outlook, WaitCode, WaitLink
 from ray_mono.common.scheduling.resources import ResourceSet
 from ray_mono.common.scheduling.strategy import ANY_BUNDLE
 from ray_mono.core_worker.options import ActorOptions, TaskOptions
@@ -225,22 +225,28 @@ class Doctor:
                 if explanation.code != WaitCode.READY:
                     told.append((thing, explanation))
             overview = here.core.explain_all()
-            codes = {explanation.code for _, explanation in told if explanation.is_stuck}
+            codes = {explanation.code for _, explanation in told if explanation.outlook is not Outlook.MOVES}
             # A head that is away comes back between the questions.
             if codes - {WaitCode.HEAD_AWAY} and not (overview.groups or overview.silent):
                 raise CheckFailed(f"these wait, and are not among all that waits: {told}")
 
         await self._driver.play(ask, "ask")
         for thing, explanation in told:
-            if explanation.code == WaitCode.UNKNOWN or (explanation.is_stuck and not explanation.unblock):
+            is_told = explanation.unblock or explanation.outlook is Outlook.MOVES
+            if explanation.code == WaitCode.UNKNOWN or not is_told:
                 raise CheckFailed(f"{thing.what} waits, and it is not said why: {explanation.to_dict()}")
         return told
 
     async def treat(self, told: Sequence[tuple[Thing, Explanation]]) -> None:
-        """One of those that are stuck; where none is, what runs may end."""
-        stuck = next(((thing, each) for thing, each in told if each.is_stuck), None)
+        """One of those that are stuck. Where none is, what runs may end; then one of those that wait for what
+        somebody may do."""
+        scripts = self._cluster.world.scripts
+        by_outlook = {each.outlook: (thing, each) for thing, each in reversed(told)}
+        stuck = by_outlook.get(Outlook.STUCK)
+        if stuck is None and scripts.gates_are_open:
+            stuck = by_outlook.get(Outlook.OPEN)
         if stuck is None:
-            self._cluster.world.scripts.gates_are_open = True
+            scripts.gates_are_open = True
             return
         thing, explanation = stuck
         treatment = await self._treat(explanation)

@@ -107,6 +107,11 @@ class ObjectFutures:
         else:
             self._env.reactor.hand_over()
 
+    def object_of(self, future: concurrent.futures.Future[Any]) -> bytes | None:
+        """The object whose value an open future gets; None for a future of somebody else's."""
+        asked = self._open.get(future)
+        return None if asked is None else asked[1]
+
     def awaited_by(self, task_id: bytes) -> list[bytes]:
         """The objects whose values a task of this process awaits."""
         return [object_id for asked_by, object_id in list(self._open.values()) if asked_by == task_id]

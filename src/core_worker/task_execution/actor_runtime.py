@@ -38,6 +38,7 @@ from ray_mono.core_worker.task_execution.running import CALLS_POLL_S, Running
 from ray_mono.core_worker.task_execution.task_events import TaskEvents
 from ray_mono.core_worker.task_execution.task_receiver import TaskReceiver
 from ray_mono.core_worker.task_execution.task_reply import TaskReplies
+from ray_mono.protobuf import common_pb2
 
 logger = logging.getLogger(__name__)
 
@@ -81,6 +82,7 @@ class ActorRuntime:
         self.resource_ids = task.kind.resource_ids
         self.group = spec.group
         self.is_detached: bool = creation.is_detached
+        self.owner: common_pb2.Address = spec.caller
         self.instance: Any = None
         self._body: dict[str, Any] = {}
         self._parts = parts
@@ -182,6 +184,16 @@ class ActorRuntime:
     def _earlier_calls(self) -> set[bytes]:
         this = self._parts.context.task_id()
         return set(itertools.takewhile(lambda task_id: task_id != this, list(self._calls)))
+
+    # ---- for `explain`
+
+    def coroutine_of(self, task: TaskContext) -> asyncio.Task[None] | None:
+        """Of a call that has begun; None where it is no coroutine's. Any thread."""
+        return next(filter(None, (group.running(task) for group in self._loops.values())), None)
+
+    def num_beside_calls(self) -> int:
+        """How many asyncio tasks the actor's code has started that run. Any thread."""
+        return sum(group.num_beside_calls() for group in self._loops.values())
 
     # ---- concurrency
 

@@ -149,6 +149,15 @@ class AsyncGroup:
 
     # ---- calls
 
+    def running(self, task: TaskContext) -> asyncio.Task[None] | None:
+        """The asyncio task of a call that has begun. Any thread."""
+        running = self._running.get(task)
+        return None if running is None else running[0]
+
+    def num_beside_calls(self) -> int:
+        """Of asyncio tasks on the loop, those that are no calls. Any thread."""
+        return len(asyncio.all_tasks(self._loop)) - len(self._running)
+
     def start(self, call: Call, task: TaskContext, prepared: list[Any]) -> None:
         """Starts a call beside others. Calls start in the order in which this is called."""
         call.followed_if(self._followed)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol, final
 
@@ -173,8 +174,12 @@ class RunningActor(ActorNames, Protocol):
     resource_ids: dict[str, list[int]]
     group: InGroup
     is_detached: bool
+    owner: common_pb2.Address
+    """The process that created it."""
 
     def concurrency_group_of(self, spec: KnownSpec) -> str: ...
+    def coroutine_of(self, task: TaskContext) -> asyncio.Task[None] | None: ...
+    def num_beside_calls(self) -> int: ...
 
 
 def context_of(call: Call, actor: RunningActor | None) -> TaskContext:

@@ -10,12 +10,14 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from ray_mono.common.explanation import MOVING, WaitCode
+from ray_mono.common.our_bug import known
 from ray_mono.common.wait_messages import SUBJECTS_TOLD_MAX, looked_at, reason_of
 from ray_mono.core_worker.context import TaskContext, WorkerContext
 from ray_mono.core_worker.environment import Environment
 from ray_mono.core_worker.objects.blocked_notice import BlockedNotice
 from ray_mono.core_worker.objects.futures import ObjectFutures
 from ray_mono.core_worker.store_provider.plasma_store_provider import PlasmaStoreProvider
+from ray_mono.core_worker.task_execution.await_chain import AwaitChain, Awaits
 from ray_mono.core_worker.task_execution.call import KnownSpec, RunningActor
 from ray_mono.core_worker.task_execution.running import Running
 from ray_mono.core_worker.task_submission.wait_reasons import WaitReasons
@@ -50,6 +52,7 @@ class RunReasons:
         self._futures = futures
         self._plasma = plasma
         self._reasons = reasons
+        self._await_chain = AwaitChain(futures.object_of)
 
     def of(self, subject: common_pb2.WaitSubject) -> common_pb2.WaitReason | None:
         if subject.kind == Subject.TASK:
@@ -59,6 +62,11 @@ class RunReasons:
         maker = self._running.find(subject.creator_task_id)
         if maker is None:
             return None
+        if subject.kind == Subject.ACTOR:
+            text = f"{subject.name} is held until {_named(maker)}, which made it, drops its handles"
+            # What an actor's call has made may be its actor's.
+            is_unsure = bool(maker.kind.actor_id)
+            return reason_of(WaitCode.OWNED, text, [self._subject(maker)], is_unsure=is_unsure)
         if subject.kind == Subject.PLACEMENT_GROUP:
             text = f"{subject.name} is held until {_named(maker)}, which made it, removes it"
             return reason_of(WaitCode.HELD_BY_GROUP, text, [self._subject(maker)])
@@ -114,20 +122,27 @@ class RunReasons:
 
     def _of_worker(self, subject: common_pb2.WaitSubject) -> common_pb2.WaitReason:
         if self._running.actor is not None:
-            text = f"actor {subject.name} holds what it has on {self._here} until it ends"
-            calls = map(self._subject, list(self._running.begun())[:SUBJECTS_TOLD_MAX])
-            return reason_of(WaitCode.HELD_BY_ACTOR, text, calls, unblock="end that actor, or give it less")
+            return self._of_actor(subject.name, self._running.actor)
         task = self._running.task
         if task is None:
             return reason_of(WaitCode.STARTING, f"{self._here} is idle, and about to take or give back")
         return self._of_running(task)
+
+    def _of_actor(self, name: str, actor: RunningActor) -> common_pb2.WaitReason:
+        """What it holds it holds until it ends, of which whoever made it knows."""
+        kept_by = [Subject(kind=Subject.ACTOR, id=actor.actor_id, name=name, at=actor.owner)]
+        is_detached = ", which is detached," if actor.is_detached else ""
+        text = f"actor {name}{is_detached} holds what it has on {self._here} until it ends"
+        calls = map(self._subject, list(self._running.begun())[:SUBJECTS_TOLD_MAX])
+        waits_for = calls if actor.is_detached else [*kept_by, *calls]
+        return reason_of(WaitCode.HELD_BY_ACTOR, text, waits_for, unblock="end that actor, or give it less")
 
     def _of_running(self, task: TaskContext) -> common_pb2.WaitReason:
         if without_room := self._plasma.without_room_of(task.task_id):
             text = f"{_named(task)} on {self._here} waits for room in its node's object store"
             return reason_of(WaitCode.GET, text, [self._reasons.in_store(without_room[0])])
         began_s = self._running.begun().get(task)
-        if awaited := self._awaited_by(task.task_id):
+        if awaited := self._blocked.waited_for_by(task.task_id):
             num_enough = self._blocked.enough_for(task.task_id)
             where = "in its code" if began_s is not None else "before it begins"
             text = f"{_named(task)} on {self._here} waits {where} for"
@@ -141,27 +156,58 @@ class RunReasons:
             text = f"{_named(task)} on {self._here} waits in its code for {wait.what}"
             subjects = [] if wait.subject is None else [wait.subject]
             return reason_of(wait.code, text, subjects, unblock=wait.unblock)
+        awaits = self._awaits(task)
+        text = f"{_named(task)} on {self._here} waits in its code for"
+        if awaits.object_ids:
+            return self._of_values(text, awaits.object_ids, awaits.num_enough, awaits.is_timed)
+        if awaits.is_for_lock and (others := [each for each in self._running.begun() if each is not task]):
+            return self._of_lock(text, others)
+        if awaited := self._asked_for_by(task.task_id):
+            text = f"{_named(task)} on {self._here} has asked for, and may wait in its code for"
+            return self._of_values(text, awaited, is_timed=awaits.is_timed, is_unsure=True)
         if task is self._running.task and _waits_for_threads():
-            if awaited := self._awaited_by(self._context.threads_task_id):
-                text = f"{_named(task)} on {self._here} waits in its code for its threads, and these for"
-                return self._of_values(text, awaited, None)
+            if awaited := self._blocked.waited_for_by(self._context.threads_task_id):
+                text = f"{_named(task)} on {self._here} may wait in its code for its threads, and these for"
+                return self._of_values(text, awaited, is_unsure=True)
         for_s = time.perf_counter() - began_s
         return reason_of(WaitCode.RUNNING, f"{_named(task)} runs on {self._here}, for {for_s:.0f} s so far")
 
-    def _awaited_by(self, task_id: bytes) -> list[bytes]:
-        items = self._reasons.items_awaited_by(task_id)
-        return [*self._blocked.waited_for_by(task_id), *self._futures.awaited_by(task_id), *items]
+    def _asked_for_by(self, task_id: bytes) -> list[bytes]:
+        return [*self._futures.awaited_by(task_id), *self._reasons.items_awaited_by(task_id)]
+
+    def _awaits(self, task: TaskContext) -> Awaits:
+        """Its coroutine, if it is one's."""
+        actor = self._running.actor
+        running = None if actor is None else actor.coroutine_of(task)
+        return Awaits() if running is None else self._await_chain.of(running)
+
+    def _of_lock(self, text: str, others: Sequence[TaskContext]) -> common_pb2.WaitReason:
+        """Who has it nobody knows, but one of these."""
+        actor = known(self._running.actor, "the actor of a coroutine")
+        return reason_of(
+            WaitCode.LOCK,
+            f"{text} a lock that another call of its actor has",
+            map(self._subject, others[:SUBJECTS_TOLD_MAX]),
+            is_any=True,
+            num_others=max(0, len(others) - SUBJECTS_TOLD_MAX) + actor.num_beside_calls(),
+        )
 
     def _of_values(
-        self, text: str, awaited: Sequence[bytes], num_enough: int | None, is_timed: bool = False
+        self,
+        text: str,
+        awaited: Sequence[bytes],
+        num_enough: int | None = None,
+        is_timed: bool = False,
+        is_unsure: bool = False,
     ) -> common_pb2.WaitReason:
         """text goes on with what is awaited. num_enough: so many of them are; None: all are needed. is_timed:
-        the wait ends when a time is over."""
+        the wait ends when a time is over. is_unsure: one of these may be enough, or none of them needed."""
         is_any = num_enough is not None and num_enough < len(awaited)
         what = f"{len(awaited)} object{'' if len(awaited) == 1 else 's'}"
         what = f"{num_enough} of {what}" if is_any else what
         what += looked_at(len(awaited))
         what += ", or until a time is over" if is_timed else ""
+        is_any = is_any or is_unsure
         asked_about = self._reasons.in_question(awaited, is_any)
         return reason_of(
             WaitCode.GET,
@@ -170,7 +216,7 @@ class RunReasons:
             is_any=is_any,
             num_needed=num_enough or 0,
             times_out=is_timed,
-            num_others=len(awaited) - len(asked_about),
+            num_others=len(awaited) - len(asked_about) + is_unsure,
         )
 
     def _subject(self, task: TaskContext) -> common_pb2.WaitSubject:

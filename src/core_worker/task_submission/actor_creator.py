@@ -113,7 +113,9 @@ class ActorCreator:
             )
             (creation_id,) = self._tasks.add_pending(task)
             creation_ref: ObjectRef[Any] = ObjectRef(creation_id, self._home)
-            actor = self._handles.begin(actor_id, creation_id, options.rules, not options.is_detached)
+            actor = self._handles.begin(
+                actor_id, creation_id, options.rules, not options.is_detached, parent.task_id
+            )
         if options.name:
             existing = self._register_named(task, actor, options)
             if existing is not None:

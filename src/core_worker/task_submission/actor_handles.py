@@ -55,10 +55,13 @@ class ActorHandles:
             self._actors[actor.creation_id] = actor_id
         return HeldActor(actor, creation_ref)
 
-    def begin(self, actor_id: bytes, creation_id: bytes, rules: CallRules, is_owned: bool) -> CalledActor:
-        """This process is about to create an actor. is_owned: it ends with its last handle."""
+    def begin(
+        self, actor_id: bytes, creation_id: bytes, rules: CallRules, is_owned: bool, made_by: bytes
+    ) -> CalledActor:
+        """This process is about to create an actor. is_owned: it ends with its last handle. made_by: the task
+        that creates it."""
         actor = self._actor_tasks.actor(actor_id)
-        actor.begins()
+        actor.begins(made_by)
         actor.stands_for(creation_id)
         actor.follow(rules)
         self._actors[creation_id] = actor_id

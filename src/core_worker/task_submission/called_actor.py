@@ -99,6 +99,7 @@ class CalledActor:
         "is_watched",
         "last_reached",
         "lost_frames",
+        "made_by",
         "peer",
         "pending_reason",
         "queue",
@@ -120,6 +121,8 @@ class CalledActor:
         self.actor_id = actor_id
         # Of the object that stands for the actor; empty where only the name is known.
         self.creation_id = b""
+        # The task of this process that creates it; empty where another process does.
+        self.made_by = b""
         self.version = 0
         # Where this process registered it, how; and what the GCS has said of it since.
         self._registration: gcs_pb2.RegisterActorRequest | None = None
@@ -200,9 +203,10 @@ class CalledActor:
         """It lives, as far as anybody knows, and there is no connection to it."""
         return self.state is DISCONNECTED
 
-    def begins(self) -> None:
-        """This process is about to have it created, and watches it when it is registered."""
+    def begins(self, made_by: bytes) -> None:
+        """A task of this process has it created, and the process watches it when it is registered."""
         self._move(PENDING_CREATION)
+        self.made_by = made_by
         self.is_watched = True
 
     def stands_for(self, creation_id: bytes) -> None:

@@ -1,23 +1,16 @@
-"""The walk from what waits to what it waits for, over the processes that know (docs/internals/explain.md).
-
-    look(subject) ──ask──► its reason; if that waits for others: look at them, depth first
-
-A subject moves if its code says so, or if what it waits for does: one of these, or all. What is met again on
-the way to itself does not move by that.
-"""
+"""Asks the processes that know why something waits, one after another, as the walk wants
+(docs/internals/explain.md)."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
 from functools import partial
-from itertools import islice
 from typing import Any
 
 from ray_mono.common.explanation import (
-    MOVING,
     Explanation,
     NodeShortage,
+    Outlook,
     WaitCode,
     Waiting,
     WaitingOverview,
@@ -29,17 +22,13 @@ from ray_mono.common.wait_messages import NODES_TOLD_MAX, reason_of
 from ray_mono.core_worker.environment import Environment
 from ray_mono.core_worker.peers import PeerPool
 from ray_mono.core_worker.task_submission.wait_reasons import LOOK_AT_IT, WaitReasons
+from ray_mono.core_worker.task_submission.wait_walk import Link, Walk
 from ray_mono.protobuf import common_pb2
 from ray_mono.rpc.reactor import Waiter
 from ray_mono.rpc.surface import RpcError
 
 Subject = common_pb2.WaitSubject
-Key = tuple[int, bytes]
 
-SUBJECTS_MAX = 2_000
-"""Of one walk."""
-DEPTH_MAX = 200
-"""Of branches within branches."""
 ANSWER_S = 2.0
 """So long one process may take to answer."""
 THE_HEAD = "the head"
@@ -48,102 +37,6 @@ GROUPS_MAX = 100
 WALKS_MAX = 3
 WALK_S = 10.0
 """So long a walk may take: whoever is met after that is not asked."""
-
-
-@dataclass(frozen=True)
-class Link:
-    subject: common_pb2.WaitSubject
-    reason: common_pb2.WaitReason
-
-
-@dataclass(frozen=True)
-class Story:
-    """What came of a walk: the way from what was asked to where it ends."""
-
-    links: tuple[Link, ...]
-    moves: bool
-    """Nothing is in its way but what runs."""
-    cycle_begins: int | None = None
-    """Where the last link leads back to: the links from there on wait for each other."""
-
-
-class Walk:
-    """One. ask(subjects) brings their reasons, in order."""
-
-    def __init__(
-        self, ask: Callable[[Sequence[common_pb2.WaitSubject]], Sequence[common_pb2.WaitReason]]
-    ) -> None:
-        self._ask = ask
-        self._told: dict[Key, common_pb2.WaitReason] = {}
-        self._moving: set[Key] = set()
-
-    def begin(self, subject: common_pb2.WaitSubject) -> Story:
-        return self._look(subject, [])
-
-    def _look(self, subject: common_pb2.WaitSubject, path: list[Key], depth: int = 0) -> Story:
-        # Where one thing waits for one other, and so on, this goes on here: chains are long.
-        links: list[Link] = []
-        keys: list[Key] = []
-        while True:
-            key = _key(subject)
-            if key in path:
-                return self._through(keys, links, Story((), moves=False, cycle_begins=path.index(key)))
-            is_over = depth == DEPTH_MAX or (key not in self._told and len(self._told) >= SUBJECTS_MAX)
-            if key in self._moving or is_over:
-                return self._through(keys, links, Story((), moves=True))
-            self._ask_about([subject])
-            reason = self._told[key]
-            links.append(Link(subject, reason))
-            keys.append(key)
-            path = [*path, key]
-            if reason.code == WaitCode.HELD_BY_ACTOR:
-                return self._through(keys, links, self._held(reason, path, depth))
-            if not reason.waits_for:
-                return self._through(keys, links, Story((), reason.code in MOVING))
-            if len(reason.waits_for) > 1 or reason.num_needed > 1 or reason.times_out or reason.num_others:
-                return self._through(keys, links, self._beyond(reason, path, depth))
-            subject = reason.waits_for[0]
-
-    def _beyond(self, reason: common_pb2.WaitReason, path: list[Key], depth: int) -> Story:
-        """What all of these lead to, or enough of them."""
-        self._ask_about(reason.waits_for)
-        num_needed = max(1, reason.num_needed) if reason.any else len(reason.waits_for)
-        moving: list[Story] = []
-        stuck: list[Story] = []
-        for each in reason.waits_for:
-            found = self._look(each, path, depth + 1)
-            (moving if found.moves else stuck).append(found)
-            if len(moving) == num_needed or (stuck and not reason.any):
-                break
-        if len(moving) >= num_needed:
-            return moving[0]
-        found = next((each for each in stuck if each.cycle_begins is not None), [*stuck, Story((), True)][0])
-        # Where one would be enough, it may be one that was not told.
-        is_open = reason.times_out or (reason.any and reason.num_others > 0)
-        return replace(found, moves=True) if is_open else found
-
-    def _held(self, reason: common_pb2.WaitReason, path: list[Key], depth: int) -> Story:
-        """By an actor, until it ends: what its calls wait for says more only where it leads back here."""
-        self._ask_about(reason.waits_for)
-        found = [self._look(each, path, depth + 1) for each in reason.waits_for]
-        return next((each for each in found if each.cycle_begins is not None), Story((), moves=False))
-
-    def _ask_about(self, subjects: Sequence[common_pb2.WaitSubject]) -> None:
-        new = {_key(each): each for each in subjects if _key(each) not in self._told}
-        some = dict(islice(new.items(), max(0, SUBJECTS_MAX - len(self._told))))
-        self._told.update(zip(some, self._ask([*some.values()]) if some else (), strict=True))
-
-    def _through(self, keys: list[Key], links: list[Link], found: Story) -> Story:
-        if found.moves:
-            self._moving.update(keys)
-        return Story((*links, *found.links), found.moves, found.cycle_begins)
-
-
-def _key(subject: common_pb2.WaitSubject) -> Key:
-    """A call that was handed on is another subject where it runs, and an object in another store. A node may
-    be asked for several resources."""
-    needs = subject.needs.SerializeToString(deterministic=True)
-    return subject.kind, subject.id + (subject.at.worker_id or subject.at.node_id) + needs
 
 
 class Explainer:
@@ -177,7 +70,9 @@ class Explainer:
                 found = self._looked_for(subject)
                 if found is None:
                     text = self._unknown(kind_name, id_)
-                    return Explanation((_plain(Link(subject, reason_of(WaitCode.UNKNOWN, text))),), True)
+                    return Explanation(
+                        (_plain(Link(subject, reason_of(WaitCode.UNKNOWN, text))),), Outlook.OPEN
+                    )
                 subject = found
         return self._followed(subject, self._env.clock.time_s() + WALK_S, {})
 
@@ -216,8 +111,8 @@ class Explainer:
                 break
             # What was waited for has ended between two answers: whoever waited tells something else by now.
         links = tuple(map(_plain, self._with_lost(story.links, silent)))
-        cycle = () if story.cycle_begins is None or story.moves else links[story.cycle_begins :]
-        return Explanation(links, not story.moves, cycle)
+        is_cycle = story.cycle_begins is not None and story.outlook is Outlook.STUCK
+        return Explanation(links, story.outlook, links[story.cycle_begins :] if is_cycle else ())
 
     def _with_lost(self, links: Sequence[Link], silent: dict[str, str]) -> Sequence[Link]:
         """An object at their end may have been in stores of nodes that are gone: its owner hears of that when
@@ -284,24 +179,46 @@ class Explainer:
     def _not_told(
         self, subject: common_pb2.WaitSubject, who: str, error: RpcError | None, silent: dict[str, str]
     ) -> common_pb2.WaitReason:
+        if error is not None and self._has_ended(subject, silent):
+            return _ended(who, subject)
+        why = f"it did not answer within {ANSWER_S:g} s" if error is None else error.message
+        state = None
         if error is None:
             if who not in silent:
                 silent[who] = self._named(subject.at, silent) or who
             who = silent[who]
-        elif self._has_ended(subject, silent):
-            return _ended(who, subject)
-        why = f"it did not answer within {ANSWER_S:g} s" if error is None else error.message
-        if subject.at.worker_id and error is None:
-            why += ", so it is stopped, or its code holds the GIL"
+            if subject.at.worker_id:
+                why += ", so it is stopped, or its code holds the GIL"
+                state = self._state_of(subject.at, silent)
         if subject.runs_there or subject.kind == Subject.WORKER:
             is_actor = subject.kind == Subject.WORKER and subject.name and not subject.name.endswith("()")
-            text = f"{'actor ' if is_actor else ''}{_told(subject)} is in {who}, which cannot be asked: {why}"
-            return reason_of(WaitCode.UNREACHABLE, text, unblock=LOOK_AT_IT)
-        knows = "" if subject.kind == Subject.HEAD else f", which knows about {_told(subject)},"
-        text = f"{who}{knows} cannot be asked: {why}"
+            text = f"{'actor ' if is_actor else ''}{_told(subject)} is in {who}, which cannot be asked"
+        else:
+            knows = "" if subject.kind == Subject.HEAD else f", which knows about {_told(subject)},"
+            text = f"{who}{knows} cannot be asked"
         if who == THE_HEAD:
-            return reason_of(WaitCode.HEAD_AWAY, text, unblock="look at the head, or start it again")
-        return reason_of(WaitCode.UNREACHABLE, text, unblock=LOOK_AT_IT)
+            unblock = "look at the head, or start it again"
+            return reason_of(WaitCode.HEAD_AWAY, f"{text}: {why}", unblock=unblock)
+        if state is not None:
+            return reason_of(WaitCode(state.code), f"{text}: {state.text}", unblock=state.unblock)
+        return reason_of(WaitCode.UNREACHABLE, f"{text}: {why}", unblock=LOOK_AT_IT)
+
+    def _state_of(self, at: common_pb2.Address, silent: dict[str, str]) -> common_pb2.WaitReason | None:
+        """Why a process does not answer, as its raylet knows it; None where that does not answer either."""
+        reply = self._of_head(self._env.gcs.GetAllNodes, silent)
+        rows = [] if reply is None else [row for row in reply.nodes if row.node_id == at.node_id]
+        if not rows:
+            return None
+        raylet = common_pb2.Address(node_id=at.node_id, host=rows[0].host, port=rows[0].node_manager_port)
+        subject = Subject(kind=Subject.WORKER, id=at.worker_id, at=raylet)
+        who, service = self._service_of(subject)
+        if who in silent:
+            return None
+        ((state, error),) = self._answers([(service.Explain, common_pb2.ExplainRequest(subject=subject))])
+        if state is None and error is None:
+            silent[who] = who
+        found: common_pb2.WaitReason | None = state
+        return found
 
     def _named(self, at: common_pb2.Address, silent: dict[str, str]) -> str:
         """A process, as the head knows it; empty where it does not."""
@@ -366,7 +283,7 @@ class Explainer:
         env, at = self._env, subject.at
         if at.worker_id:
             return _process(at), self._peers.stub_for(at)
-        if subject.kind not in (Subject.LEASE, Subject.NODE, Subject.STORE):
+        if not at.host:
             return THE_HEAD, env.gcs
         if at.node_id == env.node_id:
             return "this node's raylet", env.raylet
@@ -416,6 +333,7 @@ def _plain(link: Link) -> WaitLink:
             for each in reason.shortages
         ),
         history=reason.history,
+        num_needed=reason.num_needed,
     )
 
 

@@ -85,10 +85,12 @@ class WaitReasons:
         self._runs, self._waiting_here = runs, waiting_here
 
     def of(self, subject: common_pb2.WaitSubject) -> common_pb2.WaitReason:
-        """Of an OBJECT, a TASK, of this WORKER, and of a PLACEMENT_GROUP that was made here. Of others:
-        UNKNOWN."""
+        """Of an OBJECT, a TASK, of this WORKER, and of a PLACEMENT_GROUP or an ACTOR that was made here. Of
+        others: UNKNOWN."""
         if subject.kind == Subject.OBJECT:
             return self._of_object(subject.id)
+        if subject.kind == Subject.ACTOR:
+            return self._of_owned(subject)
         if subject.kind == Subject.TASK:
             task = self._tasks.get(subject.id)
             if task is not None:
@@ -347,6 +349,29 @@ class WaitReasons:
             f"{name} waits, since its actor {actor.state.value}",
             [Subject(kind=Subject.ACTOR, id=actor.actor_id)],
         )
+
+    def _of_owned(self, subject: common_pb2.WaitSubject) -> common_pb2.WaitReason:
+        """An actor that was made here: what keeps it alive?"""
+        actor = self._actor_tasks.actor(subject.id)
+        row = self._references.get(actor.creation_id)
+        name, process = f"actor {subject.name}", f"(pid {self._env.pid})"
+        if row is None:
+            return reason_of(WaitCode.STARTING, f"{name} is about to end: nobody has a handle of it any more")
+        if not (row.local or row.contained or row.borrowers):
+            calls = [*actor.in_flight.values(), *actor.queue, *actor.unresolved.values()]
+            text = f"{name}, of which nobody has a handle, ends after {_count(len(calls), 'call')}"
+            some, num_others = calls[:SUBJECTS_TOLD_MAX], len(calls) - SUBJECTS_TOLD_MAX
+            return reason_of(WaitCode.OWNED, text, map(self._subject, some), num_others=num_others)
+        if self._env.is_driver:
+            text = f"{name} is held until the driver {process} drops its handles or kills it"
+            return reason_of(WaitCode.OWNED, text)
+        made_by = Subject(kind=Subject.ACTOR, id=subject.id, name=name, creator_task_id=actor.made_by)
+        if (by_call := self._runs(made_by)) is not None:
+            # Who else has a handle may keep it longer.
+            by_call.unsure = by_call.unsure or bool(row.contained or row.borrowers)
+            return by_call
+        who = f"process {self._env.worker_id.hex()[:8]} {process}, which made it,"
+        return reason_of(WaitCode.OWNED, f"{name} is held until {who} drops its handles or kills it")
 
 
 def named(task: PendingTask) -> str:

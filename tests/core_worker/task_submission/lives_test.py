@@ -7,6 +7,7 @@ import ast
 import enum
 import inspect
 from collections.abc import Callable, Iterable
+from functools import partial
 from types import ModuleType
 from typing import Any
 
@@ -331,7 +332,7 @@ def connect(actor: CalledActor) -> None:
 def test_a_dead_actor_stays_dead() -> None:
     actor = an_actor()
     actor.die(common_pb2.DeathCause(message="it was killed"))
-    for step in (lambda: connect(actor), actor.disconnect, actor.restart, actor.begins):
+    for step in (lambda: connect(actor), actor.disconnect, actor.restart, partial(actor.begins, b"")):
         with pytest.raises(InternalError, match="is dead"):
             step()
     assert actor.is_dead and actor.death is not None and actor.death.message == "it was killed"
@@ -348,7 +349,7 @@ def test_who_is_not_connected_has_no_address(leave: Callable[[CalledActor], Any]
 
 def test_an_actor_that_has_not_lived_cannot_have_lived_before() -> None:
     created, heard, lived = an_actor(), an_actor(), an_actor()
-    created.begins()
+    created.begins(b"")
     connect(lived)
     assert [created.restart(), heard.restart(), lived.restart()] == [False, True, True]
     # Again: it lives no more than before.

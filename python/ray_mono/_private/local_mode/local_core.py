@@ -34,7 +34,7 @@ from ray_mono.common.exceptions import (
     ReferenceCountingAssertionError,
     TaskPlacementGroupRemoved,
 )
-from ray_mono.common.explanation import Explanation, WaitCode, WaitingOverview, WaitLink
+from ray_mono.common.explanation import Explanation, Outlook, WaitCode, WaitingOverview, WaitLink
 from ray_mono.common.ray_error import RayError
 from ray_mono.common.scheduling.labels import NODE_ID_LABEL
 from ray_mono.common.task_error import RayTaskError
@@ -470,7 +470,7 @@ class LocalCore:
 
     def explain(self, kind_name: str, id_: bytes) -> Explanation:
         text = f"{kind_name.replace('_', ' ')} {id_.hex()}: in local mode calls run as they are made"
-        return Explanation((WaitLink(kind_name, id_.hex(), "", WaitCode.READY, text, ""),), is_stuck=False)
+        return Explanation((WaitLink(kind_name, id_.hex(), "", WaitCode.READY, text, ""),), Outlook.MOVES)
 
     def explain_all(self) -> WaitingOverview:
         return WaitingOverview(())

@@ -1,0 +1,129 @@
+"""What a coroutine of an async actor waits for, as asyncio's own objects show it. It only looks, and from
+another thread: what moves on meanwhile is seen as it was, or as it is.
+
+    its asyncio task ──waits for──► a future ──of another task, of gather()──► what those wait for
+                                            ──of an ObjectRef──► the object
+    its coroutine ──awaits──► coroutines of asyncio: sleep, wait, wait_for, Lock.acquire, a TaskGroup's end
+
+What is none of these (an event, a queue, a socket, an executor) is not known, and may do what it does any
+time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
+from types import CoroutineType, FrameType
+from typing import Any
+
+from ray_mono.core_worker.object_ref_generator import await_next
+
+DEPTH_MAX = 50
+"""Of tasks that wait for tasks."""
+
+
+@dataclass(frozen=True)
+class Awaits:
+    """What a coroutine waits for. By default: nothing that is known."""
+
+    object_ids: tuple[bytes, ...] = ()
+    num_enough: int | None = None
+    """So many of these objects are; None: all are needed."""
+    is_timed: bool = False
+    """It goes on when a time is over."""
+    is_for_lock: bool = False
+    """It waits for an asyncio.Lock."""
+
+
+NOTHING_KNOWN = Awaits()
+
+
+class AwaitChain:
+    """object_of(future): the object whose value that future of concurrent.futures gets; None for none."""
+
+    def __init__(self, object_of: Callable[[concurrent.futures.Future[Any]], bytes | None]) -> None:
+        self._object_of = object_of
+
+    def of(self, task: asyncio.Task[Any], depth: int = 0) -> Awaits:
+        if depth == DEPTH_MAX:
+            return NOTHING_KNOWN
+        frames = list(_frames(task.get_coro()))
+        found = next(filter(None, (self._of_frame(frame, depth) for frame in frames)), None)
+        if found is None:
+            found = self._of_future(getattr(task, "_fut_waiter", None), depth)
+        return replace(found, is_timed=True) if _has_timeout(task) or any(map(_is_timed, frames)) else found
+
+    def _of_frame(self, frame: FrameType, depth: int) -> Awaits | None:
+        """None where the coroutine says nothing."""
+        code, names = frame.f_code, frame.f_locals
+        if code is await_next.__code__:
+            source = names["source"]
+            return Awaits((source.item_id(source.num_taken + 1),))
+        if frame.f_globals.get("__package__") != "asyncio":
+            return None
+        if code.co_name == "wait_for" and isinstance(names.get("fut"), asyncio.Future):
+            return self._of_future(names["fut"], depth)
+        if code.co_name == "_wait":
+            is_any = names.get("return_when") == asyncio.FIRST_COMPLETED
+            return (self._any_of if is_any else self._all_of)(names.get("fs", ()), depth)
+        this = names.get("self")
+        if code.co_name == "acquire" and isinstance(this, asyncio.Lock):
+            return Awaits(is_for_lock=True)
+        if code.co_name == "__aexit__" and (tasks := getattr(this, "_tasks", None)):
+            return self._all_of(list(tasks), depth)
+        return None
+
+    def _of_future(self, future: Any, depth: int) -> Awaits:
+        if future is None or future.done():
+            return NOTHING_KNOWN
+        if isinstance(future, asyncio.Task):
+            return self.of(future, depth + 1)
+        if children := getattr(future, "_children", None):  # of gather()
+            return self._all_of(children, depth)
+        for callback, _ in getattr(future, "_callbacks", None) or ():
+            # wrap_future has one that knows the other future.
+            for cell in getattr(callback, "__closure__", None) or ():
+                if isinstance(cell.cell_contents, concurrent.futures.Future):
+                    object_id = self._object_of(cell.cell_contents)
+                    return NOTHING_KNOWN if object_id is None else Awaits((object_id,))
+        return NOTHING_KNOWN
+
+    def _all_of(self, futures: Iterable[Any], depth: int) -> Awaits:
+        """Those that are known."""
+        found = [self._of_future(each, depth + 1) for each in list(futures)]
+        needed = [each for each in found if not each.is_timed and each.num_enough is None]
+        object_ids = [object_id for each in needed for object_id in each.object_ids]
+        return Awaits((*dict.fromkeys(object_ids),), is_for_lock=any(each.is_for_lock for each in needed))
+
+    def _any_of(self, futures: Iterable[Any], depth: int) -> Awaits:
+        """Where each is known to need one object."""
+        found = [self._of_future(each, depth + 1) for each in list(futures)]
+        if any(each.is_timed or each.is_for_lock or len(each.object_ids) != 1 for each in found):
+            return NOTHING_KNOWN
+        return Awaits(tuple(each.object_ids[0] for each in found), num_enough=1)
+
+
+def _frames(coroutine: Any) -> Iterator[FrameType]:
+    while isinstance(coroutine, CoroutineType):
+        if coroutine.cr_frame is not None:
+            yield coroutine.cr_frame
+        coroutine = coroutine.cr_await
+
+
+def _is_timed(frame: FrameType) -> bool:
+    """It ends when a time is over."""
+    names = frame.f_locals
+    if frame.f_code is await_next.__code__:
+        return names.get("timeout_s") is not None
+    if frame.f_globals.get("__package__") != "asyncio":
+        return False
+    return frame.f_code.co_name == "sleep" or names.get("timeout") is not None
+
+
+def _has_timeout(task: asyncio.Task[Any]) -> bool:
+    """It is within `async with asyncio.timeout()`, whose end is a timer of the loop."""
+    scheduled = list(getattr(task.get_loop(), "_scheduled", ()))
+    timers = (getattr(getattr(each, "_callback", None), "__self__", None) for each in scheduled)
+    return any(getattr(each, "_task", None) is task for each in timers)
