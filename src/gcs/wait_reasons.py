@@ -134,7 +134,7 @@ class WaitReasons:
             return reason_of(WaitCode.LEASE, text, [lease])
         if actor.lost_on is not None and (left_s := self._scheduler.may_run_s(actor.lost_on)):
             where = f"node {actor.lost_on.hex()[:8]}, where it ran,"
-            text = f"{name} restarts: {where} is silent and may run it for another {left_s:.0f} s"
+            text = f"{name} restarts: {where} is silent and may run it for up to {left_s:.0f} s more"
             unblock = "wait, or end what is left of that node: then it starts elsewhere"
             return reason_of(WaitCode.ACTOR_RESTARTING, text, unblock=unblock)
         if actor.registration.group_id is not None and self._groups_waits(actor.registration.group_id):

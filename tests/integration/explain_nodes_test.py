@@ -317,7 +317,7 @@ TOLD: dict[str, tuple[Program, str, Outlook, tuple[str, ...]]] = {
         MOVES,
         (
             "restarts: node FAR",
-            "is silent and may run it for another ",
+            "is silent and may run it for up to ",
             " s. To unblock it: wait, or end what",
         ),
     ),

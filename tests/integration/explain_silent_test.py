@@ -51,7 +51,7 @@ class Stands:
 
 
 def until_begun(begun: Path) -> None:
-    wait_until(begun.exists, "the code stands")
+    wait_until(lambda: begun.exists() and begun.read_text(), "the code stands")
 
 
 def a_task(begun: Path, **options: Any) -> Any:
