@@ -216,7 +216,7 @@ class ActorScheduler:
             if not left_s:
                 return
             node = "" if actor.lost_on is None else actor.lost_on.hex()
-            reason = f"Node {node}, where it ran, is silent and may run it for another {left_s:.0f} s."
+            reason = f"Node {node}, where it ran, is silent and may run it for up to {left_s:.0f} s more."
             self._apply(self._actors.waits_because(actor_id, reason))
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(left_s):
