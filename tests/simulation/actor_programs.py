@@ -85,7 +85,7 @@ class ActorScript:
 class PlainActor:
     """Its calls run on the main thread, or on threads of its own."""
 
-    def __init__(self, number: int, refs: list[ObjectRef[Any]]) -> None:
+    def __init__(self, number: int, refs: list[ObjectRef[Any]], awaited: Any = None) -> None:
         here = site()
         self.script: ActorScript = here.script(number)
         task = here.core.context.get()
