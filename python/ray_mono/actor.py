@@ -99,9 +99,9 @@ class ActorClass(CompleteWhenUsed, Generic[T]):
     def remote(self, /, *args: Any, **kwargs: Any) -> ActorHandle[T] | Any:
         """Makes an actor and returns its handle. It does not wait until the actor runs: its calls do.
 
-        For an actor with a name it waits until the arguments are there and the GCS has answered, since the
-        name may be taken. Otherwise it blocks no more than RemoteFunction.remote does. If the actor cannot be
-        made later, its calls fail with ActorDiedError or ActorUnschedulableError.
+        For an actor with a name it waits until the GCS has answered, since the name may be taken; it does not
+        wait for arguments. Otherwise it blocks no more than RemoteFunction.remote does. If the actor cannot
+        be made later, its calls fail with ActorDiedError or ActorUnschedulableError.
 
         Raises TypeError for arguments that the constructor does not take, or that cannot be pickled, and for
         a class that cannot be; ActorAlreadyExistsError, a ValueError, if the name is taken

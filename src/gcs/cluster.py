@@ -16,9 +16,10 @@ from ray_mono.gcs.actor.actor_effect_runner import ActorEffectRunner
 from ray_mono.gcs.actor.actor_effects import Effect
 from ray_mono.gcs.actor.actor_ender import ActorEnder
 from ray_mono.gcs.actor.actor_manager import ActorManager
-from ray_mono.gcs.actor.actor_rows import adopted_row, death_from_proto, registration_of
+from ray_mono.gcs.actor.actor_registrar import ActorRegistrar
+from ray_mono.gcs.actor.actor_rows import adopted_row, death_from_proto
 from ray_mono.gcs.actor.actor_scheduler import ActorScheduler
-from ray_mono.gcs.actor.actor_state import Actor, ActorLife, Death, DeathKind
+from ray_mono.gcs.actor.actor_state import Actor, ActorLife, ActorRegistration, Death, DeathKind
 from ray_mono.gcs.actor.actor_table import ActorTable
 from ray_mono.gcs.answers import Answers
 from ray_mono.gcs.driver_warnings import DriverWarnings
@@ -39,7 +40,6 @@ from ray_mono.gcs.storage.table_storage import Table, Tables
 from ray_mono.gcs.task_event_log import TaskEventLog
 from ray_mono.gcs.worker_manager import WorkerManager
 from ray_mono.protobuf import common_pb2, gcs_pb2
-from ray_mono.rpc.surface import RpcError, StatusCode
 
 logger = logging.getLogger(__name__)
 
@@ -90,6 +90,16 @@ class Cluster:
         self.task_events = TaskEventLog(config.task_events_max)
         self._effects = ActorEffectRunner(
             self.actor_table, self.scheduler, ender, self._writes, self._on_actor_deaths
+        )
+        self.registrar = ActorRegistrar(
+            self._clock,
+            self.actors,
+            table,
+            self.jobs,
+            self.workers,
+            self.nodes,
+            self._run,
+            self._on_actor_registered,
         )
         self.drains = NodeDrains(
             environment,
@@ -314,32 +324,10 @@ class Cluster:
 
     # ---- actors
 
-    def register_actor(self, spec: common_pb2.TaskSpec, class_name: str) -> ActorID:
-        """Stores an actor and starts to place it.
-
-        Raises ValueError, ActorNameTaken, RpcError FAILED_PRECONDITION.
-        """
-        registration = registration_of(spec, class_name)
-        if self.actors.get(registration.actor_id) is not None:
-            return registration.actor_id
-        if self.jobs.is_finished(registration.job_id) and (
-            registration.job_id not in self.jobs.outlived() or not registration.outlives_job
-        ):
-            raise RpcError(StatusCode.FAILED_PRECONDITION, f"job {registration.job_id.hex()} has finished")
-        if self.workers.is_dead(registration.owner_worker_id) or self.nodes.is_dead(
-            registration.owner_node_id
-        ):
-            raise RpcError(
-                StatusCode.FAILED_PRECONDITION,
-                f"worker {registration.owner_worker_id.hex()}, the owner, is dead",
-            )
-        effects = self.actors.register(registration, self._clock.wall_s())
+    def _on_actor_registered(self, registration: ActorRegistration) -> None:
         self._warn(self._warnings.actor_registered(registration))
-        self.actor_table.add(registration, spec)
-        self._run(effects)
         if registration.group_id is not None:
             self.groups.is_used(registration.group_id)
-        return registration.actor_id
 
     def kill_actor(self, actor_id: ActorID, force: bool, no_restart: bool) -> None:
         """Raises KeyError for an unknown actor."""
@@ -428,7 +416,7 @@ class Cluster:
         owner = registration.owner_worker_id
         now_s = self._clock.wall_s()
         death = Death(DeathKind.WORKER_DIED, "it ended while there was no head")
-        if not registration.is_detached and self._is_gone(owner, registration.owner_node_id):
+        if actor.dies_with_owner and self._is_gone(owner, registration.owner_node_id):
             self._run(self.actors.worker_died(owner, death, now_s))
         elif actor.worker_id is None or actor.worker_id != worker_id or actor.node_id is None:
             pass

@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ray_mono.common.explanation import ADD_A_NODE, WaitCode
-from ray_mono.common.ids import ActorID, PlacementGroupID
+from ray_mono.common.ids import ActorID, PlacementGroupID, TaskID
 from ray_mono.common.scheduling.labels import needed
 from ray_mono.common.scheduling.resources import ResourceSet
 from ray_mono.common.wait_messages import (
@@ -100,6 +100,15 @@ class WaitReasons:
             return reason_of(WaitCode.ACTOR_DEAD, f"{name} is dead: {clause(actor.death.message)}")
         if actor.state is ActorLife.ALIVE:
             return reason_of(WaitCode.READY, f"{name} is alive")
+        if actor.state is ActorLife.DEPENDENCIES_UNREADY:
+            creation = Subject(
+                kind=Subject.TASK,
+                id=TaskID.for_actor_creation(actor_id.binary()).binary(),
+                name=f"{actor.registration.class_name}.__init__()",
+                at=self._table.spec(actor_id).caller,
+            )
+            text = f"{name} waits for arguments of its constructor, as its owner knows"
+            return reason_of(WaitCode.DEPENDENCIES, text, [creation])
         if actor.worker_id is not None:
             worker = Subject(
                 kind=Subject.WORKER,

@@ -68,6 +68,34 @@ def test_a_living_actor_is_adopted_found_by_its_name_and_can_restart() -> None:
 
 
 @pytest.mark.parametrize("is_detached", [False, True])
+@pytest.mark.parametrize("owner_lives", [False, True])
+def test_an_actor_that_awaits_its_arguments_is_told_by_its_owner_and_dies_where_that_is_gone(
+    is_detached: bool, owner_lives: bool
+) -> None:
+    async def script(scene: GcsScene) -> None:
+        it = Lost(scene)
+        await it.play()
+        late = registration(
+            2, owner_node_id=it.node.node_id, name="late", is_detached=is_detached, awaits_arguments=True
+        )
+        row = actor_row(late, common_pb2.DEPENDENCIES_UNREADY)
+        await it.node_joins(owner_row(it.node), worker_row(it.worker))
+        if not owner_lives:
+            await it.node.process.spawn(it.node.report_death(OWNER.binary(), common_pb2.DeathCause()))
+        await tell(it.gcs, OWNER.binary(), row, job=job_row(it.node))
+        await tell(it.gcs, it.worker.worker_id, it.row(), job=job_row(None))
+        if owner_lives:
+            assert (await named(it.gcs, "late")).state == common_pb2.DEPENDENCIES_UNREADY
+            await it.gcs.RegisterActor(registration(2, name="late"))
+            await until_state(it.gcs, common_pb2.ALIVE, 2)
+            assert scene.pushed[-1].spec.flat_args == b"the arguments"
+        else:
+            await until_state(it.gcs, common_pb2.DEAD, 2)
+
+    play(script)
+
+
+@pytest.mark.parametrize("is_detached", [False, True])
 def test_an_actor_without_a_handle_ends_though_the_head_before_was_told_so(is_detached: bool) -> None:
     async def script(scene: GcsScene) -> None:
         it = Lost(scene)

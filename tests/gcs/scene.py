@@ -378,6 +378,7 @@ def registration(
     get_if_exists: bool = False,
     max_restarts: int = 0,
     is_detached: bool = False,
+    awaits_arguments: bool = False,
 ) -> gcs_pb2.RegisterActorRequest:
     """Of an actor that needs `needs` (1 CPU) to be placed and holds nothing."""
     placement = ResourceSet.from_units(needs or {"CPU": 1}).to_proto()
@@ -386,7 +387,7 @@ def registration(
         name="Counter.__init__",
         job_id=JOB.binary(),
         caller=common_pb2.Address(worker_id=OWNER.binary(), node_id=owner_node_id, host="10.0.0.1", port=9),
-        flat_args=b"the arguments",
+        flat_args=b"" if awaits_arguments else b"the arguments",
         placement_resources=placement,
         actor_creation=common_pb2.ActorCreationSpec(
             actor_id=actor_id(number),
@@ -397,7 +398,12 @@ def registration(
             serialized_handle=b"the handle",
         ),
     )
-    return gcs_pb2.RegisterActorRequest(creation_spec=spec, class_name="Counter", get_if_exists=get_if_exists)
+    return gcs_pb2.RegisterActorRequest(
+        creation_spec=spec,
+        class_name="Counter",
+        get_if_exists=get_if_exists,
+        awaits_arguments=awaits_arguments,
+    )
 
 
 async def until_state(

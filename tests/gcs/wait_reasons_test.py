@@ -6,6 +6,7 @@ import asyncio
 
 import pytest
 
+from ray_mono.common.ids import TaskID
 from ray_mono.protobuf import common_pb2, core_worker_pb2, gcs_pb2
 from ray_mono.protobuf.gcs_rpc import GcsServiceAsyncStub
 from ray_mono.rpc.surface import RpcError
@@ -51,6 +52,22 @@ def test_an_actor_that_no_node_can_hold_waits_for_nobody() -> None:
         told = await until_code(gcs, "INFEASIBLE")
         assert "Actor Counter needs {GPU: 1}, which no node has" in told.text and told.unblock
         assert not told.waits_for
+
+    play(script)
+
+
+def test_an_actor_that_awaits_its_arguments_waits_for_what_its_owner_knows_of_them() -> None:
+    async def script(scene: GcsScene) -> None:
+        gcs = await begin(scene)
+        request = registration(name="name", awaits_arguments=True)
+        await gcs.RegisterActor(request)
+        told = await of_actor(gcs)
+        assert told.code == "DEPENDENCIES" and "waits for arguments of its constructor" in told.text
+        (creation,) = told.waits_for
+        assert creation.id == TaskID.for_actor_creation(actor_id()).binary()
+        assert (creation.kind, creation.at) == (Subject.TASK, request.creation_spec.caller)
+        # Its owner lists what waits there.
+        assert not (await gcs.ListWaiting(common_pb2.Empty())).alike
 
     play(script)
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import threading
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 import ray_mono as ray
-from ray_mono.exceptions import ActorAlreadyExistsError
+from ray_mono.exceptions import ActorAlreadyExistsError, ActorDiedError
 from tests.integration.bounded import GET_TIMEOUT_S, get
 from tests.waiting import wait_until
 
@@ -66,6 +67,74 @@ def test_fifty_callers_of_get_if_exists_make_one_actor() -> None:
         thread.join(GET_TIMEOUT_S)
     assert len(processes) == 50 and len(set(processes)) == 1
     ray.kill(ray.get_actor("one"))
+
+
+class Late:
+    """Is given what is not there yet."""
+
+    def __init__(self, given: int) -> None:
+        self.given = given
+
+    def get(self) -> int:
+        return self.given
+
+
+def make_later(path: Path, fails: bool) -> Any:
+    """A value, or an error, that is there when the file is."""
+
+    @ray.remote(num_cpus=0, max_retries=0)
+    def make() -> int:
+        wait_until(path.exists, "the value may be made")
+        if fails:
+            raise KeyError("no")
+        return 7
+
+    return make.remote()
+
+
+@ray.remote(num_cpus=0)
+def call_by_name(name: str) -> int:
+    return get(ray.get_actor(name).get.remote())  # type: ignore[no-any-return]
+
+
+def test_a_named_actor_is_found_and_called_before_its_arguments_are_there(tmp_path: Path) -> None:
+    late: Any = ray.remote(Late).options(name="late", num_cpus=0)
+    handle = late.remote(make_later(tmp_path / "now", fails=False))
+    with pytest.raises(ActorAlreadyExistsError, match="late"):
+        late.remote(8)
+    others = [handle, ray.get_actor("late"), late.options(get_if_exists=True).remote(8)]
+    refs = [*(each.get.remote() for each in others), call_by_name.remote("late")]
+    assert ray.util.list_named_actors() == ["late"] and not ray.wait(refs, timeout=0.1)[0]
+    (tmp_path / "now").touch()
+    assert get(refs) == [7] * 4
+
+
+def test_whoever_has_a_handle_is_told_that_an_argument_failed(tmp_path: Path) -> None:
+    late: Any = ray.remote(Late).options(name="late", num_cpus=0)
+    handle = late.remote(make_later(tmp_path / "now", fails=True))
+    refs = [handle.get.remote(), ray.get_actor("late").get.remote(), call_by_name.remote("late")]
+    (tmp_path / "now").touch()
+    for ref in refs:
+        with pytest.raises(ActorDiedError, match="KeyError: 'no'"):
+            get(ref)
+    # The name may be taken again, while there are handles of the dead one.
+    assert get(late.remote(8).get.remote()) == 8
+
+
+def test_a_named_actor_may_be_killed_and_let_go_of_before_its_arguments_are_there(tmp_path: Path) -> None:
+    argument = make_later(tmp_path / "now", fails=False)
+    late: Any = ray.remote(Late).options(name="late", num_cpus=0)
+    handle = late.remote(argument)
+    ref = ray.get_actor("late").get.remote()
+    ray.kill(ray.get_actor("late"))
+    with pytest.raises(ActorDiedError, match="killed by kill"):
+        get(ref)
+    handle = late.remote(argument)
+    del handle
+    wait_until(lambda: not ray.util.list_named_actors(), "the name is free")
+    handle = late.remote(argument)
+    (tmp_path / "now").touch()
+    assert get(handle.get.remote()) == 7
 
 
 def test_handles_travel_in_arguments_values_puts_and_closures() -> None:

@@ -104,6 +104,38 @@ def of_gpus() -> Any:
     return never.options(num_gpus=1).remote()
 
 
+@ray.remote(num_cpus=0)
+class WaitsForArgument:
+    def __init__(self, argument: Any) -> None:
+        pass
+
+    def rest(self) -> None:
+        pass
+
+
+@ray.remote(num_cpus=0)
+def call_by_name(name: str) -> None:
+    ray.get(ray.get_actor(name).rest.remote())
+
+
+def by_name_before_its_argument_is_there() -> Any:
+    KEPT.append(WaitsForArgument.options(name="late").remote(of_gpus()))
+    return call_by_name.remote("late")
+
+
+def named_by_another_before_its_argument_is_there() -> Any:
+    maker = MakesNamed.remote()
+    KEPT.append(maker)
+    get(maker.make.remote())
+    return ray.get_actor("late")
+
+
+@ray.remote(num_cpus=0)
+class MakesNamed:
+    def make(self) -> None:
+        self.made = WaitsForArgument.options(name="late").remote(of_gpus())
+
+
 def calls_itself(**options: Any) -> Any:
     actor = Async.options(**options).remote()
     KEPT.append(actor)
@@ -248,6 +280,22 @@ TOLD: dict[str, tuple[Callable[[], Any], str, Outlook, tuple[str, ...]]] = {
             "waits in its code for 1 object",
             "Async.rest() of actor ",
             " runs",
+        ),
+    ),
+    "a call of an actor that is known by its name, whose argument is not there": (
+        by_name_before_its_argument_is_there,
+        "INFEASIBLE",
+        STUCK,
+        ("rest() of actor ", "WaitsForArgument.__init__() waits for 1 argument", "GPU: 1"),
+    ),
+    "an actor of another process, whose argument is not there": (
+        named_by_another_before_its_argument_is_there,
+        "INFEASIBLE",
+        STUCK,
+        (
+            "actor WaitsForArgument (",
+            "waits for arguments of its constructor, as its owner knows",
+            "WaitsForArgument.__init__() waits for 1 argument",
         ),
     ),
     "a call whose concurrency group is busy": (

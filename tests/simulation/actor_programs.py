@@ -70,6 +70,12 @@ class ActorScript:
     is_cancelled_by_force: bool = False
 
     @property
+    def is_named(self) -> bool:
+        """Its constructor waits for an argument, and it has a name before that. Nothing is drawn for this: so
+        most seeds stay what they were."""
+        return self.is_killed_at_the_end and bool(self.waits_each)
+
+    @property
     def is_ordered(self) -> bool:
         """Whether calls of one caller start in order: what waits for an argument is overtaken in others."""
         return not (self.waits_each and (self.is_async or self.max_concurrency > 1))
@@ -85,7 +91,7 @@ class ActorScript:
 class PlainActor:
     """Its calls run on the main thread, or on threads of its own."""
 
-    def __init__(self, number: int, refs: list[ObjectRef[Any]]) -> None:
+    def __init__(self, number: int, refs: list[ObjectRef[Any]], awaited: Any = None) -> None:
         here = site()
         self.script: ActorScript = here.script(number)
         task = here.core.context.get()
@@ -173,6 +179,7 @@ def live_with_actor(here: Site, script: ActorScript) -> None:
 
 
 def _live_with_actor(here: Site, script: ActorScript) -> None:
+    awaited = _late(here) if script.is_named else None
     options = ActorOptions(
         class_name="Simulated",
         resources=ResourceSet.from_units({"CPU": script.cpus}),
@@ -181,14 +188,16 @@ def _live_with_actor(here: Site, script: ActorScript) -> None:
         max_concurrency=script.max_concurrency,
         is_asyncio=script.is_async,
         rules=_rules(script),
+        name=awaited.hex() if awaited is not None else "",
     )
     code = here.export_class(AsyncActor if script.is_async else PlainActor)
-    held = here.core.create_actor(
-        code, options, [None, here.world.scripts.number_of(script), None, _references(here, script, 2)]
-    )
+    arguments = [here.world.scripts.number_of(script), _references(here, script, 2), awaited]
+    held = here.core.create_actor(code, options, [each for value in arguments for each in (None, value)])
     here.judge(here.journal.actors.registered, held.actor_id, script.max_restarts)
     handle = (held.actor_id, held.creation_ref)
     callers = [here.submit(call_actor, script, [handle], CALLERS) for _ in range(script.num_callers)]
+    if awaited is not None and is_error(here.get(awaited)):
+        here.judge(here.journal.actors.killed, held.actor_id)  # of that error
     make_calls(here, held, script, OWNER, script.num_calls)
     for generator in script.generators:
         take_items_of(here, held, generator, script.max_task_retries)
@@ -254,8 +263,13 @@ def take_items_of(here: Site, held: Any, script: GeneratorScript, max_task_retri
 def _arguments(here: Site, script: ActorScript, number: int) -> list[Any]:
     refs = _references(here, script, 1)
     if _is_each(number, script.waits_each):
-        return [None, refs, None, here.submit(run_task, TaskScript(0.05), options=AWAITED)]
+        return [None, refs, None, _late(here)]
     return [None, refs] if refs else []
+
+
+def _late(here: Site) -> ObjectRef[Any]:
+    """An argument that is not there yet."""
+    return here.submit(run_task, TaskScript(0.05), options=AWAITED)
 
 
 def _is_each(number: int, each: int) -> bool:

@@ -14,12 +14,14 @@ import pytest
 from ray_mono.common.exceptions import ActorAlreadyExistsError
 from ray_mono.common.scheduling.resources import ResourceSet
 from ray_mono.core_worker.options import ActorOptions
-from tests.simulation.actor_programs import ActorScript, PlainActor, live_with_actor, make_calls
+from tests.simulation.actor_programs import AWAITED, ActorScript, PlainActor, live_with_actor, make_calls
 from tests.simulation.checkers import Journal
 from tests.simulation.cluster import SimCluster
 from tests.simulation.core_process import SimDriver
+from tests.simulation.scripts import TaskScript
 from tests.simulation.site import Site
 from tests.simulation.storage import CommitStep
+from tests.simulation.task_programs import run_task
 from tests.simulation.world import World
 
 LIMIT_S = 600.0
@@ -27,25 +29,30 @@ AWAY_S = (0.05, 0.5)
 SETTLE_S = 120.0
 SCRIPT = ActorScript(num_calls=3)
 NUM_ACTORS = 4
+LATE_S = 0.05
 NAMES = ("one", "two")
 
 
 def live_with_named(here: Site, name: str) -> None:
-    """Two want the same name: one of them gets it, whatever happens to the head."""
+    """Two want the same name: one of them gets it, whatever happens to the head, and before its argument is
+    there."""
     options = ActorOptions(
         class_name="Simulated", resources=ResourceSet(), name=name, namespace="space", is_detached=True
     )
     code = here.export_class(PlainActor)
-    arguments = [None, here.world.scripts.number_of(SCRIPT), None, []]
+    awaited = here.submit(run_task, TaskScript(LATE_S), options=AWAITED)
+    arguments = [None, here.world.scripts.number_of(SCRIPT), None, [], None, awaited]
     held = here.core.create_actor(code, options, arguments)
     here.judge(here.journal.actors.registered, held.actor_id, 0)
+    for _ in range(2):  # before and after its argument is there
+        try:
+            here.core.create_actor(code, options, arguments)
+        except ActorAlreadyExistsError:
+            pass
+        else:
+            raise AssertionError(f"two actors have the name {name}")
+        here.get(awaited)
     make_calls(here, held, SCRIPT, b"owner", SCRIPT.num_calls)
-    try:
-        here.core.create_actor(code, options, arguments)
-    except ActorAlreadyExistsError:
-        pass
-    else:
-        raise AssertionError(f"two actors have the name {name}")
     assert here.core.get_named_actor(name, "space").actor_id == held.actor_id
     here.kill_actor(held.actor_id)
 

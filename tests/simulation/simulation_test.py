@@ -272,9 +272,11 @@ def test_an_actor_without_restarts_fails_the_calls_that_it_did_not_answer() -> N
 def test_an_actor_that_is_restarted_too_often_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     honest = ActorManager.register
 
-    def register(manager: ActorManager, registration: ActorRegistration, now_s: float) -> list[Effect]:
+    def register(
+        manager: ActorManager, registration: ActorRegistration, now_s: float, awaits_arguments: bool
+    ) -> list[Effect]:
         generous = dataclasses.replace(registration, max_restarts=registration.max_restarts + 1)
-        return honest(manager, generous, now_s)
+        return honest(manager, generous, now_s, awaits_arguments)
 
     monkeypatch.setattr(ActorManager, "register", register)
     script = ActorScript(max_restarts=1, max_task_retries=5, dies_in_constructors=2)

@@ -5,7 +5,14 @@ tells the GCS (actor_handles.py).
              │                     └──► refused, or another caller was first: the actor never lived
              └──an argument is an error──► the actor never lived, and that error is the cause
 
-The caller waits only for the registration of a named actor, since the name may be taken.
+    named, and arguments are not there ──RegisterActor, awaits_arguments──► it has its name (or is refused)
+             ├──they come──RegisterActor, once more──► it is placed
+             └──one is an error──RegisterActor, failure──► dead of that, for all who have a handle
+
+The caller waits only for the registration of a named actor, since the name may be taken. The GCS knows such
+an actor from then on. So its end is the GCS's business, also before its arguments are there (kill(), no
+handle left, its placement group removed): its owner hears of that as every caller does, and waits for the
+arguments no more. An actor without a name is told to the GCS with its arguments: one message is enough.
 """
 
 from __future__ import annotations
@@ -30,7 +37,7 @@ from ray_mono.core_worker.task_errors import ARGUMENT_FAILED
 from ray_mono.core_worker.task_submission.actor_handles import ActorHandles, HeldActor
 from ray_mono.core_worker.task_submission.actor_task_submitter import ActorTaskSubmitter
 from ray_mono.core_worker.task_submission.bundle_options import in_its_bundle
-from ray_mono.core_worker.task_submission.called_actor import CalledActor
+from ray_mono.core_worker.task_submission.called_actor import CalledActor, creation_failed
 from ray_mono.core_worker.task_submission.dependency_resolver import DependencyResolver
 from ray_mono.core_worker.task_submission.function_manager import Exported
 from ray_mono.core_worker.task_submission.inherited_groups import InheritedGroups
@@ -122,61 +129,84 @@ class ActorCreator:
                 return existing
         else:
             with env.lock:
-                self._dependencies.resolve(
-                    task,
-                    lambda ready: self._register(ready, actor, options),
-                    lambda failed, error: self._not_created(actor, ARGUMENT_FAILED, error),
-                )
+                self._resolve(task, actor, options)
         return HeldActor(actor, None if options.is_detached else creation_ref)
+
+    def _resolve(
+        self, task: PendingTask, actor: CalledActor, options: ActorOptions, then: Then | None = None
+    ) -> None:
+        """Registers the actor with its arguments, when these are there. then: see `_register`. Lock held."""
+
+        def failed(task: PendingTask, error: bytes) -> None:
+            cause = creation_failed(ARGUMENT_FAILED, error)
+            if options.name:
+                self._tell_failure(task, options, cause, then)
+            self._not_created(actor, cause)
+
+        self._dependencies.resolve(task, lambda ready: self._register(ready, actor, options, then), failed)
 
     def _register(
         self, task: PendingTask, actor: CalledActor, options: ActorOptions, then: Then | None = None
     ) -> None:
-        """Registers the actor; then(reply, error). What follows from the answer happens whether or not
-        somebody waits for it. Lock held."""
-
+        """Registers the actor, also where its arguments are still to follow; then(reply, error). What follows
+        from the answer happens whether or not somebody waits for it. Lock held."""
         request = registration(task, options)
+        is_known = actor.is_registered_here
+        if is_known:
+            actor.is_registered(request)  # another GCS is told of it with its arguments from now on
 
         def done(reply: Any, error: RpcError | None) -> None:
             if error is None and reply.created:
-                actor.is_registered(request)
-                self._registered_here[actor.actor_id] = actor
-                self._registered(task, actor, options)
+                if not is_known:
+                    actor.is_registered(request)
+                    self._registered_here[actor.actor_id] = actor
+                    self._actor_tasks.registered(actor)
+                # Else the task ended meanwhile, and holds nothing any more.
+                if self._tasks.is_pending(task):
+                    next_step = self._resolve if request.awaits_arguments else self._hand_over
+                    next_step(task, actor, options)
             else:
                 # If another caller was first, our actor never existed.
                 why = error.message if error is not None else "another caller created the actor first"
                 self._tasks.fail(task, RaySystemError(why))
-                self._not_created(actor, f"the actor {options.class_name} could not be registered: {why}")
+                text = f"the actor {options.class_name} could not be registered: {why}"
+                cause = creation_failed(text)
+                if is_known:
+                    self._tell_failure(task, options, cause)
+                self._not_created(actor, cause)
             if then is not None:
                 then(reply, error)
 
-        if actor.creation_id in self._references:
+        if options.is_detached or actor.creation_id in self._references:
             self._env.gcs.RegisterActor.start(request, done)
         else:
             done(None, RpcError(StatusCode.CANCELLED, "no handle is left"))
 
-    def _registered(self, task: PendingTask, actor: CalledActor, options: ActorOptions) -> None:
-        """The GCS has the actor. Its arguments live as long as it does, since a restart needs them. Lock
-        held."""
-        if self._tasks.is_pending(task):  # else the task ended meanwhile, and holds nothing any more
-            self._hand_over(task, actor, options)
-        self._actor_tasks.registered(actor)
-
     def _hand_over(self, task: PendingTask, actor: CalledActor, options: ActorOptions) -> None:
-        """The creation task is the GCS's from now on, and the actor's object holds its arguments."""
+        """The creation task is the GCS's from now on. Its arguments live as long as the actor does, since a
+        restart needs them: the actor's object holds them. Lock held."""
         self._tasks.hand_over(task)
         if task.arg_ids and not options.is_detached:
             if actor.creation_id in self._references:
                 self._references.add_nested(actor.creation_id, task.arg_ids)
             self._references.remove_submitted(task.arg_ids)
 
-    def _not_created(self, actor: CalledActor, message: str, error: bytes = b"") -> None:
-        """The actor never lived. Lock held.
+    def _tell_failure(
+        self,
+        task: PendingTask,
+        options: ActorOptions,
+        cause: common_pb2.DeathCause,
+        then: Then | None = None,
+    ) -> None:
+        """The GCS knows the actor, or else whether the name is taken. Others may have handles of it. Lock
+        held."""
+        request = registration(task, options, cause)
+        self._env.gcs.RegisterActor.start(request, then or (lambda reply, error: None))
 
-        error: the serialized error of an argument of its constructor.
-        """
+    def _not_created(self, actor: CalledActor, cause: common_pb2.DeathCause) -> None:
+        """The actor never lived. Lock held."""
         self._handles.disown(actor)
-        self._actor_tasks.fail_creation(actor, message, error)
+        self._actor_tasks.dies(actor, cause)
 
     # ---- names
 
@@ -186,27 +216,16 @@ class ActorCreator:
         """Registers the actor and waits, since the name may be taken. Returns None, or with get_if_exists the
         actor that has the name already. Raises as `create` does."""
         env = self._env
-        asked, answered = Waiter(env.reactor), Waiter(env.reactor)
+        answered = Waiter(env.reactor)
         answer: list[Any] = []
-
-        def ask(ready: PendingTask) -> None:
-            asked.set()
-            self._register(ready, actor, options, then)
-
-        def failed(task: PendingTask, error: bytes) -> None:
-            asked.set()
-            answered.set()
-            self._not_created(actor, ARGUMENT_FAILED, error)
 
         def then(reply: Any, error: RpcError | None) -> None:
             answer.extend((reply, error))
             answered.set()
 
         with env.lock:
-            self._dependencies.resolve(task, ask, failed)
-        self._blocked.wait(asked, None)
-        if answered.done and not answer:
-            return self._existing(actor, options)
+            first_step = self._register if self._dependencies.waits_for(task) else self._resolve
+            first_step(task, actor, options, then)
         with self._blocked.asks_head(f"an actor with the name {options.name!r}"):
             env.reactor.wait(answered, env.config.gcs_timeout_s)
         reply: Any
@@ -214,28 +233,15 @@ class ActorCreator:
             None,
             RpcError(StatusCode.DEADLINE_EXCEEDED, "the GCS did not answer"),
         )
-        if error is not None:
-            if error.code is StatusCode.ALREADY_EXISTS:
-                raise ActorAlreadyExistsError(error.message) from None
-            raise RaySystemError(f"the actor {options.class_name} could not be registered: {error}") from None
-        return None if reply.created else self._hold(reply.actor.actor_id, options)
-
-    def _hold(self, actor_id: bytes, options: ActorOptions) -> HeldActor:
-        with self._env.lock:
-            return self._handles.hold(actor_id, None, options.rules)
-
-    def _existing(self, actor: CalledActor, options: ActorOptions) -> HeldActor | None:
-        """Ours was not created, and so does not take the name. Returns the actor that has the name, or None.
-        Raises as `create` does."""
-        try:
-            info = self.named(options.name, options.namespace or self._context.job.namespace)
-        except ValueError:
+        if error is None and reply.created:
             return None
-        with self._env.lock:
-            self._memory_store.mark_seen(actor.creation_id)
-        if not options.get_if_exists:
-            raise ActorAlreadyExistsError(f"the name {options.name!r} is taken")
-        return self._hold(info.actor_id, options)
+        with env.lock:
+            self._memory_store.mark_seen(actor.creation_id)  # the caller is told otherwise
+            if error is None:
+                return self._handles.hold(reply.actor.actor_id, None, options.rules)
+        if error.code is StatusCode.ALREADY_EXISTS:
+            raise ActorAlreadyExistsError(error.message) from None
+        raise RaySystemError(f"the actor {options.class_name} could not be registered: {error}") from None
 
     def named(self, name: str, namespace: str) -> common_pb2.ActorInfo:
         """The actor with this name. Raises ValueError where there is none, RpcError where the GCS does not
@@ -256,7 +262,7 @@ class ActorCreator:
         answer."""
         with self._env.lock:
             task = self._tasks.get(ids.TaskID.for_actor_creation(actor_id).binary())
-            if task is not None and task.waits_for_arguments:
+            if task is not None and _is_only_here(task):
                 if no_restart:
                     self._never_begins(task, self._actor_tasks.actor(actor_id))
                 return
@@ -293,7 +299,7 @@ class ActorCreator:
         """Another process has this process's actor killed, which the GCS did not know a moment ago. Lock
         held."""
         actor_id = task.template.spec.actor_creation.actor_id
-        if task.waits_for_arguments:
+        if _is_only_here(task):
             self._never_begins(task, self._actor_tasks.actor(actor_id))
         else:
             request = gcs_pb2.KillActorRequest(actor_id=actor_id, force=True, no_restart=True)
@@ -303,7 +309,7 @@ class ActorCreator:
         """The GCS does not know it yet. Lock held."""
         self._tasks.fail(task, RaySystemError(KILLED))
         self._memory_store.mark_seen(actor.creation_id)
-        self._not_created(actor, KILLED)
+        self._not_created(actor, creation_failed(KILLED))
 
 
 def creation_spec(
@@ -346,11 +352,25 @@ def creation_spec(
     )
 
 
-def registration(task: PendingTask, options: ActorOptions) -> gcs_pb2.RegisterActorRequest:
-    """The message that registers the actor of this creation task."""
-    spec, request = task.template.spec, task.request
-    spec.task_id, spec.flat_args, spec.depth = request.task_id, request.flat_args, request.depth
-    spec.args.extend(request.args)
-    return gcs_pb2.RegisterActorRequest(
-        creation_spec=spec, class_name=options.class_name, get_if_exists=options.get_if_exists
+def registration(
+    task: PendingTask, options: ActorOptions, failure: common_pb2.DeathCause | None = None
+) -> gcs_pb2.RegisterActorRequest:
+    """The message that registers the actor of this creation task. failure: one of its arguments."""
+    registered = gcs_pb2.RegisterActorRequest(
+        creation_spec=task.template.spec,
+        class_name=options.class_name,
+        get_if_exists=options.get_if_exists,
+        awaits_arguments=task.waits_for_arguments,
+        failure=failure,
     )
+    spec, request = registered.creation_spec, task.request
+    spec.task_id, spec.depth = request.task_id, request.depth
+    if failure is None and not task.waits_for_arguments:
+        spec.flat_args = request.flat_args
+        spec.args.extend(request.args)
+    return registered
+
+
+def _is_only_here(task: PendingTask) -> bool:
+    """Whether the GCS does not know the actor of this creation task, and is not being told of it."""
+    return task.waits_for_arguments and not task.template.spec.actor_creation.name

@@ -32,6 +32,7 @@ from operator import attrgetter
 from typing import Any
 from weakref import WeakValueDictionary
 
+from ray_mono.common import ids
 from ray_mono.common.exceptions import ActorUnavailableError, PendingCallsLimitExceeded
 from ray_mono.common.our_bug import InternalError
 from ray_mono.core_worker.environment import Environment
@@ -41,7 +42,7 @@ from ray_mono.core_worker.peers import Peer, PeerPool
 from ray_mono.core_worker.reference_counting.reference_counter import ReferenceCounter
 from ray_mono.core_worker.store_provider.memory_store import MemoryStore
 from ray_mono.core_worker.task_submission.actor_probes import ActorProbes
-from ray_mono.core_worker.task_submission.called_actor import CalledActor
+from ray_mono.core_worker.task_submission.called_actor import CalledActor, creation_failed
 from ray_mono.core_worker.task_submission.dependency_resolver import DependencyResolver
 from ray_mono.core_worker.task_submission.last_answers import LastAnswers, beside_items
 from ray_mono.core_worker.task_submission.pending_task import PendingTask, Together
@@ -95,13 +96,6 @@ class ActorTaskSubmitter:
     def describe(self) -> dict[str, Any]:
         """For DumpState."""
         return {actor_id.hex(): actor.describe() for actor_id, actor in self._actors.items()}
-
-    def fail_creation(self, actor: CalledActor, message: str, error: bytes = b"") -> None:
-        """The actor is dead before it lived; error: why, a serialized RayTaskError or ActorDiedError."""
-        cause = common_pb2.DeathCause(kind=common_pb2.DeathCause.CREATION_FAILED, message=message)
-        if error:
-            cause.error.CopyFrom(common_pb2.SerializedObject(metadata=serialization.ERROR, data=error))
-        self._dead(actor, cause)
 
     def check_pending(self, actor: CalledActor) -> None:
         """Raises PendingCallsLimitExceeded where the actor takes no more calls from here."""
@@ -410,7 +404,7 @@ class ActorTaskSubmitter:
                 worker = common_pb2.Address.FromString(info.address.SerializeToString())
                 self._connect(actor, worker, "it was restarted")
         elif info.state == common_pb2.DEAD:
-            self._dead(actor, info.death_cause)
+            self.dies(actor, info.death_cause)
         elif info.state == common_pb2.RESTARTING:
             lived = actor.restart()
             self._settle_sent(actor, RESTARTING)
@@ -423,7 +417,7 @@ class ActorTaskSubmitter:
 
     def _not_watched(self, actor: CalledActor, error: RpcError) -> None:
         if error.code is StatusCode.NOT_FOUND and not self._registers_later(actor):
-            self.fail_creation(actor, actor.why_unknown, self._why_not_created(actor))
+            self.dies(actor, creation_failed(actor.why_unknown, self._why_not_created(actor)))
             return
         # Not here and now: this may be the watch of a call that is not in the queue yet.
         self._env.reactor.call_later(self._env.config.watch_retry_s, partial(self._watch_again, actor, error))
@@ -498,10 +492,14 @@ class ActorTaskSubmitter:
             else:
                 self._tasks.fail_unless_cancelled(task, ActorUnavailableError(RESTARTING, actor.actor_id))
 
-    def _dead(self, actor: CalledActor, cause: common_pb2.DeathCause) -> None:
+    def dies(self, actor: CalledActor, cause: common_pb2.DeathCause) -> None:
+        """For good, perhaps before it lived."""
         if actor.is_dead:
             return
         actor.die(cause)
+        creation = self._tasks.get(ids.TaskID.for_actor_creation(actor.actor_id).binary())
+        if creation is not None:
+            self._fail_dead(actor, creation)  # its arguments are not needed any more
         waiting = actor.take_all()
         for task in waiting:
             self._fail_dead(actor, task)

@@ -242,7 +242,7 @@ class CalledActor:
         return self.last_reached if is_lost else None
 
     def is_registered(self, request: gcs_pb2.RegisterActorRequest) -> None:
-        """The GCS has taken it from this process."""
+        """The GCS has taken it from this process, or, where it has, is told its arguments."""
         self._registration = request
 
     @property
@@ -263,12 +263,13 @@ class CalledActor:
         request, latest = self._registration, self._latest
         if request is None or self.state is DEAD:
             return None
+        is_whole = not request.awaits_arguments
         told = common_pb2.ActorInfo(
             creation_spec=request.creation_spec,
             class_name=request.class_name,
-            state=common_pb2.PENDING_CREATION,
+            state=common_pb2.PENDING_CREATION if is_whole else common_pb2.DEPENDENCIES_UNREADY,
         )
-        if latest is not None:
+        if latest is not None and is_whole:
             told.MergeFrom(
                 common_pb2.ActorInfo(
                     state=latest.state,
@@ -524,6 +525,14 @@ class CalledActor:
         died = ActorDiedError(cause, self.actor_id.hex(), preempted=death.is_preempted)
         serialized = serialization.serialize_error(died)
         return serialized.metadata, serialized.to_bytes()
+
+
+def creation_failed(message: str, error: bytes = b"") -> common_pb2.DeathCause:
+    """Of an actor that never lived. error: why, a serialized RayTaskError or ActorDiedError."""
+    cause = common_pb2.DeathCause(kind=common_pb2.DeathCause.CREATION_FAILED, message=message)
+    if error:
+        cause.error.CopyFrom(common_pb2.SerializedObject(metadata=serialization.ERROR, data=error))
+    return cause
 
 
 def story_of(info: common_pb2.ActorInfo) -> str:

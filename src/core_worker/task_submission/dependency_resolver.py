@@ -59,12 +59,9 @@ class DependencyResolver:
 
         As soon as one argument is an error, the task fails with it, and when_failed(task, error) is called.
         """
-        unresolved = []
-        for arg in task.request.args if task.has_args else ():
-            if arg.WhichOneof("arg") == "reference":
-                object_id = arg.reference.object_id
-                self._resolver.ask_owner(object_id)
-                unresolved.append(object_id)
+        unresolved = _references(task)
+        for object_id in unresolved:
+            self._resolver.ask_owner(object_id)
         if not unresolved:
             self._ready(task, when_ready)
             return
@@ -92,6 +89,11 @@ class DependencyResolver:
             if not store.when_ready(object_id, partial(one_ready, object_id)):
                 num_missing += 1
         one_ready(failed or b"")
+
+    def waits_for(self, task: PendingTask) -> bool:
+        """Whether `resolve` would wait."""
+        object_ids, store = _references(task), self._memory_store
+        return any(map(store.is_pending, object_ids)) and store.first_error(object_ids) is None
 
     def _ready(self, task: PendingTask, when_ready: WhenReady) -> None:
         if task.waits_for_arguments:
@@ -145,3 +147,9 @@ class DependencyResolver:
                 arg.location_node_ids.extend(entry.locations)
                 arg.size_bytes = entry.size_bytes
                 task.lies_in_stores()
+
+
+def _references(task: PendingTask) -> list[bytes]:
+    """The arguments that it is given by reference."""
+    args = task.request.args if task.has_args else ()
+    return [arg.reference.object_id for arg in args if arg.WhichOneof("arg") == "reference"]

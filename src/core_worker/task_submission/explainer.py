@@ -53,7 +53,8 @@ class Explainer:
         lock must not be held."""
         subject = Subject(kind=kind_name.upper(), id=id_)
         if subject.kind == Subject.ACTOR:
-            # The head knows it when its constructor's arguments are there. Until then whoever makes it does.
+            # Before its constructor's arguments are there whoever makes it knows more than the head, if that
+            # knows it at all.
             creation_id = TaskID.for_actor_creation(id_).binary()
             creation = Subject(kind=Subject.TASK, id=creation_id, at=self._env.address)
             with self._env.lock:

@@ -5,8 +5,8 @@ worker that has the task (interrupter.py).
     pushed ──CancelTask──► the worker drops or interrupts it or, by force, ends its own process
     finished ──► nothing
 
-An actor that is killed before its arguments are there is a task of its creator's, which is to be cancelled:
-the GCS does not know it yet.
+An actor without a name that is killed before its arguments are there is a task of its creator's, which is to
+be cancelled: the GCS does not know it yet.
 
 A task that was cancelled is not retried. With `recursive` the worker also cancels what the task submitted and
 is not finished, by force if the task is; but calls to actors are never forced. A process that only holds a

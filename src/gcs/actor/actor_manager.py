@@ -13,6 +13,8 @@ are to happen: RowChanged first, and what others can see of the rest only when t
   where the actor was asked to end (`ending`) or ended on purpose. A death before the constructor returned
   counts the same. Where its node ran short of memory it pauses first: until then the raylet can see whether
   that was enough, and kill another. Else it would kill the same one, the newest, while its restarts last.
+- A named actor whose arguments are not there has its name, and is not placed before its owner says that they
+  are (`arguments_came`). Only its owner knows them: it dies with that, also where it is detached.
 - A waiting actor that is ended is DEAD at once: no worker has to agree. A living one that is ended by force
   is DEAD as soon, and its worker is killed afterwards.
 - A living one that is ended without force (no handle is left) first finishes the calls that it has queued.
@@ -66,7 +68,7 @@ class ActorManager:
         self._by_name: dict[tuple[str, str], ActorID] = {}
         # Invariant: exactly the actors that have a worker_id, and each worker serves one actor.
         self._by_worker: dict[WorkerID, ActorID] = {}
-        # Invariant: by owner, exactly the actors that die with it: neither dead nor detached.
+        # Invariant: by owner, exactly the actors that die with it.
         self._owned: dict[WorkerID, dict[ActorID, None]] = {}
         # Invariant: exactly the dead actors with the times of their deaths, in their order.
         self._dead: dict[ActorID, float] = {}
@@ -94,7 +96,9 @@ class ActorManager:
 
     # ---- registration and placement
 
-    def register(self, registration: ActorRegistration, now_s: float) -> list[Effect]:
+    def register(
+        self, registration: ActorRegistration, now_s: float, awaits_arguments: bool = False
+    ) -> list[Effect]:
         """A new actor.
 
         Registering an id again (an owner that missed the answer) has no effect. Raises ActorNameTaken.
@@ -104,7 +108,7 @@ class ActorManager:
         actor = Actor(
             registration,
             ActorLife.DEPENDENCIES_UNREADY,
-            version=0,
+            version=int(awaits_arguments),  # what others can see
             start_time_s=now_s,
             story=("registered",),
         )
@@ -115,9 +119,21 @@ class ActorManager:
             self._by_name[actor.held_name] = actor.actor_id
         self._actors[actor.actor_id] = actor
         self._own(actor)
-        # The executor fetches the arguments, so nothing has to be ready before the placement.
+        return [RowChanged(actor)] if awaits_arguments else self.arguments_came(registration.actor_id)
+
+    def arguments_came(self, actor_id: ActorID) -> list[Effect]:
+        """Its owner knows where all of them are, and the executor fetches them: it can be placed. No effects:
+        that was known, or it is dead."""
+        actor = self._actors[actor_id]
+        if actor.state is not ActorLife.DEPENDENCIES_UNREADY:
+            return []
         actor = self._move(actor, ActorEvent.DEPENDENCIES_READY)
         return [RowChanged(actor), self._place(actor)]
+
+    def argument_failed(self, actor_id: ActorID, death: Death, now_s: float) -> list[Effect]:
+        """One that it awaits is an error. No effects: it awaits none."""
+        actor = self._actors[actor_id]
+        return self._bury(actor, death, now_s) if actor.state is ActorLife.DEPENDENCIES_UNREADY else []
 
     def restore(self, actors: Iterable[Actor], waits: Callable[[Actor], bool]) -> list[Effect]:
         """Takes over the rows of an earlier GCS. Those that wait are not placed yet.
@@ -128,10 +144,9 @@ class ActorManager:
         effects: list[Effect] = []
         for actor in sorted(actors, key=lambda actor: (actor.start_time_s, actor.actor_id)):
             self._actors[actor.actor_id] = actor
-            if actor.state is not ActorLife.DEAD:
-                self._own(actor)
-                if actor.held_name is not None:
-                    self._by_name[actor.held_name] = actor.actor_id
+            self._own(actor)
+            if actor.held_name is not None:
+                self._by_name[actor.held_name] = actor.actor_id
             if actor.worker_id is not None:
                 self._by_worker[actor.worker_id] = actor.actor_id
             if actor.ending is not None:
@@ -353,8 +368,14 @@ class ActorManager:
         return self._actors[actor_id] if self._by_worker.get(worker_id) == actor_id else None
 
     def _own(self, actor: Actor) -> None:
-        if not actor.registration.is_detached:
+        if actor.dies_with_owner:
             self._owned.setdefault(actor.registration.owner_worker_id, {})[actor.actor_id] = None
+
+    def _disown(self, actor: Actor) -> None:
+        owned = self._owned[actor.registration.owner_worker_id]
+        del owned[actor.actor_id]
+        if not owned:
+            del self._owned[actor.registration.owner_worker_id]
 
     def _end_owned(self, owner: WorkerID, message: str, now_s: float) -> list[Effect]:
         effects: list[Effect] = []
@@ -413,11 +434,6 @@ class ActorManager:
             node_id=None,
             worker_id=None,
         )
-        if not actor.registration.is_detached:
-            owned = self._owned[actor.registration.owner_worker_id]
-            del owned[actor.actor_id]
-            if not owned:
-                del self._owned[actor.registration.owner_worker_id]
         self._dead[actor.actor_id] = now_s
         stop: list[Effect] = [StopPlacing(actor.actor_id)] if was_waiting else []
         return [RowChanged(actor), *stop, *ended, *self.forget_oldest()]
@@ -455,7 +471,7 @@ class ActorManager:
         return moved
 
     def _save(self, actor: Actor, **changes: object) -> Actor:
-        """Replaces the row, and keeps the indices of names and workers with it."""
+        """Replaces the row, and keeps the indices of names, owners and workers with it."""
         saved: Actor = replace(actor, **changes)  # type: ignore[arg-type]
         if saved.state is not actor.state:
             saved = replace(
@@ -463,6 +479,8 @@ class ActorManager:
             )
         if actor.held_name is not None and saved.held_name is None:
             del self._by_name[actor.held_name]
+        if actor.dies_with_owner and not saved.dies_with_owner:
+            self._disown(actor)
         if actor.worker_id is not None and saved.worker_id != actor.worker_id:
             del self._by_worker[actor.worker_id]
         if saved.worker_id is not None:
@@ -480,9 +498,7 @@ class ActorManager:
         workers = {actor.worker_id: actor.actor_id for actor in rows if actor.worker_id is not None}
         dead = {actor.actor_id for actor in rows if actor.state is ActorLife.DEAD}
         owned = {
-            (actor.registration.owner_worker_id, actor.actor_id)
-            for actor in living
-            if not actor.registration.is_detached
+            (actor.registration.owner_worker_id, actor.actor_id) for actor in living if actor.dies_with_owner
         }
         stored_owned = {(owner, actor_id) for owner, ids in self._owned.items() for actor_id in ids}
         indices: tuple[tuple[str, object, object], ...] = (

@@ -140,9 +140,7 @@ def adopted_row(told: common_pb2.ActorInfo, now_s: float) -> Actor:
     """
     state = ActorLife(told.state)
     is_placed = bool(told.address.worker_id) and (state is ActorLife.ALIVE or bool(told.creation_grant))
-    if state in (ActorLife.DEPENDENCIES_UNREADY, ActorLife.DEAD) or (
-        state is ActorLife.ALIVE and not is_placed
-    ):
+    if state is ActorLife.DEAD or (state is ActorLife.ALIVE and not is_placed):
         raise ValueError(f"an actor that is {state.name} cannot be adopted, or not without its address")
     return Actor(
         registration_of(told.creation_spec, told.class_name),

@@ -25,6 +25,7 @@ class ActorLife(enum.IntEnum):
 
 class ActorEvent(enum.Enum):
     DEPENDENCIES_READY = enum.auto()
+    """The arguments of its constructor are there, as its owner says."""
     CREATED = enum.auto()
     """The constructor returned."""
     WORKER_LOST = enum.auto()
@@ -180,6 +181,13 @@ class Actor:
         if not self.registration.name or self.state is ActorLife.DEAD or self.ending is not None:
             return None
         return self.registration.namespace, self.registration.name
+
+    @property
+    def dies_with_owner(self) -> bool:
+        """Also a detached one, as long as nobody else knows its arguments."""
+        if self.state is ActorLife.DEAD:
+            return False
+        return not self.registration.is_detached or self.state is ActorLife.DEPENDENCIES_UNREADY
 
     @property
     def is_waiting_for_place(self) -> bool:

@@ -59,6 +59,10 @@ class ActorTable:
             creation_spec=without_arguments(spec),
         )
 
+    def arguments_came(self, actor_id: ActorID, spec: common_pb2.TaskSpec) -> None:
+        """The whole creation task of one that awaited its arguments; `row_changed` follows."""
+        self._specs[actor_id].CopyFrom(spec)
+
     def adopt(self, registration: ActorRegistration, told: common_pb2.ActorInfo) -> None:
         """As `add`, of an actor that lived under an earlier GCS."""
         self.add(registration, told.creation_spec)

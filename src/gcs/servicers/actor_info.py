@@ -5,6 +5,7 @@ from __future__ import annotations
 from ray_mono.common.ids import ActorID
 from ray_mono.gcs.actor.actor_effects import ActorNameTaken
 from ray_mono.gcs.actor.actor_manager import ActorManager
+from ray_mono.gcs.actor.actor_registrar import ActorRegistrar
 from ray_mono.gcs.actor.actor_table import ActorTable, unknown_actor
 from ray_mono.gcs.adoption import Adoption
 from ray_mono.gcs.answers import Answers
@@ -21,6 +22,7 @@ class ActorInfoServicer(gcs_rpc.GcsServiceServicer):
     def __init__(
         self,
         cluster: Cluster,
+        registrar: ActorRegistrar,
         actors: ActorManager,
         table: ActorTable,
         answers: Answers,
@@ -28,6 +30,7 @@ class ActorInfoServicer(gcs_rpc.GcsServiceServicer):
         writes: WriteThrough,
     ) -> None:
         self._cluster = cluster
+        self._registrar = registrar
         self._actors = actors
         self._table = table
         self._answers = answers
@@ -46,7 +49,7 @@ class ActorInfoServicer(gcs_rpc.GcsServiceServicer):
         created = True
         await self._adoption.heard()
         try:
-            actor_id = self._cluster.register_actor(spec, request.class_name)
+            actor_id = self._registrar.register(request)
         except ValueError as error:
             raise RpcError(StatusCode.INVALID_ARGUMENT, f"creation_spec: {error}") from error
         except ActorNameTaken as taken:

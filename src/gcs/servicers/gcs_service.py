@@ -86,7 +86,13 @@ def gcs_handlers(
             NodeResourceInfoServicer(cluster, cluster.nodes, cluster.collections),
             JobInfoServicer(cluster, cluster.jobs, adoption, writes),
             ActorInfoServicer(
-                cluster, cluster.actors, cluster.actor_table, cluster.answers, adoption, writes
+                cluster,
+                cluster.registrar,
+                cluster.actors,
+                cluster.actor_table,
+                cluster.answers,
+                adoption,
+                writes,
             ),
             PlacementGroupInfoServicer(cluster.groups, adoption, writes),
             WorkerInfoServicer(cluster, cluster.workers, adoption, writes),

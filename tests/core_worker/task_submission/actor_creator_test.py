@@ -1,5 +1,4 @@
-"""Actors that this process creates: what the GCS is told, names that are taken, and the end with the last
-handle."""
+"""Actors that this process creates: what the GCS is told, and the end with the last handle."""
 
 from __future__ import annotations
 
@@ -9,57 +8,28 @@ import pytest
 
 from ray_mono.common import ids
 from ray_mono.common.exceptions import (
-    ActorAlreadyExistsError,
     ActorDiedError,
     GetTimeoutError,
     RaySystemError,
     RayTaskError,
 )
 from ray_mono.common.scheduling.resources import ResourceSet
-from ray_mono.core_worker.options import ActorOptions
 from ray_mono.core_worker.task_errors import ARGUMENT_FAILED
-from ray_mono.core_worker.task_submission.actor_handles import HeldActor
-from ray_mono.core_worker.task_submission.function_manager import Exported
 from ray_mono.core_worker.values import serialization
-from ray_mono.protobuf import common_pb2, gcs_pb2
+from ray_mono.protobuf import common_pb2
 from ray_mono.rpc.surface import RpcError, StatusCode
 from tests.core_worker.called_actor import USUAL
-from tests.core_worker.scene import JOB_ID, OWNER, Said, Scene, address_of, failure, value
+from tests.core_worker.scene import JOB_ID, OWNER, Scene, address_of, value
+from tests.core_worker.task_submission.new_actors import (
+    CREATED,
+    call,
+    create,
+    dies,
+    lives,
+    raised,
+    registration,
+)
 from tests.core_worker.task_submission.tasks import answer
-
-CREATED = gcs_pb2.RegisterActorReply(created=True)
-OTHERS = gcs_pb2.RegisterActorReply(actor=common_pb2.ActorInfo(actor_id=b"o" * 16))
-
-
-def create(scene: Scene, *args: Any, **options: Any) -> HeldActor:
-    code = Exported(common_pb2.FunctionDescriptor())
-    flat = [each for value in args for each in (None, value)]
-    return scene.core.create_actor(  # type: ignore[no-any-return]
-        code, ActorOptions(class_name="Actor", **options), flat
-    )
-
-
-def call(scene: Scene, held: HeldActor) -> Any:
-    (ref,) = scene.core.submit_actor_task(held, scene.core.method_template("method", "Actor"), [])
-    return ref
-
-
-def registration(scene: Scene) -> Said:
-    (said,) = scene.wire.all("RegisterActor")
-    return said
-
-
-def dies(scene: Scene, **cause: Any) -> None:
-    """The GCS says so to who watches."""
-    (watch,) = scene.wire.open("WatchActor")
-    info = common_pb2.ActorInfo(state=common_pb2.DEAD, version=9, death_cause=common_pb2.DeathCause(**cause))
-    watch.answer(info)
-
-
-def lives(scene: Scene) -> None:
-    (watch,) = scene.wire.open("WatchActor")
-    watch.answer(common_pb2.ActorInfo(state=common_pb2.ALIVE, version=2, address=address_of(b"actor")))
-
 
 # ---- what the GCS is told
 
@@ -134,7 +104,7 @@ def test_an_actor_of_which_an_argument_failed_is_dead_of_that(capfd: Any) -> Non
     scene.grant()
     held = create(scene, argument)
     ref = call(scene, held)
-    answer(scene, argument, failure(RayTaskError("make", "its traceback", KeyError("no")), argument.binary()))
+    answer(scene, argument, raised(argument))
     assert not scene.wire.all("RegisterActor")
     for each in (ref, call(scene, held)):
         error = scene.state_of(each)
@@ -255,117 +225,7 @@ def test_a_pickle_of_a_handle_keeps_no_actor_alive() -> None:
     assert len(scene.wire.all("ActorOutOfScope")) == 1 and scene.core.reference_counts() == 1
 
 
-# ---- names
-
-
-def test_a_named_actor_is_waited_for() -> None:
-    scene = Scene()
-    scene.meanwhile(lambda: registration(scene).answer(CREATED))
-    held = create(scene, name="name", namespace="another")
-    creation = registration(scene).request.creation_spec.actor_creation
-    assert (creation.name, creation.namespace) == ("name", "another")
-    assert held.creation_ref is not None
-
-
-def test_a_name_that_is_taken_is_refused() -> None:
-    scene = Scene()
-    scene.meanwhile(
-        lambda: registration(scene).fail(RpcError(StatusCode.ALREADY_EXISTS, "the name is taken"))
-    )
-    with pytest.raises(ActorAlreadyExistsError, match="the name is taken"):
-        create(scene, name="name")
-    scene.turn()
-    assert not scene.wire.all("ActorOutOfScope") and scene.core.reference_counts() == 0
-
-
-def test_an_actor_that_is_there_already_is_what_get_if_exists_gives() -> None:
-    scene = Scene()
-    scene.meanwhile(lambda: registration(scene).answer(OTHERS))
-    held = create(scene, name="name", get_if_exists=True)
-    assert registration(scene).request.get_if_exists
-    assert held.actor_id == b"o" * 16 and held.creation_ref is None
-    scene.turn()
-    assert scene.core.reference_counts() == 0 and not scene.wire.all("ActorOutOfScope")
-
-
-def test_a_gcs_that_does_not_answer_in_time_is_an_error() -> None:
-    scene = Scene(gcs_timeout_s=60.0)
-    before_s = scene.reactor.now_s
-    with pytest.raises(RaySystemError, match="did not answer"):
-        create(scene, name="name")
-    assert scene.reactor.now_s - before_s == 60
-
-
-def test_a_named_actor_waits_for_its_arguments_before_the_time_of_the_gcs_begins() -> None:
-    scene = Scene(gcs_timeout_s=60.0)
-    argument = scene.submit()
-    scene.grant()
-
-    def later() -> None:
-        scene.pass_time(1000)
-        answer(scene, argument)
-
-    scene.meanwhile(later)
-    scene.meanwhile(lambda: registration(scene).answer(CREATED))
-    assert create(scene, argument, name="name").creation_ref is not None
-
-
-@pytest.mark.parametrize("get_if_exists", [True, False])
-def test_where_an_argument_failed_whoever_has_the_name_counts(get_if_exists: bool) -> None:
-    scene = Scene()
-    argument = failed_argument(scene)
-    scene.wire.replies["GetNamedActor"] = lambda request: common_pb2.ActorInfo(actor_id=b"o" * 16)
-    if get_if_exists:
-        assert create(scene, argument, name="name", get_if_exists=True).actor_id == b"o" * 16
-    else:
-        with pytest.raises(ActorAlreadyExistsError, match="'name' is taken"):
-            create(scene, argument, name="name")
-    asked = scene.wire.last("GetNamedActor").request
-    assert (asked.name, asked.namespace) == ("name", "namespace")
-
-
-def test_where_an_argument_failed_and_nobody_has_the_name_the_actor_is_dead() -> None:
-    scene = Scene()
-    argument = failed_argument(scene)
-
-    def nobody(request: Any) -> Any:
-        raise RpcError(StatusCode.NOT_FOUND, "no such name")
-
-    scene.wire.replies["GetNamedActor"] = nobody
-    error = scene.state_of(call(scene, create(scene, argument, name="name")))
-    assert isinstance(error, ActorDiedError) and "its traceback" in str(error)
-
-
-def failed_argument(scene: Scene) -> Any:
-    ref = scene.submit(max_retries=0)
-    scene.grant()
-    answer(scene, ref, failure(RayTaskError("make", "its traceback", KeyError("no")), ref.binary()))
-    return ref
-
-
-def test_a_name_that_nobody_has_is_a_value_error_and_a_gcs_that_is_gone_is_not() -> None:
-    scene = Scene()
-    errors = [RpcError(StatusCode.NOT_FOUND, "no such name"), RpcError(StatusCode.UNAVAILABLE, "gone")]
-
-    def refuse(request: Any) -> Any:
-        raise errors.pop(0)
-
-    scene.wire.replies["GetNamedActor"] = refuse
-    with pytest.raises(ValueError, match="no such name"):
-        scene.core.get_named_actor("name", "")
-    with pytest.raises(RpcError, match="gone"):
-        scene.core.get_named_actor("name", "")
-
-
-def test_who_looks_a_name_up_has_told_of_the_handles_that_went_before() -> None:
-    scene = Scene()
-    held = create(scene)
-    registration(scene).answer(CREATED)
-    del held
-    scene.wire.replies["GetNamedActor"] = lambda request: common_pb2.ActorInfo()
-    scene.core.get_named_actor("name", "")
-    methods = [said.method for said in scene.wire.said]
-    assert methods.index("ActorOutOfScope") < methods.index("GetNamedActor")
+# ---- what goes wrong, and kills
 
 
 def test_a_process_that_left_creates_nothing() -> None:

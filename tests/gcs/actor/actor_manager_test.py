@@ -27,9 +27,12 @@ from ray_mono.gcs.actor.actor_state import (
 )
 from tests.gcs.actor.actor_scene import (
     CRASH,
+    JOB,
     NEXT_WORKER,
     NODE,
     OTHER_NODE,
+    OWNER,
+    OWNER_NODE,
     WORKER,
     Scene,
     actor_id,
@@ -84,6 +87,69 @@ def test_registering_an_actor_again_changes_nothing() -> None:
     before = scene.pending()
     assert scene.do("register", registration(), now_s=9.0) == []
     assert scene.actor() is before
+
+
+def test_an_actor_that_awaits_its_arguments_has_its_name_and_is_placed_once_when_they_are_there() -> None:
+    scene = Scene()
+    assert scene.unready(name="a") == scene.manager.named("space", "a")
+    assert (scene.actor().state, scene.actor().version) == (ActorLife.DEPENDENCIES_UNREADY, 1)
+    with pytest.raises(ActorNameTaken):
+        scene.do("register", registration(2, name="a"), now_s=2.0)
+    assert scene.do("register", registration(name="a"), now_s=2.0, awaits_arguments=True) == []
+    assert scene.do("leased", actor_id(1), 0, NODE, WORKER) == []
+    effects = scene.do("arguments_came", actor_id(1))
+    assert effects == [RowChanged(scene.actor()), Place(actor_id(1), incarnation=0, previous_deaths=0)]
+    assert (scene.actor().state, scene.actor().version) == (ActorLife.PENDING_CREATION, 2)
+    assert scene.do("arguments_came", actor_id(1)) == []
+
+
+@pytest.mark.parametrize(
+    ("event", "args"),
+    [
+        ("argument_failed", (actor_id(1), Death(DeathKind.CREATION_FAILED, "an argument failed"), 2.0)),
+        ("kill", (actor_id(1), True, True, 2.0)),
+        ("out_of_scope", (actor_id(1), 2.0)),
+        ("worker_died", (OWNER, CRASH, 2.0)),
+        ("node_died", (OWNER_NODE, Death(DeathKind.NODE_DIED, "its node died"), 2.0)),
+        ("job_finished", (JOB, 2.0)),
+    ],
+)
+def test_the_end_of_an_actor_that_awaits_its_arguments_is_for_good(
+    event: str, args: tuple[object, ...]
+) -> None:
+    scene = Scene()
+    scene.unready(name="a", max_restarts=-1)
+    assert kinds(scene.do(event, *args)) == [RowChanged]
+    assert scene.actor().state is ActorLife.DEAD and scene.manager.named("space", "a") is None
+    assert scene.do("arguments_came", actor_id(1)) == []
+    assert scene.do(event, *args) == []
+
+
+def test_a_kill_that_allows_a_restart_leaves_an_actor_that_awaits_its_arguments_alone() -> None:
+    scene = Scene()
+    scene.unready(name="a", max_restarts=1)
+    assert scene.do("kill", actor_id(1), True, False, 2.0) == []
+    assert kinds(scene.do("arguments_came", actor_id(1))) == [RowChanged, Place]
+
+
+def test_a_detached_actor_dies_with_its_owner_only_while_it_awaits_its_arguments() -> None:
+    scene = Scene()
+    scene.unready(number=1, is_detached=True)
+    scene.unready(number=2, is_detached=True)
+    scene.do("arguments_came", actor_id(2))
+    assert kinds(scene.do("worker_died", OWNER, CRASH, 2.0)) == [RowChanged]
+    death = scene.actor(1).death
+    assert death is not None and death.kind is DeathKind.OWNER_DIED
+    assert scene.actor(2).state is ActorLife.PENDING_CREATION
+
+
+def test_a_head_that_takes_over_an_actor_that_awaits_its_arguments_does_not_place_it() -> None:
+    before = Scene()
+    rows = [before.unready(number=1, name="a", is_detached=True), before.pending(number=2)]
+    scene = Scene()
+    assert scene.do("restore", rows, lambda actor: False) == [Place(actor_id(2), 0, 0)]
+    assert scene.manager.named("space", "a") is not None
+    assert kinds(scene.do("arguments_came", actor_id(1))) == [RowChanged, Place]
 
 
 def test_a_lease_is_stored_without_being_announced() -> None:

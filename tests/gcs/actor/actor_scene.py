@@ -59,6 +59,11 @@ class Scene:
         self.do("register", registration(**kwargs), now_s=1.0)  # type: ignore[arg-type]
         return self.actor(int(str(kwargs.get("number", 1))))
 
+    def unready(self, **kwargs: object) -> Actor:
+        """One that awaits its arguments."""
+        self.do("register", registration(**kwargs), now_s=1.0, awaits_arguments=True)  # type: ignore[arg-type]
+        return self.actor(int(str(kwargs.get("number", 1))))
+
     def creating(self, **kwargs: object) -> Actor:
         actor = self.pending(**kwargs)
         self.do("leased", actor.actor_id, 0, NODE, WORKER)
