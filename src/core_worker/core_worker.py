@@ -108,6 +108,7 @@ class CoreWorker:
         self._kept: dict[bytes, ObjectRef[Any]] = {}
         self._streams: GeneratorStreams
         self._reconstruction: Reconstruction
+        self._tasks: TaskManager
         self.reasons: WaitReasons
         self._execution: Execution | None = None  # A worker's; a driver runs nothing.
 
@@ -141,10 +142,10 @@ class CoreWorker:
         borrowing, lineage = self.borrowing, self._lineage
         self._unhandled = unhandled = UnhandledErrors()
         self._warnings = JobWarnings(env, self._context)
-        self._events = TaskEvents(env, self._context)
-        self._global_state = GcsGlobalState(env)
+        self._events, self._global_state = TaskEvents(env, self._context), GcsGlobalState(env)
         self._blocked = BlockedNotice(env, self._context, references, store, plasma)
-        waits = self._long_waits = LongWaits(env, self._blocked.is_missing, self._warnings, self.explain)
+        is_missing, with_worker = self._blocked.is_missing, lambda each: self._tasks.is_with_worker(each)
+        waits = self._long_waits = LongWaits(env, is_missing, with_worker, self._warnings, self.explain)
         self._getter = Getter(
             env,
             references,

@@ -4,6 +4,9 @@ Whoever asks for the future of a value that is in the memory store reads the val
 completes all other futures: unpickling runs user code, which the thread that leads the reactor must not run.
 A value that lies on another node is brought here first, so that this thread does not wait for it. When the
 session ends, so does every open future.
+
+A driver's future is a wait only while somebody waits for it: in `result` or `exception`, where he waits as in
+`get`, or in a coroutine, from when an event loop is told of the future. In a worker Python itself waits.
 """
 
 from __future__ import annotations
@@ -12,6 +15,7 @@ import concurrent.futures
 import contextlib
 import queue
 import threading
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -25,6 +29,52 @@ from ray_mono.core_worker.objects.getter import Getter
 from ray_mono.core_worker.objects.long_waits import LongWaits
 from ray_mono.core_worker.objects.object_wait import ObjectWait
 from ray_mono.core_worker.store_provider.memory_store import MemoryStore
+
+_OF_LOOPS = "asyncio.futures"
+"""Whose callback ends what a coroutine awaits."""
+
+
+class _DriversFuture(concurrent.futures.Future[Any]):
+    """Who waits for it is known meanwhile."""
+
+    def __init__(self, env: Environment, long_waits: LongWaits, object_id: bytes) -> None:
+        super().__init__()
+        self._env = env
+        self._long_waits = long_waits
+        self._object_id = object_id
+
+    def result(self, timeout: float | None = None) -> Any:
+        timeout = self._wait(timeout)
+        try:
+            return super().result(timeout)
+        finally:
+            del self  # the traceback of an error holds this frame
+
+    def exception(self, timeout: float | None = None) -> BaseException | None:
+        return super().exception(self._wait(timeout))
+
+    def _wait(self, timeout_s: float | None) -> float | None:
+        """Returns how much longer to wait, where it was not done."""
+        if not self.done():
+            wait = partial(self._env.reactor.rest_in, self._is_done_in)
+            self._long_waits.wait(wait, (self._object_id,), timeout_s)
+        return None if timeout_s is None else 0.0
+
+    def _is_done_in(self, timeout_s: float | None) -> bool:
+        try:
+            super().exception(timeout_s)
+        except concurrent.futures.CancelledError:
+            pass
+        except concurrent.futures.TimeoutError:
+            return False
+        return True
+
+    def add_done_callback(self, fn: Callable[[concurrent.futures.Future[Any]], object]) -> None:
+        super().add_done_callback(fn)
+        if getattr(fn, "__module__", None) == _OF_LOOPS:
+            self._long_waits.begins(self, (self._object_id,))
+            if self.done():
+                self._long_waits.ends(self, has_come=True)
 
 
 class ObjectFutures:
@@ -53,18 +103,23 @@ class ObjectFutures:
 
     def of(self, ref: ObjectRef[Any]) -> concurrent.futures.Future[Any]:
         """A future that gets the value, or the error, of `ref`. Raises OSError where no thread is left."""
-        future: concurrent.futures.Future[Any] = concurrent.futures.Future()
         with self._env.lock:
             if self._env.reactor.is_closed:
                 raise SessionEnded
             self._resolver.ask_owner(ref._id)
             entry = self._memory_store.get(ref._id)
-            is_here = entry is not None and entry.data is not None
-            if not is_here:
+            if entry is None or entry.data is None:
+                future = self._make(ref._id)
                 self._complete_later(future, ref)
-        if is_here:
-            self._read(future, ref)
+                return future
+        future = concurrent.futures.Future()
+        self._read(future, ref)
         return future
+
+    def _make(self, object_id: bytes) -> concurrent.futures.Future[Any]:
+        if self._env.is_driver:
+            return _DriversFuture(self._env, self._long_waits, object_id)
+        return concurrent.futures.Future()
 
     def _complete_later(self, future: concurrent.futures.Future[Any], ref: ObjectRef[Any]) -> None:
         """Completes the future when the value is here, or cannot be brought here. Raises OSError where there
@@ -76,7 +131,6 @@ class ObjectFutures:
             )
             self._ready = ready
         self._open[future] = self._context.get().task_id, ref._id
-        self._long_waits.begins(future, (ref._id,))
         complete = partial(self._ready.put, (future, ref))
         object_id = ref._id
 

@@ -2,7 +2,8 @@
 
     begins ──wait_warning_s──► explain ──stuck──► one line; again after twice as long
            ──Ctrl-C──► explain ──► one line
-    ends in vain ──begins again──► the same wait: a program may look again and again
+    ends in vain ──begins again──► a wait of its own, from which a third one goes on, and so on: a program
+                                   may look again and again
 
 A get, a wait, an `await`: whoever waits is known here meanwhile. One timer is set for all of them. When it is
 due, a thread asks, so that nobody's wait takes longer for it.
@@ -17,6 +18,7 @@ import contextlib
 import math
 import sys
 import threading
+from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -31,7 +33,7 @@ LOOK_S = 2.0
 """So long is looked at one wait after the other."""
 TOLD_MAX = 3
 """So many lines at once. What ends alike is told once."""
-IN_VAIN_MAX = 100
+IN_VAIN_MAX = 10_000
 """Waits that ended in vain, which may begin again: the latest."""
 INTERRUPTED_MAX = 8
 """So much of what is missing is looked at for somebody who has interrupted the wait."""
@@ -46,6 +48,16 @@ class _Wait:
     """How long before it is looked at, as of its begin or the look before."""
     looked_at_s: float
     """When it will be."""
+    rested_s: float | None = None
+    """How long before it began the last one for the same had ended; None where it is the first."""
+    ended_s: float = 0.0
+    """When it ended in vain."""
+
+    def goes_on(self, now_s: float, usual_s: float) -> bool:
+        """It ended in vain, and one for the same begins now. Whether somebody looks again and again: after
+        usual_s at most, or about as long as he rested before."""
+        before_s, self.rested_s = self.rested_s, now_s - self.ended_s
+        return before_s is not None and self.rested_s <= max(usual_s, 2 * before_s)
 
 
 @dataclass(frozen=True)
@@ -66,19 +78,23 @@ class LongWaits:
         self,
         env: Environment,
         is_missing: Callable[[bytes], bool],
+        is_with_worker: Callable[[bytes], bool],
         warnings: JobWarnings,
         explain: Callable[[str, bytes], Explanation],
     ) -> None:
-        """is_missing(object id): it is not there, or not here. Lock held. explain: see CoreInterface."""
+        """is_missing(object id): it is not there, or not here. is_with_worker(object id): the call that makes
+        it is. Lock held for both. explain: see CoreInterface."""
         self._env = env
         self._is_missing = is_missing
+        self._is_with_worker = is_with_worker
         self._warnings = warnings
         self._explain = explain
         self.first_s = env.config.wait_warning_s if env.is_driver else math.inf
         """How long a wait lasts before it is looked at."""
         self._open: dict[object, _Wait] = {}
-        # By the first of their ids.
-        self._in_vain: dict[bytes, _Wait] = {}
+        # By the first of their ids. Ordered, since the first of a dict takes the longer to find the more were
+        # before it.
+        self._in_vain: OrderedDict[bytes, _Wait] = OrderedDict()
         self._timer: TimerHandle | None = None
         self._timer_s = math.inf
         # When the next look may be.
@@ -125,8 +141,7 @@ class LongWaits:
         waited_s: float,
     ) -> bool:
         this, has_come = object(), False
-        with self._env.lock:
-            self.begins(this, ids, num_enough, kind_name, waited_s)
+        self.begins(this, ids, num_enough, kind_name, waited_s)
         try:
             has_come = (timeout_s is None or timeout_s > 0) and wait(timeout_s)
         finally:
@@ -142,37 +157,52 @@ class LongWaits:
         kind_name: str = "object",
         waited_s: float = 0.0,
     ) -> None:
-        """A wait that no thread need be in, until it ends by this key. Lock held."""
-        first_s = self.first_s
-        if first_s == math.inf:
+        """A wait that no thread need be in, until it ends by this key. The lock may be held, and need not.
+        Of those with the same key the first counts."""
+        if self.first_s == math.inf or key in self._open:
             return
         now_s = self._env.clock.time_s()
-        wait = self._in_vain.pop(ids[0], None)
-        if wait is None:
-            wait = _Wait(kind_name, ids, num_enough, first_s, now_s + first_s - waited_s)
-        else:
-            wait.ids, wait.num_enough = ids, num_enough
-        self._open[key] = wait
-        if wait.looked_at_s <= now_s:
-            self._look()  # by the time of a timer it may have ended again
-        else:
+        wait = self._open[key] = self._begun(ids, num_enough, kind_name, now_s - waited_s)
+        if wait.looked_at_s > now_s:
+            # Known before this looks at the timer: one that is set is due early enough, or looks at this too.
             self._look_at(wait.looked_at_s)
+        else:
+            with self._env.lock:
+                self._look()  # by the time of a timer it may have ended again
+
+    def _begun(self, ids: Sequence[bytes], num_enough: int | None, kind_name: str, began_s: float) -> _Wait:
+        first_s, rested_s = self.first_s, None
+        wait = self._in_vain.pop(ids[0], None)
+        if wait is not None:
+            if wait.goes_on(began_s, first_s):
+                wait.ids, wait.num_enough = ids, num_enough
+                return wait
+            rested_s = wait.rested_s
+        return _Wait(kind_name, ids, num_enough, first_s, began_s + first_s, rested_s)
 
     def ends(self, key: object, has_come: bool) -> None:
         """Lock held, if it has not come."""
         wait = self._open.pop(key, None)
-        if wait is None or has_come:
-            return
+        if wait is not None and not has_come:
+            self._ends_in_vain(wait, self._env.clock.time_s())
+
+    def _ends_in_vain(self, wait: _Wait, now_s: float) -> None:
         self._in_vain[wait.ids[0]] = wait
-        wait.ids = ()
+        wait.ids, wait.ended_s = (), now_s
         if len(self._in_vain) > IN_VAIN_MAX:
-            del self._in_vain[next(iter(self._in_vain))]
+            self._in_vain.popitem(last=False)
 
     def looked_in_vain(self, ids: Sequence[bytes], num_enough: int) -> None:
         """A wait that took no time. Lock held."""
-        this = object()
-        self.begins(this, ids, num_enough)
-        self.ends(this, has_come=False)
+        if self.first_s == math.inf:
+            return
+        now_s = self._env.clock.time_s()
+        wait = self._begun(ids, num_enough, "object", now_s)
+        if wait.looked_at_s <= now_s:
+            self._open[wait] = wait
+            self._look()
+            del self._open[wait]
+        self._ends_in_vain(wait, now_s)
 
     # ---- what they are told
 
@@ -192,17 +222,24 @@ class LongWaits:
             print(text, file=sys.stderr, flush=True)
 
     def _missing(self, kind_name: str, ids: Sequence[bytes]) -> list[bytes]:
-        return [each for each in ids if kind_name != "object" or self._is_missing(each)]
+        """Those first that are not with workers: what is runs in most cases, and does not keep the wait from
+        its end. Lock held."""
+        if kind_name != "object":
+            return list(ids)
+        return sorted(filter(self._is_missing, ids), key=self._is_with_worker)
 
     def _look_at(self, time_s: float) -> None:
-        """At this time, or when there has been a rest. Lock held."""
-        time_s = max(time_s, self._rested_s)
-        if time_s >= self._timer_s:
+        """At this time, or when there has been a rest."""
+        if max(time_s, self._rested_s) >= self._timer_s:
             return
-        if self._timer is not None:
-            self._timer.cancel()
-        self._timer_s = time_s
-        self._timer = self._env.reactor.call_later(time_s - self._env.clock.time_s(), self._timer_is_due)
+        with self._env.lock:
+            time_s = max(time_s, self._rested_s)
+            if time_s >= self._timer_s:
+                return
+            if self._timer is not None:
+                self._timer.cancel()
+            self._timer_s = time_s
+            self._timer = self._env.reactor.call_later(time_s - self._env.clock.time_s(), self._timer_is_due)
 
     def _timer_is_due(self) -> None:
         self._timer, self._timer_s = None, math.inf
@@ -223,7 +260,7 @@ class LongWaits:
             self._look_at(min(each.looked_at_s for each in waits))
 
     def _waits(self) -> list[_Wait]:
-        """A list, since those that came end without the lock."""
+        """A list, since they begin, and those that came end, without the lock."""
         return list(self._open.values())
 
     def _begin_look(self, wait: _Wait, now_s: float) -> _Look:
@@ -235,14 +272,14 @@ class LongWaits:
 
     def _tell(self, looks: Sequence[_Look]) -> None:
         until_s = self._env.clock.time_s() + LOOK_S
-        told: set[str] = set()
+        told: set[tuple[str, ...]] = set()
         for look in looks:
             stuck = self._stuck(look, until_s)
             if self._env.reactor.is_closed or len(told) == TOLD_MAX:
                 return
-            if stuck is None or stuck.links[-1].text in told:
+            if stuck is None or (end := _end_of(stuck)) in told:
                 continue
-            told.add(stuck.links[-1].text)
+            told.add(end)
             num = len(look.missing)
             some = f", of which {LOOKED_AT_MAX} are looked at" if num > LOOKED_AT_MAX else ""
             others = f" (one of {num} that are missing{some})" if num > 1 else ""
@@ -260,3 +297,9 @@ class LongWaits:
             if num_may_fail < 0:
                 return explanation
         return None
+
+
+def _end_of(stuck: Explanation) -> tuple[str, ...]:
+    """What ends so ends alike. Of what has a name, others may differ in their ids only."""
+    last = stuck.links[-1]
+    return (last.code, last.name, stuck.unblock) if last.name else (last.code, last.text)
