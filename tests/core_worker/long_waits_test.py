@@ -193,7 +193,7 @@ def told_with_id(request: Any) -> common_pb2.WaitReason:
 def test_what_differs_by_its_id_only_is_told_once() -> None:
     scene = Scene(wait_warning_s=1.0)
     scene.wire.replies["Explain"] = told_with_id
-    refs = [*(scene.submit() for _ in range(5)), scene.submit(name="g")]
+    refs = [scene.submit(name=name, runtime_env=f"{number}") for number, name in enumerate("fffffg")]
 
     async def all_of_them(ref: Any, wanted: Any) -> None:
         await asyncio.gather(*refs)
