@@ -199,6 +199,9 @@ def test_what_differs_by_its_id_only_is_told_once() -> None:
         await asyncio.gather(*refs)
 
     asyncio.run(tries(all_of_them, None, None, lambda: scene.pass_time(1.0)))
+    # Another one is due a moment later, and is looked at by itself.
+    scene.pass_time(0.1)
+    get(scene, scene.submit(runtime_env="other"), 1.9)
     assert sorted(text.split("; ")[-1].split()[0] for text in warnings_of(scene)) == ["f()", "g()"]
 
 

@@ -32,7 +32,7 @@ LOOKED_AT_MAX = 100
 LOOK_S = 2.0
 """So long is looked at one wait after the other."""
 TOLD_MAX = 3
-"""So many lines at once. What ends alike is told once."""
+"""So many lines at once. What ends alike is told once in a while."""
 IN_VAIN_MAX = 10_000
 """Waits that ended in vain, which may begin again: the latest."""
 INTERRUPTED_MAX = 8
@@ -99,6 +99,8 @@ class LongWaits:
         self._timer_s = math.inf
         # When the next look may be.
         self._rested_s = 0.0
+        # What was told of late, by how it ends.
+        self._told_s: dict[tuple[str, ...], float] = {}
 
     # ---- who waits
 
@@ -255,7 +257,7 @@ class LongWaits:
                 # Where there is no thread left, nothing can be told.
                 with contextlib.suppress(OSError):
                     name = "ray_mono-long-waits"
-                    start(threading.Thread(target=self._tell, args=(looks,), name=name, daemon=True))
+                    start(threading.Thread(target=self._tell, args=(looks, now_s), name=name, daemon=True))
         if waits := self._waits():
             self._look_at(min(each.looked_at_s for each in waits))
 
@@ -270,16 +272,18 @@ class LongWaits:
         num_may_fail = 0 if wait.num_enough is None else len(wait.ids) - wait.num_enough
         return _Look(wait.kind_name, self._missing(wait.kind_name, wait.ids), num_may_fail, waited_s)
 
-    def _tell(self, looks: Sequence[_Look]) -> None:
-        until_s = self._env.clock.time_s() + LOOK_S
-        told: set[tuple[str, ...]] = set()
+    def _tell(self, looks: Sequence[_Look], now_s: float) -> None:
+        until_s, num_told = self._env.clock.time_s() + LOOK_S, 0
+        # A wait is told again after twice its first pause. Others that began with it are due in between.
+        self._told_s = {end: at_s for end, at_s in self._told_s.items() if at_s + 2 * self.first_s > now_s}
         for look in looks:
             stuck = self._stuck(look, until_s)
-            if self._env.reactor.is_closed or len(told) == TOLD_MAX:
+            if self._env.reactor.is_closed or num_told == TOLD_MAX:
                 return
-            if stuck is None or (end := _end_of(stuck)) in told:
+            if stuck is None or (end := _end_of(stuck)) in self._told_s:
                 continue
-            told.add(end)
+            self._told_s[end] = now_s
+            num_told += 1
             num = len(look.missing)
             some = f", of which {LOOKED_AT_MAX} are looked at" if num > LOOKED_AT_MAX else ""
             others = f" (one of {num} that are missing{some})" if num > 1 else ""
