@@ -270,14 +270,20 @@ def test_only_the_latest_waits_in_vain_are_remembered(monkeypatch: pytest.Monkey
         assert len(warnings_of(scene)) == num_told
 
 
-def test_a_program_that_looks_at_many_in_turn_is_told() -> None:
-    scene = stuck_scene()
-    refs = [scene.submit() for _ in range(1000)]
-    for _ in range(3):
+@pytest.mark.parametrize("num_running", [0, 90])
+def test_a_program_that_looks_at_many_in_turn_is_told_of_what_is_stuck_at_each_doubling(
+    num_running: int,
+) -> None:
+    scene = Scene(wait_warning_s=1.0)
+    scene.wire.replies["Explain"] = told_by_name
+    running = [scene.submit(name="g", runtime_env="other") for _ in range(num_running)]
+    refs = [*running, *(scene.submit() for _ in range(1 if num_running else 1000))]
+    for _ in range(10):
         for ref in refs:
             wait(scene, ref, 0.0)
         scene.pass_time(1.0)
-    assert len(warnings_of(scene)) == 1
+    told = warnings_of(scene)
+    assert len(told) == 3 and all("f needs a moon" in each for each in told), told
 
 
 @of_driver

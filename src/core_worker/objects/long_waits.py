@@ -54,10 +54,9 @@ class _Wait:
     """When it ended in vain."""
 
     def goes_on(self, now_s: float, usual_s: float) -> bool:
-        """It ended in vain, and one for the same begins now. Whether somebody looks again and again: after
-        usual_s at most, or about as long as he rested before."""
-        before_s, self.rested_s = self.rested_s, now_s - self.ended_s
-        return before_s is not None and self.rested_s <= max(usual_s, 2 * before_s)
+        """It ended in vain. Whether who looks now looks again and again: after usual_s at most, or about as
+        long as he rested before."""
+        return self.rested_s is not None and now_s - self.ended_s <= max(usual_s, 2 * self.rested_s)
 
 
 @dataclass(frozen=True)
@@ -173,14 +172,14 @@ class LongWaits:
                 self._look()  # by the time of a timer it may have ended again
 
     def _begun(self, ids: Sequence[bytes], num_enough: int | None, kind_name: str, began_s: float) -> _Wait:
-        first_s, rested_s = self.first_s, None
+        first_s = self.first_s
         wait = self._in_vain.pop(ids[0], None)
-        if wait is not None:
-            if wait.goes_on(began_s, first_s):
-                wait.ids, wait.num_enough = ids, num_enough
-                return wait
-            rested_s = wait.rested_s
-        return _Wait(kind_name, ids, num_enough, first_s, began_s + first_s, rested_s)
+        if wait is None:
+            return _Wait(kind_name, ids, num_enough, first_s, began_s + first_s)
+        if not wait.goes_on(began_s, first_s):
+            wait.pause_s, wait.looked_at_s = first_s, began_s + first_s
+        wait.ids, wait.num_enough, wait.rested_s = ids, num_enough, began_s - wait.ended_s
+        return wait
 
     def ends(self, key: object, has_come: bool) -> None:
         """Lock held, if it has not come."""
@@ -190,7 +189,7 @@ class LongWaits:
 
     def _ends_in_vain(self, wait: _Wait, now_s: float) -> None:
         self._in_vain[wait.ids[0]] = wait
-        wait.ids, wait.ended_s = (), now_s
+        wait.ids, wait.ended_s = wait.ids if len(wait.ids) == 1 else (), now_s
         if len(self._in_vain) > IN_VAIN_MAX:
             self._in_vain.popitem(last=False)
 
@@ -251,8 +250,10 @@ class LongWaits:
         """At those that have waited for long. Lock held."""
         now_s = self._env.clock.time_s()
         if now_s >= self._rested_s:
-            looks = [self._begin_look(each, now_s) for each in self._waits() if each.looked_at_s <= now_s]
+            looks = [self._begin_look([each], now_s) for each in self._waits() if each.looked_at_s <= now_s]
             if looks:
+                if polled := self._polled(now_s):
+                    looks.append(self._begin_look(polled, now_s))
                 self._rested_s = now_s + self.first_s
                 # Where there is no thread left, nothing can be told.
                 with contextlib.suppress(OSError):
@@ -265,12 +266,26 @@ class LongWaits:
         """A list, since they begin, and those that came end, without the lock."""
         return list(self._open.values())
 
-    def _begin_look(self, wait: _Wait, now_s: float) -> _Look:
-        waited_s = wait.pause_s
-        wait.pause_s *= 2
-        wait.looked_at_s = now_s + wait.pause_s
-        num_may_fail = 0 if wait.num_enough is None else len(wait.ids) - wait.num_enough
-        return _Look(wait.kind_name, self._missing(wait.kind_name, wait.ids), num_may_fail, waited_s)
+    def _polled(self, now_s: float) -> list[_Wait]:
+        """Those for one object at which a program looks in turn with others, and not at this moment."""
+        return [
+            each
+            for each in list(self._in_vain.values())
+            if each.looked_at_s <= now_s
+            and each.ids
+            and each.kind_name == "object"
+            and each.goes_on(now_s, self.first_s)
+        ]
+
+    def _begin_look(self, waits: Sequence[_Wait], now_s: float) -> _Look:
+        """At one of them, or at several as if they were one for all."""
+        waited_s = min(each.pause_s for each in waits)
+        for each in waits:
+            each.pause_s *= 2
+            each.looked_at_s = now_s + each.pause_s
+        one, ids = waits[0], [id_ for each in waits for id_ in each.ids]
+        num_may_fail = 0 if one.num_enough is None or len(waits) > 1 else len(ids) - one.num_enough
+        return _Look(one.kind_name, self._missing(one.kind_name, ids), num_may_fail, waited_s)
 
     def _tell(self, looks: Sequence[_Look], now_s: float) -> None:
         until_s, num_told = self._env.clock.time_s() + LOOK_S, 0
