@@ -198,11 +198,26 @@ def test_what_differs_by_its_id_only_is_told_once() -> None:
     async def all_of_them(ref: Any, wanted: Any) -> None:
         await asyncio.gather(*refs)
 
-    asyncio.run(tries(all_of_them, None, None, lambda: scene.pass_time(1.0)))
-    # Another one is due a moment later, and is looked at by itself.
-    scene.pass_time(0.1)
-    get(scene, scene.submit(runtime_env="other"), 1.9)
+    def and_another() -> None:
+        """It is due a moment later than they are, and is looked at by itself."""
+        scene.pass_time(1.1)
+        get(scene, scene.submit(runtime_env="other"), 1.5)
+
+    asyncio.run(tries(all_of_them, None, None, and_another))
     assert sorted(text.split("; ")[-1].split()[0] for text in warnings_of(scene)) == ["f()", "g()"]
+
+
+@pytest.mark.parametrize("comes", [False, True])
+def test_what_ended_as_another_wait_does_keeps_no_line_from_it(comes: bool) -> None:
+    scene = Scene(wait_warning_s=1.0)
+    scene.wire.replies["Explain"] = told_with_id
+    ref = scene.submit()
+    if comes:
+        scene.reactor.call_later(1.1, lambda: scene.finish(ref, value(1)))
+    get(scene, ref, 1.2)
+    assert len(warnings_of(scene)) == 1
+    get(scene, scene.submit(), 1.2)
+    assert len(warnings_of(scene)) == 2
 
 
 @pytest.mark.parametrize("timeout_s", [0.0, 0.4])

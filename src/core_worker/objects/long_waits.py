@@ -32,7 +32,7 @@ LOOKED_AT_MAX = 100
 LOOK_S = 2.0
 """So long is looked at one wait after the other."""
 TOLD_MAX = 3
-"""So many lines at once. What ends alike is told once in a while."""
+"""So many lines at once. Of waits that end alike one is told."""
 IN_VAIN_MAX = 10_000
 """Waits that ended in vain, which may begin again: the latest."""
 INTERRUPTED_MAX = 8
@@ -50,20 +50,24 @@ class _Wait:
     """When it will be."""
     rested_s: float | None = None
     """How long before it began the last one for the same had ended; None where it is the first."""
-    ended_s: float = 0.0
-    """When it ended in vain."""
+    ended_s: float = math.inf
+    """When it ended in vain. Infinite until then, and negative if it came."""
 
     def goes_on(self, now_s: float, usual_s: float) -> bool:
         """It ended in vain. Whether who looks now looks again and again: after usual_s at most, or about as
         long as he rested before."""
         return self.rested_s is not None and now_s - self.ended_s <= max(usual_s, 2 * self.rested_s)
 
+    def lasts(self, now_s: float, usual_s: float) -> bool:
+        return self.ended_s == math.inf or self.goes_on(now_s, usual_s)
+
 
 @dataclass(frozen=True)
 class _Look:
-    """At one wait."""
+    """At one wait, or several."""
 
-    kind_name: str
+    wait: _Wait
+    """One of them."""
     missing: Sequence[bytes]
     num_may_fail: int
     """So many of them are not needed."""
@@ -98,8 +102,8 @@ class LongWaits:
         self._timer_s = math.inf
         # When the next look may be.
         self._rested_s = 0.0
-        # What was told of late, by how it ends.
-        self._told_s: dict[tuple[str, ...], float] = {}
+        # What was told of late, by how it ends: when, and of which wait.
+        self._told: dict[tuple[str, ...], tuple[float, _Wait]] = {}
 
     # ---- who waits
 
@@ -179,12 +183,17 @@ class LongWaits:
         if not wait.goes_on(began_s, first_s):
             wait.pause_s, wait.looked_at_s = first_s, began_s + first_s
         wait.ids, wait.num_enough, wait.rested_s = ids, num_enough, began_s - wait.ended_s
+        wait.ended_s = math.inf
         return wait
 
     def ends(self, key: object, has_come: bool) -> None:
         """Lock held, if it has not come."""
         wait = self._open.pop(key, None)
-        if wait is not None and not has_come:
+        if wait is None:
+            return
+        if has_come:
+            wait.ended_s = -math.inf
+        else:
             self._ends_in_vain(wait, self._env.clock.time_s())
 
     def _ends_in_vain(self, wait: _Wait, now_s: float) -> None:
@@ -285,19 +294,25 @@ class LongWaits:
             each.looked_at_s = now_s + each.pause_s
         one, ids = waits[0], [id_ for each in waits for id_ in each.ids]
         num_may_fail = 0 if one.num_enough is None or len(waits) > 1 else len(ids) - one.num_enough
-        return _Look(one.kind_name, self._missing(one.kind_name, ids), num_may_fail, waited_s)
+        return _Look(one, self._missing(one.kind_name, ids), num_may_fail, waited_s)
 
     def _tell(self, looks: Sequence[_Look], now_s: float) -> None:
         until_s, num_told = self._env.clock.time_s() + LOOK_S, 0
-        # A wait is told again after twice its first pause. Others that began with it are due in between.
-        self._told_s = {end: at_s for end, at_s in self._told_s.items() if at_s + 2 * self.first_s > now_s}
+        # A wait that lasts is told again after twice its first pause. Others that began with it are due in
+        # between.
+        first_s = self.first_s
+        self._told = {
+            end: (at_s, wait)
+            for end, (at_s, wait) in self._told.items()
+            if at_s + 2 * first_s > now_s and wait.lasts(now_s, first_s)
+        }
         for look in looks:
             stuck = self._stuck(look, until_s)
             if self._env.reactor.is_closed or num_told == TOLD_MAX:
                 return
-            if stuck is None or (end := _end_of(stuck)) in self._told_s:
+            if stuck is None or (end := _end_of(stuck)) in self._told:
                 continue
-            self._told_s[end] = now_s
+            self._told[end] = now_s, look.wait
             num_told += 1
             num = len(look.missing)
             some = f", of which {LOOKED_AT_MAX} are looked at" if num > LOOKED_AT_MAX else ""
@@ -311,7 +326,7 @@ class LongWaits:
         for id_ in look.missing[:LOOKED_AT_MAX]:
             if self._env.clock.time_s() > until_s:
                 return None
-            explanation = self._explain(look.kind_name, id_)
+            explanation = self._explain(look.wait.kind_name, id_)
             num_may_fail -= explanation.is_stuck
             if num_may_fail < 0:
                 return explanation
