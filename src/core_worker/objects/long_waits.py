@@ -2,8 +2,8 @@
 
     begins ──wait_warning_s──► explain ──stuck──► one line; again after twice as long
            ──Ctrl-C──► explain ──► one line
-    ends in vain ──begins again──► a wait of its own, from which a third one goes on, and so on: a program
-                                   may look again and again
+    ends in vain ──begins again──► a new wait
+                 ──a third time──► the second goes on: a program may look again and again
 
 A get, a wait, an `await`: whoever waits is known here meanwhile. One timer is set for all of them. When it is
 due, a thread asks, so that nobody's wait takes longer for it.
