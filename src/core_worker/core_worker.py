@@ -17,7 +17,6 @@ runs user code.
 
 from __future__ import annotations
 
-import concurrent.futures
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -171,6 +170,7 @@ class CoreWorker:
         # Bound methods of the parts, so that a call enters one function less.
         self.get, self.reference_dropped = self._getter.get, self._dropped.drop
         self.location_of, self.store_stats = self.resolver.location_of, plasma.stats
+        self.as_future = self._futures.of
 
     def _make_submission(self) -> None:
         env, context, references, store = self.env, self._context, self._references, self._memory_store
@@ -333,9 +333,6 @@ class CoreWorker:
             if ref._home is not self:
                 require_home(ref, self)
         return self._waits.wait(refs, num_returns, timeout_s, fetch_local)
-
-    def as_future(self, ref: ObjectRef[Any]) -> concurrent.futures.Future[Any]:
-        return self._futures.of(ref)
 
     # ---- actors
 

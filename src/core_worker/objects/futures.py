@@ -30,51 +30,55 @@ from ray_mono.core_worker.objects.long_waits import LongWaits
 from ray_mono.core_worker.objects.object_wait import ObjectWait
 from ray_mono.core_worker.store_provider.memory_store import MemoryStore
 
+_Future = concurrent.futures.Future
 _OF_LOOPS = "asyncio.futures"
 """Whose callback ends what a coroutine awaits."""
 
 
-class _DriversFuture(concurrent.futures.Future[Any]):
-    """Who waits for it is known meanwhile."""
+class _DriversFuture(_Future[Any]):
+    """Who waits for it is known meanwhile. An event loop asks for its result and for its error once it is
+    done, so this is kept short."""
 
-    def __init__(self, env: Environment, long_waits: LongWaits, object_id: bytes) -> None:
+    def __init__(self, futures: ObjectFutures, object_id: bytes) -> None:
         super().__init__()
-        self._env = env
-        self._long_waits = long_waits
+        self._futures = futures
         self._object_id = object_id
 
     def result(self, timeout: float | None = None) -> Any:
-        timeout = self._wait(timeout)
+        if self in self._futures._open:
+            timeout = self._wait(timeout)
         try:
-            return super().result(timeout)
+            return _Future.result(self, timeout)
         finally:
             del self  # the traceback of an error holds this frame
 
     def exception(self, timeout: float | None = None) -> BaseException | None:
-        return super().exception(self._wait(timeout))
+        if self in self._futures._open:
+            timeout = self._wait(timeout)
+        return _Future.exception(self, timeout)
 
     def _wait(self, timeout_s: float | None) -> float | None:
-        """Returns how much longer to wait, where it was not done."""
-        if not self.done():
-            wait = partial(self._env.reactor.rest_in, self._is_done_in)
-            self._long_waits.wait(wait, (self._object_id,), timeout_s)
+        """Returns how much longer to wait."""
+        wait = partial(self._futures._env.reactor.rest_in, self._is_done_in)
+        self._futures._long_waits.wait(wait, (self._object_id,), timeout_s)
         return None if timeout_s is None else 0.0
 
     def _is_done_in(self, timeout_s: float | None) -> bool:
         try:
-            super().exception(timeout_s)
+            _Future.exception(self, timeout_s)
         except concurrent.futures.CancelledError:
             pass
         except concurrent.futures.TimeoutError:
             return False
         return True
 
-    def add_done_callback(self, fn: Callable[[concurrent.futures.Future[Any]], object]) -> None:
-        super().add_done_callback(fn)
+    def add_done_callback(self, fn: Callable[[_Future[Any]], object]) -> None:
+        _Future.add_done_callback(self, fn)
         if getattr(fn, "__module__", None) == _OF_LOOPS:
-            self._long_waits.begins(self, (self._object_id,))
-            if self.done():
-                self._long_waits.ends(self, has_come=True)
+            futures = self._futures
+            futures._long_waits.begins(self, (self._object_id,))
+            if self not in futures._open:
+                futures._long_waits.ends(self, has_come=True)
 
 
 class ObjectFutures:
@@ -99,9 +103,9 @@ class ObjectFutures:
         self._long_waits = long_waits
         self._ready: queue.SimpleQueue[tuple[Any, ObjectRef[Any]] | None] | None = None
         # With the task that asked, and the object.
-        self._open: dict[concurrent.futures.Future[Any], tuple[bytes, bytes]] = {}
+        self._open: dict[_Future[Any], tuple[bytes, bytes]] = {}
 
-    def of(self, ref: ObjectRef[Any]) -> concurrent.futures.Future[Any]:
+    def of(self, ref: ObjectRef[Any]) -> _Future[Any]:
         """A future that gets the value, or the error, of `ref`. Raises OSError where no thread is left."""
         with self._env.lock:
             if self._env.reactor.is_closed:
@@ -109,19 +113,15 @@ class ObjectFutures:
             self._resolver.ask_owner(ref._id)
             entry = self._memory_store.get(ref._id)
             if entry is None or entry.data is None:
-                future = self._make(ref._id)
+                is_driver = self._env.is_driver
+                future: _Future[Any] = _DriversFuture(self, ref._id) if is_driver else _Future()
                 self._complete_later(future, ref)
                 return future
-        future = concurrent.futures.Future()
+        future = _Future()
         self._read(future, ref)
         return future
 
-    def _make(self, object_id: bytes) -> concurrent.futures.Future[Any]:
-        if self._env.is_driver:
-            return _DriversFuture(self._env, self._long_waits, object_id)
-        return concurrent.futures.Future()
-
-    def _complete_later(self, future: concurrent.futures.Future[Any], ref: ObjectRef[Any]) -> None:
+    def _complete_later(self, future: _Future[Any], ref: ObjectRef[Any]) -> None:
         """Completes the future when the value is here, or cannot be brought here. Raises OSError where there
         can be no thread that does. Lock held."""
         if self._ready is None:
@@ -141,7 +141,7 @@ class ObjectFutures:
             else:
                 complete()
 
-        def ended(future: concurrent.futures.Future[Any]) -> None:
+        def ended(future: _Future[Any]) -> None:
             self._open.pop(future, None)
             callback = waiting.pop()
             if future.cancelled():
@@ -185,7 +185,7 @@ class ObjectFutures:
                     self._read(future, ref)
             del item, future, ref
 
-    def _read(self, future: concurrent.futures.Future[Any], ref: ObjectRef[Any]) -> None:
+    def _read(self, future: _Future[Any], ref: ObjectRef[Any]) -> None:
         try:
             value = self._getter.get([ref], None)[0]
         except StopIteration as error:
