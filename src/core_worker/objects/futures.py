@@ -15,7 +15,7 @@ import concurrent.futures
 import contextlib
 import queue
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from functools import partial
 from typing import Any
 
@@ -39,13 +39,18 @@ class _DriversFuture(_Future[Any]):
     """Who waits for it is known meanwhile. An event loop asks for its result and for its error once it is
     done, so this is kept short."""
 
-    def __init__(self, futures: ObjectFutures, object_id: bytes) -> None:
+    def __init__(
+        self, opened: Container[object], env: Environment, long_waits: LongWaits, object_id: bytes
+    ) -> None:
+        """opened: has it until it is done."""
         super().__init__()
-        self._futures = futures
+        self._opened = opened
+        self._env = env
+        self._long_waits = long_waits
         self._object_id = object_id
 
     def result(self, timeout: float | None = None) -> Any:
-        if self in self._futures._open:
+        if self in self._opened:
             timeout = self._wait(timeout)
         try:
             return _Future.result(self, timeout)
@@ -53,14 +58,14 @@ class _DriversFuture(_Future[Any]):
             del self  # the traceback of an error holds this frame
 
     def exception(self, timeout: float | None = None) -> BaseException | None:
-        if self in self._futures._open:
+        if self in self._opened:
             timeout = self._wait(timeout)
         return _Future.exception(self, timeout)
 
     def _wait(self, timeout_s: float | None) -> float | None:
         """Returns how much longer to wait."""
-        wait = partial(self._futures._env.reactor.rest_in, self._is_done_in)
-        self._futures._long_waits.wait(wait, (self._object_id,), timeout_s)
+        wait = partial(self._env.reactor.rest_in, self._is_done_in)
+        self._long_waits.wait(wait, (self._object_id,), timeout_s)
         return None if timeout_s is None else 0.0
 
     def _is_done_in(self, timeout_s: float | None) -> bool:
@@ -75,10 +80,9 @@ class _DriversFuture(_Future[Any]):
     def add_done_callback(self, fn: Callable[[_Future[Any]], object]) -> None:
         _Future.add_done_callback(self, fn)
         if getattr(fn, "__module__", None) == _OF_LOOPS:
-            futures = self._futures
-            futures._long_waits.begins(self, (self._object_id,))
-            if self not in futures._open:
-                futures._long_waits.ends(self, has_come=True)
+            self._long_waits.begins(self, (self._object_id,))
+            if self not in self._opened:
+                self._long_waits.ends(self, has_come=True)
 
 
 class ObjectFutures:
@@ -113,8 +117,11 @@ class ObjectFutures:
             self._resolver.ask_owner(ref._id)
             entry = self._memory_store.get(ref._id)
             if entry is None or entry.data is None:
-                is_driver = self._env.is_driver
-                future: _Future[Any] = _DriversFuture(self, ref._id) if is_driver else _Future()
+                future: _Future[Any]
+                if self._env.is_driver:
+                    future = _DriversFuture(self._open, self._env, self._long_waits, ref._id)
+                else:
+                    future = _Future()
                 self._complete_later(future, ref)
                 return future
         future = _Future()
