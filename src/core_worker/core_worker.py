@@ -17,7 +17,6 @@ runs user code.
 
 from __future__ import annotations
 
-import concurrent.futures
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -108,6 +107,7 @@ class CoreWorker:
         self._kept: dict[bytes, ObjectRef[Any]] = {}
         self._streams: GeneratorStreams
         self._reconstruction: Reconstruction
+        self._tasks: TaskManager
         self.reasons: WaitReasons
         self._execution: Execution | None = None  # A worker's; a driver runs nothing.
 
@@ -141,10 +141,10 @@ class CoreWorker:
         borrowing, lineage = self.borrowing, self._lineage
         self._unhandled = unhandled = UnhandledErrors()
         self._warnings = JobWarnings(env, self._context)
-        self._events = TaskEvents(env, self._context)
-        self._global_state = GcsGlobalState(env)
+        self._events, self._global_state = TaskEvents(env, self._context), GcsGlobalState(env)
         self._blocked = BlockedNotice(env, self._context, references, store, plasma)
-        waits = self._long_waits = LongWaits(env, self._blocked.is_missing, self._warnings, self.explain)
+        is_missing, with_worker = self._blocked.is_missing, lambda each: self._tasks.is_with_worker(each)
+        waits = self._long_waits = LongWaits(env, is_missing, with_worker, self._warnings, self.explain)
         self._getter = Getter(
             env,
             references,
@@ -170,6 +170,7 @@ class CoreWorker:
         # Bound methods of the parts, so that a call enters one function less.
         self.get, self.reference_dropped = self._getter.get, self._dropped.drop
         self.location_of, self.store_stats = self.resolver.location_of, plasma.stats
+        self.as_future = self._futures.of
 
     def _make_submission(self) -> None:
         env, context, references, store = self.env, self._context, self._references, self._memory_store
@@ -332,9 +333,6 @@ class CoreWorker:
             if ref._home is not self:
                 require_home(ref, self)
         return self._waits.wait(refs, num_returns, timeout_s, fetch_local)
-
-    def as_future(self, ref: ObjectRef[Any]) -> concurrent.futures.Future[Any]:
-        return self._futures.of(ref)
 
     # ---- actors
 

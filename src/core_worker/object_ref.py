@@ -153,9 +153,9 @@ class ObjectRef(Generic[T_co]):
         """If the value is here, the coroutine goes on without a turn of the loop, as with a future that is
         done."""
         future = self.future()
-        return (
-            _result(future) if future.done() and future.exception() is None else _on_loop(future).__await__()
-        )
+        if not future.done():
+            return asyncio.wrap_future(future, loop=asyncio.get_running_loop()).__await__()
+        return _result(future) if future.exception() is None else _on_loop(future).__await__()
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, ObjectRef) and self._id == other._id

@@ -200,6 +200,21 @@ class Reactor:
             self.raise_if_interrupted()
         return waiter.done
 
+    def rest_in(self, wait: Callable[[float | None], bool], timeout_s: float | None) -> bool:
+        """wait(timeout_s), which is Python's, and says whether what it is for has come. So it is no wait of
+        ours; but an interrupt, or a handler of the user's, may raise in it. The lock must not be held.
+
+        Raises KeyboardInterrupt if one was noted.
+        """
+        if threading.get_ident() != self._main_ident:
+            return wait(timeout_s)
+        try:
+            self._is_at_rest = True
+            self.raise_if_interrupted()
+            return wait(timeout_s)
+        finally:
+            self._is_at_rest = False
+
     def _take_turns(self, waiter: Waiter | None, deadline_s: float, me: int, on_main: bool) -> None:
         """Leads, turn after turn, until the waiter is done or its time is over.
         Where another leads it sleeps instead.

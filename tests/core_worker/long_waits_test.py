@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import contextlib
 import threading
 from collections.abc import Callable
@@ -17,8 +18,7 @@ from ray_mono.protobuf import common_pb2
 from ray_mono.protobuf.object_manager_pb2 import GetReply
 from ray_mono.protobuf.object_manager_pb2 import ObjectFound as Found
 from tests.core_worker.scene import ELSEWHERE, Scene, in_store, value
-
-WAIT_S = 30.0
+from tests.core_worker.scene_time import ended
 
 
 @pytest.fixture(autouse=True)
@@ -60,16 +60,27 @@ def group(scene: Scene, ref: Any, timeout_s: float | None) -> None:
     scene.core.placement_groups.wait(b"g" * 18, timeout_s)
 
 
+def result(scene: Scene, ref: Any, timeout_s: float | None) -> None:
+    with contextlib.suppress(concurrent.futures.TimeoutError):
+        ref.future().result(timeout_s)
+
+
+def exception(scene: Scene, ref: Any, timeout_s: float | None) -> None:
+    with contextlib.suppress(concurrent.futures.TimeoutError):
+        ref.future().exception(timeout_s)
+
+
 def made_generator(scene: Scene) -> Any:
     (generator,) = scene.core.submit_task(scene.template("g", num_returns=STREAMING_RETURNS), [])
     return generator
 
 
 Waits = Callable[[Scene, Any, float | None], None]
-blocking = pytest.mark.parametrize("waits", [get, wait, next_item, group])
+blocking = [get, wait, next_item, group]
+of_driver = pytest.mark.parametrize("waits", [*blocking, result, exception])
 
 
-@blocking
+@of_driver
 def test_a_wait_that_nothing_will_end_is_told_at_each_doubling(waits: Waits) -> None:
     scene = stuck_scene()
     waits(scene, scene.submit(), 10.0)
@@ -92,23 +103,37 @@ async def awaits(ref: Any, wanted: Any) -> None:
     await ref
 
 
+async def awaits_future(ref: Any, wanted: Any) -> None:
+    await asyncio.wrap_future(ref.future())
+
+
+async def gathers(ref: Any, wanted: Any) -> None:
+    await asyncio.gather(ref)
+
+
+async def waits_on_loop(ref: Any, wanted: Any) -> None:
+    await asyncio.wait([asyncio.ensure_future(awaits(ref, wanted))])
+
+
 async def wants_items(ref: Any, generator: Any) -> None:
     await anext(generator)
 
 
-@pytest.mark.parametrize("waits", [awaits, wants_items])
+async def tries(waits: Any, ref: Any, generator: Any, meanwhile: Callable[[], None]) -> None:
+    """Waits in a coroutine of its own, in vain."""
+    waiting = asyncio.ensure_future(waits(ref, generator))
+    for _ in range(3):
+        await asyncio.sleep(0)
+    meanwhile()
+    waiting.cancel()
+    await asyncio.wait([waiting])
+
+
+@pytest.mark.parametrize("waits", [awaits, awaits_future, gathers, waits_on_loop, wants_items])
 def test_a_coroutine_that_waits_for_what_does_not_come_is_told(waits: Any) -> None:
     scene = stuck_scene()
     ref, generator = scene.submit(), made_generator(scene)
-
-    async def program() -> None:
-        waiting = asyncio.ensure_future(waits(ref, generator))
-        await asyncio.sleep(0)
-        scene.pass_time(3.5)
-        waiting.cancel()
-        await asyncio.wait([waiting])
-
-    asyncio.run(program())
+    asyncio.run(tries(waits, ref, generator, lambda: scene.pass_time(3.5)))
     assert [text.split(":")[0] for text in warnings_of(scene)] == [
         f"Waiting for more than {each} s" for each in (1, 2)
     ]
@@ -121,18 +146,78 @@ def test_a_future_that_is_done_in_time_is_not_asked_about() -> None:
     ref = scene.submit()
     future = ref.future()
     scene.finish(ref, value(1))
-    assert future.result(WAIT_S) == 1
+    assert ended(future).result() == 1
     scene.pass_time(100.0)
     assert not scene.wire.all("Explain") and not scene.reactor.timers
 
 
-def test_many_futures_that_wait_for_the_same_are_told_once() -> None:
+def test_a_future_for_which_nobody_waits_is_not_asked_about() -> None:
     scene = stuck_scene()
-    futures = [scene.submit().future() for _ in range(5)]
-    scene.pass_time(1.0)
-    assert len(warnings_of(scene)) == 1
-    assert not any(future.done() for future in futures)
+    future = scene.submit().future()
+    future.add_done_callback(lambda future: None)
+    assert not future.done()
+    scene.pass_time(100.0)
+    assert not scene.wire.all("Explain") and not scene.reactor.timers
     scene.core.shutdown()
+
+
+@pytest.mark.parametrize("waits", ["result", "await"])
+def test_a_wait_for_a_future_counts_from_its_begin(waits: str) -> None:
+    scene = stuck_scene()
+    future = scene.submit().future()
+    scene.pass_time(50.0)
+
+    async def awaits_it(ref: Any, wanted: Any) -> None:
+        await asyncio.wrap_future(future)
+
+    def wait_for(timeout_s: float) -> None:
+        if waits == "await":
+            asyncio.run(tries(awaits_it, None, None, lambda: scene.pass_time(timeout_s)))
+        else:
+            with contextlib.suppress(concurrent.futures.TimeoutError):
+                future.result(timeout_s)
+
+    wait_for(0.9)
+    assert not warnings_of(scene)
+    if waits == "result":
+        wait_for(1.1)
+        assert len(warnings_of(scene)) == 1 and not future.done()
+        scene.core.shutdown()
+
+
+def told_with_id(request: Any) -> common_pb2.WaitReason:
+    text = f"{request.subject.name} ({request.subject.id.hex()}) needs a moon"
+    return common_pb2.WaitReason(code="INFEASIBLE", text=text, unblock="start one")
+
+
+def test_what_differs_by_its_id_only_is_told_once() -> None:
+    scene = Scene(wait_warning_s=1.0)
+    scene.wire.replies["Explain"] = told_with_id
+    refs = [scene.submit(name=name, runtime_env=f"{number}") for number, name in enumerate("fffffg")]
+
+    async def all_of_them(ref: Any, wanted: Any) -> None:
+        await asyncio.gather(*refs)
+
+    def and_another() -> None:
+        """It is due a moment later than they are, and is looked at by itself."""
+        scene.pass_time(1.1)
+        get(scene, scene.submit(runtime_env="other"), 1.5)
+
+    asyncio.run(tries(all_of_them, None, None, and_another))
+    assert sorted(text.split("; ")[-1].split()[0] for text in warnings_of(scene)) == ["f()", "g()"]
+
+
+@pytest.mark.parametrize("comes", [False, True])
+def test_what_ended_as_another_wait_does_keeps_no_line_from_it(comes: bool) -> None:
+    scene = Scene(wait_warning_s=1.0)
+    scene.wire.replies["Explain"] = told_with_id
+    ref = scene.submit()
+    if comes:
+        scene.reactor.call_later(1.1, lambda: scene.finish(ref, value(1)))
+    get(scene, ref, 1.2)
+    assert len(warnings_of(scene)) == 1
+    get(scene, scene.submit(), 1.2)
+    assert len(warnings_of(scene)) == 2
 
 
 @pytest.mark.parametrize("timeout_s", [0.0, 0.4])
@@ -142,14 +227,39 @@ def test_a_program_that_waits_again_and_again_is_told_as_if_it_had_waited_once(
 ) -> None:
     scene = stuck_scene()
     ref, generator = scene.submit(), made_generator(scene)
-    with_same = {next_item: lambda: generator._next_sync(timeout_s), awaits: lambda: ref.future().cancel()}
+    with_same = {
+        next_item: lambda: generator._next_sync(timeout_s),
+        awaits: lambda: asyncio.run(tries(awaits, ref, None, lambda: None)),
+    }
     told_at_s = []
     for _ in range(20):
         (with_same.get(waits) or (lambda: waits(scene, ref, timeout_s)))()
         if len(warnings_of(scene)) > len(told_at_s):
             told_at_s.append(scene.reactor.now_s - 1000.0)
         scene.pass_time(0.5 - timeout_s if waits is not awaits else 0.5)
-    assert len(told_at_s) == 3 and told_at_s[0] <= 1.5 and 3.0 <= told_at_s[1] <= 3.5, told_at_s
+    # As of the second look, by which it shows.
+    assert len(told_at_s) == 3 and 1.5 <= told_at_s[0] <= 2.0 and 3.5 <= told_at_s[1] <= 4.0, told_at_s
+
+
+def test_a_program_that_looks_seldom_but_again_and_again_is_told() -> None:
+    scene = stuck_scene()
+    ref = scene.submit()
+    for _ in range(4):
+        wait(scene, ref, 0.0)
+        scene.pass_time(5.0)
+    assert len(warnings_of(scene)) == 2
+
+
+@pytest.mark.parametrize("num_looks", [1, 4])
+def test_a_wait_after_a_look_or_a_few_long_before_is_one_of_its_own(num_looks: int) -> None:
+    scene = stuck_scene()
+    ref = scene.submit()
+    for _ in range(num_looks):
+        wait(scene, ref, 0.0)
+        scene.pass_time(0.1)
+    scene.pass_time(50.0)
+    get(scene, ref, 0.9)
+    assert not warnings_of(scene)
 
 
 def test_a_program_that_looks_again_and_again_is_not_told_once_it_has_what_it_wants() -> None:
@@ -162,21 +272,36 @@ def test_a_program_that_looks_again_and_again_is_not_told_once_it_has_what_it_wa
     assert not warnings_of(scene)
 
 
-def test_only_the_latest_waits_in_vain_are_remembered() -> None:
-    scene = stuck_scene()
-    first, last = scene.submit(), scene.submit()
-    wait(scene, first, 0.0)
-    for _ in range(long_waits.IN_VAIN_MAX):
-        wait(scene, scene.submit(), 0.0)
-    wait(scene, last, 0.0)
-    scene.pass_time(1.5)
-    wait(scene, first, 0.0)
-    assert not warnings_of(scene)
-    wait(scene, last, 0.0)
-    assert len(warnings_of(scene)) == 1
+def test_only_the_latest_waits_in_vain_are_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(long_waits, "IN_VAIN_MAX", 10)
+    for num_refs, num_told in ((10, 1), (11, 0)):
+        scene = stuck_scene()
+        refs = [scene.submit() for _ in range(num_refs)]
+        for _ in range(3):
+            for ref in refs:
+                wait(scene, ref, 0.0)
+            scene.pass_time(1.0)
+        wait(scene, refs[0], 0.0)
+        assert len(warnings_of(scene)) == num_told
 
 
-@blocking
+@pytest.mark.parametrize("num_running", [0, 90])
+def test_a_program_that_looks_at_many_in_turn_is_told_of_what_is_stuck_at_each_doubling(
+    num_running: int,
+) -> None:
+    scene = Scene(wait_warning_s=1.0)
+    scene.wire.replies["Explain"] = told_by_name
+    running = [scene.submit(name="g", runtime_env="other") for _ in range(num_running)]
+    refs = [*running, *(scene.submit() for _ in range(1 if num_running else 1000))]
+    for _ in range(10):
+        for ref in refs:
+            wait(scene, ref, 0.0)
+        scene.pass_time(1.0)
+    told = warnings_of(scene)
+    assert len(told) == 3 and all("f needs a moon" in each for each in told), told
+
+
+@of_driver
 def test_whoever_interrupts_a_wait_is_told_what_it_waited_for(
     waits: Waits, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -199,7 +324,7 @@ def test_an_interrupt_that_cannot_be_explained_is_an_interrupt(capfd: pytest.Cap
     assert "cannot say why: division by zero" in capfd.readouterr().err
 
 
-@blocking
+@pytest.mark.parametrize("waits", blocking)
 def test_a_worker_tells_nothing(waits: Waits, capfd: pytest.CaptureFixture[str]) -> None:
     scene = stuck_scene(is_driver=False)
     waits(scene, scene.submit(), 10.0)
@@ -246,6 +371,25 @@ def test_a_get_of_several_is_told_of_the_one_that_is_stuck() -> None:
         scene.core.get([runs, stuck], 1.5)
     (told,) = warnings_of(scene)
     assert "(one of 2 that are missing): " in told and "f needs a moon" in told
+
+
+def test_those_are_looked_at_first_whose_calls_no_worker_has(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(long_waits, "LOOKED_AT_MAX", 1)
+    monkeypatch.setattr(long_waits, "INTERRUPTED_MAX", 1)
+    scene = Scene(wait_warning_s=1.0)
+    runs = scene.submit(name="g")
+    scene.grant()
+    stuck = scene.submit()
+    scene.wire.replies["Explain"] = told_by_name
+    with pytest.raises(GetTimeoutError):
+        scene.core.get([runs, stuck], 1.5)
+    assert len(warnings_of(scene)) == 1
+    scene.meanwhile(scene.reactor.note_interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        scene.core.get([runs, stuck], None)
+    assert "f needs a moon" in capfd.readouterr().err
 
 
 def test_a_get_of_very_many_is_told_how_many_of_them_are_looked_at() -> None:

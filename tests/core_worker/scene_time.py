@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import threading
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -9,6 +10,15 @@ from typing import Any
 
 class WouldHang(Exception):
     """A wait that nothing in the scene could end."""
+
+
+FUTURES_S = 30.0
+
+
+def ended(future: concurrent.futures.Future[Any]) -> concurrent.futures.Future[Any]:
+    """Waits for the thread of futures, since no time of a scene passes meanwhile."""
+    assert concurrent.futures.wait([future], FUTURES_S).done, "a future does not end"
+    return future
 
 
 class SceneTimer:
@@ -106,17 +116,24 @@ class SceneReactor:
     def wait(self, waiter: Any, timeout_s: float | None = None) -> bool:
         """Plays what the test said happens meanwhile, then lets time pass until the time-out. Raises
         WouldHang without one."""
+        return self._pass(lambda: bool(waiter.done), timeout_s)
+
+    def rest_in(self, wait: Callable[[float | None], bool], timeout_s: float | None) -> bool:
+        """The same for a wait of Python's. What other threads do, time does not wait for."""
+        return self._pass(lambda: wait(0.0), timeout_s)
+
+    def _pass(self, is_done: Callable[[], bool], timeout_s: float | None) -> bool:
         self.turn()
-        while not waiter.done and self.meanwhile and not self.is_closed:
+        while not is_done() and self.meanwhile and not self.is_closed:
             self.meanwhile.pop(0)()
             self.turn()
         self.raise_if_interrupted()
-        if not waiter.done and not self.is_closed:
+        if not is_done() and not self.is_closed:
             if timeout_s is None:
                 self.has_hung = True
                 raise WouldHang
             self.fire(self.now_s + timeout_s)
-        return bool(waiter.done)
+        return is_done()
 
     def raise_if_interrupted(self) -> None:
         if self.interrupted:

@@ -1,5 +1,5 @@
 """A driver that forks: the child is told what to do instead. `init` on other threads than the main one, and
-on several at once."""
+on several at once. Threads that are left when the interpreter ends."""
 
 from __future__ import annotations
 
@@ -141,3 +141,68 @@ def test_init_and_shutdown_on_several_threads_at_once_make_one_session(start: Ca
     assert "['connected', 'refused', 'refused', 'refused']" in lines
     assert "['connected', 'connected', 'connected']" in lines
     assert "[2, 2, 2] 1" in lines
+
+
+def test_daemon_threads_that_are_in_calls_when_the_interpreter_ends_say_nothing(
+    start: Callable[..., Script],
+) -> None:
+    script = start("""
+        import asyncio, atexit, os, threading
+
+        class OfItsOwn(Exception):
+            pass
+
+        def fail():
+            is_over.wait()
+            raise OfItsOwn
+
+        def end():
+            is_over.set()
+            fails.join()
+
+        is_over = threading.Event()
+        fails = threading.Thread(target=fail, daemon=True)
+        atexit.register(end)  # so it runs after ray's
+
+        import ray_mono as ray
+        from ray_mono.util import placement_group
+
+        @ray.remote(resources={"moon": 1})
+        def on_the_moon():
+            pass
+
+        @ray.remote(resources={"moon": 1}, num_returns="streaming")
+        def rocks():
+            yield 1
+
+        async def awaits():
+            await never
+
+        async def takes():
+            await anext(rocks.remote())
+
+        def asks():
+            while True:
+                ray.nodes()
+
+        ray.init(num_cpus=1)
+        never = on_the_moon.remote()
+        group = placement_group([{"moon": 1}])
+        for waits in (
+            lambda: ray.get(never),
+            lambda: ray.wait([never]),
+            lambda: next(rocks.remote()),
+            lambda: group.wait(1000),
+            lambda: never.future().result(),
+            lambda: asyncio.run(awaits()),
+            lambda: asyncio.run(takes()),
+            asks,
+        ):
+            threading.Thread(target=waits, daemon=True).start()
+        fails.start()
+        print("ends")
+    """)
+    said = script.check_ended_well()
+    assert (
+        said.startswith("ends\n") and said.endswith("OfItsOwn\n") and said.count("Exception in thread") == 1
+    )

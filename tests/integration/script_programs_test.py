@@ -210,7 +210,7 @@ def test_whatever_hangs_is_told_and_ctrl_c_shows_why_it_waited(start: Any) -> No
                 print("interrupted", flush=True)
     """
     script = start(textwrap.dedent(source))
-    for is_of_ours in (True, True, True, True, True, False, False, False):
+    for is_of_ours in (True, True, True, True, True, True, False, False):
         script.wait_for_line("waiting")
         assert "moon: 1" in script.wait_for_line("Waiting for more than 0.2 s: ")
         os.killpg(script.pid, signal.SIGINT)

@@ -321,7 +321,13 @@ def test_timers_run_in_order_and_not_when_cancelled() -> None:
     assert ran == ["first", "second"]
 
 
-def test_an_interrupt_ends_a_wait_and_the_reactor_goes_on(both: Any) -> None:
+def wait_of_python(reactor: Reactor) -> None:
+    gate = threading.Event()
+    reactor.rest_in(gate.wait, WAIT_S)
+
+
+@pytest.mark.parametrize("wait", [lambda reactor: reactor.wait(Waiter(reactor), WAIT_S), wait_of_python])
+def test_an_interrupt_ends_a_wait_and_the_reactor_goes_on(both: Any, wait: Any) -> None:
     _, _, address = both
     with caller(address) as (reactor, _, stub):
         reactor.look_for_signals(0.05)
@@ -339,7 +345,7 @@ def test_an_interrupt_ends_a_wait_and_the_reactor_goes_on(both: Any) -> None:
             for _ in range(20):
                 threading.Thread(target=strike).start()
                 with pytest.raises(KeyboardInterrupt):
-                    reactor.wait(Waiter(reactor), WAIT_S)
+                    wait(reactor)
                 assert stub.KvPut(gcs_pb2.KvPutRequest(key=b"k"), timeout_s=WAIT_S).added
         finally:
             signal.signal(signal.SIGINT, before)

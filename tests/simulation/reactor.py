@@ -157,6 +157,9 @@ class SimReactor:
             del self._waiting[thread]
         return bool(waiter.done)
 
+    def rest_in(self, wait: Callable[[float | None], bool], timeout_s: float | None) -> bool:
+        raise SimulationError("a wait of Python's would hold up the loop")
+
     def raise_if_interrupted(self) -> None:
         if self._baton.current is not None:
             self._raise_on(self._baton.current)

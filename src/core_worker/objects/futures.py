@@ -4,6 +4,9 @@ Whoever asks for the future of a value that is in the memory store reads the val
 completes all other futures: unpickling runs user code, which the thread that leads the reactor must not run.
 A value that lies on another node is brought here first, so that this thread does not wait for it. When the
 session ends, so does every open future.
+
+A driver's future is a wait only while somebody waits for it: in `result` or `exception`, where he waits as in
+`get`, or in a coroutine, from when an event loop is told of the future. In a worker Python itself waits.
 """
 
 from __future__ import annotations
@@ -12,6 +15,7 @@ import concurrent.futures
 import contextlib
 import queue
 import threading
+from collections.abc import Callable, Container
 from functools import partial
 from typing import Any
 
@@ -25,6 +29,60 @@ from ray_mono.core_worker.objects.getter import Getter
 from ray_mono.core_worker.objects.long_waits import LongWaits
 from ray_mono.core_worker.objects.object_wait import ObjectWait
 from ray_mono.core_worker.store_provider.memory_store import MemoryStore
+
+_Future = concurrent.futures.Future
+_OF_LOOPS = "asyncio.futures"
+"""Whose callback ends what a coroutine awaits."""
+
+
+class _DriversFuture(_Future[Any]):
+    """Who waits for it is known meanwhile. An event loop asks for its result and for its error once it is
+    done, so this is kept short."""
+
+    def __init__(
+        self, opened: Container[object], env: Environment, long_waits: LongWaits, object_id: bytes
+    ) -> None:
+        """opened: has it until it is done."""
+        super().__init__()
+        self._opened = opened
+        self._env = env
+        self._long_waits = long_waits
+        self._object_id = object_id
+
+    def result(self, timeout: float | None = None) -> Any:
+        if self in self._opened:
+            timeout = self._wait(timeout)
+        try:
+            return _Future.result(self, timeout)
+        finally:
+            del self  # the traceback of an error holds this frame
+
+    def exception(self, timeout: float | None = None) -> BaseException | None:
+        if self in self._opened:
+            timeout = self._wait(timeout)
+        return _Future.exception(self, timeout)
+
+    def _wait(self, timeout_s: float | None) -> float | None:
+        """Returns how much longer to wait."""
+        wait = partial(self._env.reactor.rest_in, self._is_done_in)
+        self._long_waits.wait(wait, (self._object_id,), timeout_s)
+        return None if timeout_s is None else 0.0
+
+    def _is_done_in(self, timeout_s: float | None) -> bool:
+        try:
+            _Future.exception(self, timeout_s)
+        except concurrent.futures.CancelledError:
+            pass
+        except concurrent.futures.TimeoutError:
+            return False
+        return True
+
+    def add_done_callback(self, fn: Callable[[_Future[Any]], object]) -> None:
+        _Future.add_done_callback(self, fn)
+        if getattr(fn, "__module__", None) == _OF_LOOPS:
+            self._long_waits.begins(self, (self._object_id,))
+            if self not in self._opened:
+                self._long_waits.ends(self, has_come=True)
 
 
 class ObjectFutures:
@@ -49,24 +107,28 @@ class ObjectFutures:
         self._long_waits = long_waits
         self._ready: queue.SimpleQueue[tuple[Any, ObjectRef[Any]] | None] | None = None
         # With the task that asked, and the object.
-        self._open: dict[concurrent.futures.Future[Any], tuple[bytes, bytes]] = {}
+        self._open: dict[_Future[Any], tuple[bytes, bytes]] = {}
 
-    def of(self, ref: ObjectRef[Any]) -> concurrent.futures.Future[Any]:
+    def of(self, ref: ObjectRef[Any]) -> _Future[Any]:
         """A future that gets the value, or the error, of `ref`. Raises OSError where no thread is left."""
-        future: concurrent.futures.Future[Any] = concurrent.futures.Future()
         with self._env.lock:
             if self._env.reactor.is_closed:
                 raise SessionEnded
             self._resolver.ask_owner(ref._id)
             entry = self._memory_store.get(ref._id)
-            is_here = entry is not None and entry.data is not None
-            if not is_here:
+            if entry is None or entry.data is None:
+                future: _Future[Any]
+                if self._env.is_driver:
+                    future = _DriversFuture(self._open, self._env, self._long_waits, ref._id)
+                else:
+                    future = _Future()
                 self._complete_later(future, ref)
-        if is_here:
-            self._read(future, ref)
+                return future
+        future = _Future()
+        self._read(future, ref)
         return future
 
-    def _complete_later(self, future: concurrent.futures.Future[Any], ref: ObjectRef[Any]) -> None:
+    def _complete_later(self, future: _Future[Any], ref: ObjectRef[Any]) -> None:
         """Completes the future when the value is here, or cannot be brought here. Raises OSError where there
         can be no thread that does. Lock held."""
         if self._ready is None:
@@ -76,7 +138,6 @@ class ObjectFutures:
             )
             self._ready = ready
         self._open[future] = self._context.get().task_id, ref._id
-        self._long_waits.begins(future, (ref._id,))
         complete = partial(self._ready.put, (future, ref))
         object_id = ref._id
 
@@ -87,7 +148,7 @@ class ObjectFutures:
             else:
                 complete()
 
-        def ended(future: concurrent.futures.Future[Any]) -> None:
+        def ended(future: _Future[Any]) -> None:
             self._open.pop(future, None)
             callback = waiting.pop()
             if future.cancelled():
@@ -136,7 +197,7 @@ class ObjectFutures:
                     self._read(future, ref)
             del item, future, ref
 
-    def _read(self, future: concurrent.futures.Future[Any], ref: ObjectRef[Any]) -> None:
+    def _read(self, future: _Future[Any], ref: ObjectRef[Any]) -> None:
         try:
             value = self._getter.get([ref], None)[0]
         except StopIteration as error:

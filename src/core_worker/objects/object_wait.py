@@ -64,7 +64,7 @@ class ObjectWait:
         fetched: set[bytes] = set()
         pulling: set[bytes] = set()
         waiter = Waiter(env.reactor)
-        missing = 0
+        missing, has_waited = 0, False
 
         def one_more() -> None:
             # It counts for the present round: a pull may outlast the round that began it.
@@ -92,7 +92,8 @@ class ObjectWait:
                         resolver.ask_owner(object_id)
                     for object_id in elsewhere:
                         self.pull(object_id, None)
-                    self._long_waits.looked_in_vain(awaited, num_enough)
+                    if not has_waited:
+                        self._long_waits.looked_in_vain(awaited, num_enough)
                     break
                 missing = num_enough
                 watch = self._memory_store.watch(pending, one_more)
@@ -103,6 +104,7 @@ class ObjectWait:
                     if object_id not in pulling:
                         pulling.add(object_id)
                         self.pull(object_id, partial(pulled, object_id))
+            has_waited = True
             try:
                 wait = partial(self._blocked.wait_for, awaited, waiter, num_enough=num_enough)
                 self._long_waits.wait(wait, awaited, left_s, num_enough)

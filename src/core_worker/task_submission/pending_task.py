@@ -394,6 +394,11 @@ class PendingTasks:
     def is_pending(self, task: PendingTask) -> bool:
         return task.first_return_id in self._pending
 
+    def is_with_worker(self, object_id: bytes) -> bool:
+        """Whether the call that makes this object is."""
+        task = self.get(object_id[: -ids.INDEX_BYTES])
+        return task is not None and task.is_pushed
+
     def values(self) -> list[PendingTask]:
         """Every pending task, in the order of submission; a copy."""
         return list(self._pending.values())

@@ -16,6 +16,7 @@ from ray_mono.common.exceptions import OwnerDiedError, RaySystemError
 from ray_mono.core_worker.object_ref import ObjectRef, SessionEnded
 from ray_mono.protobuf import object_manager_pb2
 from tests.core_worker.scene import ELSEWHERE, Scene, failure, in_store, status_in_stores, value
+from tests.core_worker.scene_time import ended
 from tests.no_threads import no_threads
 
 WAIT_S = 30.0
@@ -97,11 +98,11 @@ def test_nothing_waits_behind_a_value_that_is_still_on_its_way_from_another_node
     scene.finish(far, in_store(far.binary(), ELSEWHERE))
     slow, quick = far.future(), near.future()
     arrive(scene, near, "near")
-    assert quick.result(WAIT_S) == "near" and not slow.done()
+    assert ended(quick).result() == "near" and not slow.done()
     found = scene.lay(far.binary(), "far", pulled=True)
     scene.wire.replies["Get"] = lambda request: object_manager_pb2.GetReply(objects=[found])
     scene.wire.open("Get")[0].answer(object_manager_pb2.GetReply(objects=[found]))
-    assert slow.result(WAIT_S) == "far"
+    assert ended(slow).result() == "far"
 
 
 def test_what_lies_in_this_nodes_store_is_not_pulled(scene: Scene) -> None:
@@ -109,7 +110,7 @@ def test_what_lies_in_this_nodes_store_is_not_pulled(scene: Scene) -> None:
     scene.finish(ref, in_store(ref.binary()))
     found = scene.lay(ref.binary(), "here")
     scene.wire.replies["Get"] = lambda request: object_manager_pb2.GetReply(objects=[found])
-    assert ref.future().result(WAIT_S) == "here"
+    assert ended(ref.future()).result() == "here"
     assert [each.request.timeout_ms for each in scene.wire.all("Get")] == [0]
 
 
@@ -119,10 +120,10 @@ def test_a_future_of_a_borrowed_value_asks_its_owner(scene: Scene) -> None:
     found = scene.lay(LARGE, "large")
     scene.wire.replies["Get"] = lambda request: object_manager_pb2.GetReply(objects=[found])
     scene.owner_answers(ref, status_in_stores(ELSEWHERE))
-    assert future.result(WAIT_S) == "large"
+    assert ended(future).result() == "large"
     scene.wire.end("unix:owner")
     with pytest.raises(OwnerDiedError):
-        hopeless.result(WAIT_S)
+        ended(hopeless).result()
 
 
 def test_a_future_that_is_cancelled_leaves_no_waiter_and_no_reference(scene: Scene) -> None:
@@ -133,7 +134,7 @@ def test_a_future_that_is_cancelled_leaves_no_waiter_and_no_reference(scene: Sce
     assert scene.core.describe()["waiters"] == 0
     del future
     arrive(scene, ref, 1)
-    assert ref.future().result(WAIT_S) == 1
+    assert ended(ref.future()).result() == 1
 
 
 def test_a_future_that_was_cancelled_while_its_value_was_on_its_way_stays_cancelled(scene: Scene) -> None:
@@ -143,19 +144,19 @@ def test_a_future_that_was_cancelled_while_its_value_was_on_its_way_stays_cancel
     future.cancel()
     scene.wire.open("Get")[0].answer(object_manager_pb2.GetReply())
     arrive(scene, next_one, 1)
-    assert later.result(WAIT_S) == 1 and future.cancelled()
+    assert ended(later).result() == 1 and future.cancelled()
 
 
 def test_a_future_that_is_done_holds_no_reference(scene: Scene) -> None:
     ref = scene.submit()
     future = ref.future()
     arrive(scene, ref, 1)
-    assert future.result(WAIT_S) == 1
+    assert ended(future).result() == 1
     # The thread of futures lets go when it goes on to the next.
     other = scene.submit()
     waits = other.future()
     arrive(scene, other, 2)
-    waits.result(WAIT_S)
+    ended(waits).result()
     del ref
     gc.collect()
     assert scene.core.reference_counts() == 1
@@ -165,7 +166,7 @@ def test_open_futures_end_with_the_session_and_no_new_ones_begin(scene: Scene) -
     ref = scene.submit()
     future = ref.future()
     scene.core.shutdown()
-    assert isinstance(future.exception(WAIT_S), SessionEnded)
+    assert isinstance(ended(future).exception(), SessionEnded)
     with pytest.raises(SessionEnded):
         ref.future()
 
@@ -198,4 +199,4 @@ def test_where_no_thread_may_be_made_a_future_is_an_error_and_the_next_one_is_no
         ref.future()
     future = ref.future()
     arrive(scene, ref, "late")
-    assert future.result(WAIT_S) == "late"
+    assert ended(future).result() == "late"

@@ -43,6 +43,7 @@ from tests.core_worker.scene import (
     nodes,
     value,
 )
+from tests.core_worker.scene_time import ended
 
 
 @pytest.fixture
@@ -438,7 +439,7 @@ def test_a_future_comes_when_it_is_made_again(tmp_path: Path) -> None:
         scene.wire.replies["Get"] = lambda request: object_manager_pb2.GetReply(objects=[found])
         for said in scene.wire.open("Get"):
             said.answer(object_manager_pb2.GetReply(objects=[found]))
-    assert future.result(30) == "again"
+    assert ended(future).result() == "again"
 
 
 # ---- the bound

@@ -14,6 +14,7 @@ from ray_mono.core_worker.object_ref import ObjectRef
 from ray_mono.core_worker.store_provider.memory_store import Watch
 from ray_mono.protobuf import object_manager_pb2
 from tests.core_worker.scene import ELSEWHERE, NODE_ID, Scene, failure, in_store, nodes, status, value
+from tests.core_worker.scene_time import ended
 
 OBJECT = b"o" * 28
 Found = object_manager_pb2.ObjectFound
@@ -116,7 +117,7 @@ def test_two_that_wait_for_one_object_bring_it_here_once(scene: Scene) -> None:
     )
     scene.meanwhile(lambda: scene.wire.open("Get")[0].answer(came(ref)))
     assert scene.core.wait([ref], 1, None, True) == ([ref], [])
-    assert future.result(30) == "far"
+    assert ended(future).result() == "far"
     assert [each.request.timeout_ms for each in scene.wire.all("Get")] == [-1, 0]
     scene.core.shutdown()
 

@@ -13,6 +13,7 @@ import logging
 import os
 import sys
 import threading
+import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -20,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 from ray_mono._private.argument_checks import flags
 from ray_mono._private.driver import init_arguments
 from ray_mono._private.driver.ray_context import RayContext
-from ray_mono.common.exceptions import RaySystemError
+from ray_mono.common.exceptions import RayError, RaySystemError
 from ray_mono.core_worker.process import current
 
 if TYPE_CHECKING:
@@ -222,9 +223,28 @@ def joined_node() -> Node | None:
 
 
 def _shutdown_at_exit() -> None:
+    _let_threads_end_silently()
     # A Ctrl-C has done what it should: it has made the end shorter.
     with contextlib.suppress(KeyboardInterrupt):
         shutdown()
+
+
+def _let_threads_end_silently() -> None:
+    """Daemon threads may stand in a call, or make one, when the interpreter ends. What it raises then ends
+    them, and is nobody's mistake."""
+    show = threading.excepthook
+
+    def show_others(args: threading.ExceptHookArgs) -> None:
+        if args.exc_value is None or not _is_of_a_call(args.exc_value):
+            show(args)
+
+    threading.excepthook = show_others
+
+
+def _is_of_a_call(error: BaseException) -> bool:
+    """Whether the API raised it, or a future of the API's."""
+    *_, (last, _) = traceback.walk_tb(error.__traceback__)
+    return isinstance(error, RayError) or (last.f_globals.get("__name__") or "").startswith("ray_mono.")
 
 
 def is_initialized() -> bool:
