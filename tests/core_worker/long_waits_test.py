@@ -373,6 +373,16 @@ def test_a_get_of_several_is_told_of_the_one_that_is_stuck() -> None:
     assert "(one of 2 that are missing): " in told and "f needs a moon" in told
 
 
+def test_who_waits_for_what_somebody_may_do_is_told_that_it_may_be_in_vain() -> None:
+    scene = Scene(wait_warning_s=1.0)
+    ref = scene.submit()
+    text = "f is in a process that cannot be asked"
+    scene.wire.replies["Explain"] = lambda request: common_pb2.WaitReason(code="UNREACHABLE", text=text)
+    get(scene, ref, 1.5)
+    (told,) = warnings_of(scene)
+    assert told.startswith("Waiting for more than 1 s, perhaps in vain: object") and text in told
+
+
 def test_those_are_looked_at_first_whose_calls_no_worker_has(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -1,6 +1,7 @@
-"""What people are told while their program waits for long: why, if nothing that runs will end it.
+"""What people are told while their program waits for long: why, if nothing that runs will end it, as far as
+anybody knows.
 
-    begins ──wait_warning_s──► explain ──stuck──► one line; again after twice as long
+    begins ──wait_warning_s──► explain ──stuck or open──► one line; again after twice as long
            ──Ctrl-C──► explain ──► one line
     ends in vain ──begins again──► a new wait
                  ──a third time──► the second goes on: a program may look again and again
@@ -22,11 +23,12 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from ray_mono.common.explanation import Explanation
+from ray_mono.common.explanation import Explanation, Outlook
 from ray_mono.common.threads import start
 from ray_mono.core_worker.environment import Environment, TimerHandle
 from ray_mono.core_worker.job_warnings import JobWarnings
 
+MOVES = Outlook.MOVES
 LOOKED_AT_MAX = 100
 """Of what is missing to one wait."""
 LOOK_S = 2.0
@@ -225,7 +227,7 @@ class LongWaits:
                 missing = self._missing(kind_name, ids)
             told = [self._explain(kind_name, each) for each in missing[:INTERRUPTED_MAX]]
             if told:
-                why = next((each for each in told if each.is_stuck), told[0])
+                why = next((each for each in told if each.outlook is not MOVES), told[0])
                 print(f"(ray_mono) Interrupted while it waited: {why}", file=sys.stderr, flush=True)
         except Exception as failure:  # the interrupt is what counts
             text = f"(ray_mono) Interrupted while it waited, and cannot say why: {failure}"
@@ -317,19 +319,21 @@ class LongWaits:
             num = len(look.missing)
             some = f", of which {LOOKED_AT_MAX} are looked at" if num > LOOKED_AT_MAX else ""
             others = f" (one of {num} that are missing{some})" if num > 1 else ""
-            text = f"Waiting for more than {look.waited_s:g} s{others}: {stuck}"
+            perhaps = "" if stuck.is_stuck else ", perhaps in vain"
+            text = f"Waiting for more than {look.waited_s:g} s{perhaps}{others}: {stuck}"
             self._warnings.tell("long_wait", text)
 
     def _stuck(self, look: _Look, until_s: float) -> Explanation | None:
-        """What keeps this wait from an end; None where it may end by what runs."""
-        num_may_fail = look.num_may_fail
+        """What keeps this wait from an end; None where it will end by what runs."""
+        found: list[Explanation] = []
         for id_ in look.missing[:LOOKED_AT_MAX]:
             if self._env.clock.time_s() > until_s:
                 return None
             explanation = self._explain(look.wait.kind_name, id_)
-            num_may_fail -= explanation.is_stuck
-            if num_may_fail < 0:
-                return explanation
+            if explanation.outlook is not MOVES:
+                found.append(explanation)
+            if len(found) > look.num_may_fail:
+                return next((each for each in found if each.is_stuck), found[0])
         return None
 
 

@@ -179,12 +179,7 @@ class WaitReasons:
     def in_question(self, object_ids: Sequence[bytes], is_any: bool = False) -> list[bytes]:
         """So many of them as are asked about, those first that decide. Those whose calls are with workers run
         in most cases: where all are needed, these come last. is_any: some are enough."""
-
-        def is_with_worker(object_id: bytes) -> bool:
-            task = self._tasks.get(object_id[: -ids.INDEX_BYTES])
-            return task is not None and task.state is PUSHED
-
-        return sorted(object_ids, key=is_with_worker, reverse=is_any)[:SUBJECTS_TOLD_MAX]
+        return sorted(object_ids, key=self._tasks.is_with_worker, reverse=is_any)[:SUBJECTS_TOLD_MAX]
 
     # ---- objects
 
