@@ -118,14 +118,11 @@ class BundleRequests:
                 raise RpcError(StatusCode.NOT_FOUND, text)
         self._effects.run(self._leases.commit_bundles(keys, self._clock.time_s()))
 
-    def give_back(
-        self, groups: Sequence[common_pb2.BundleIndices], order: Order | None, is_removed: bool
-    ) -> None:
-        """order: None where a head said so that this node has just told what it holds. is_removed: the
-        groups are. Raises ValueError."""
+    def give_back(self, groups: Sequence[common_pb2.BundleIndices], order: Order, is_removed: bool) -> None:
+        """is_removed: the groups are. Raises ValueError."""
         indices: dict[bytes, list[int]] = {}
         for group_id, of_group in [wire.indices_from(each) for each in groups]:
-            if order is None or not self._comes_late(group_id, order):
+            if not self._comes_late(group_id, order):
                 indices.setdefault(group_id, []).extend(of_group)
         for group_id in indices:
             self._withdraw(group_id)
@@ -160,12 +157,19 @@ class BundleRequests:
             for group_id, indices in self._leases.held_bundles().items()
         ]
 
-    def registered(self, cluster_id: bytes) -> None:
-        """At a head, which may be another one than before: nothing waits for that one any more. One that lost
-        its store gives the cluster another id, and begins to count anew."""
+    def is_of(self, cluster_id: bytes) -> None:
+        """A head that lost its store gives the cluster another id, and begins to count anew."""
         if cluster_id != self._cluster_id:
             self._cluster_id = cluster_id
             self._orders.clear()
+
+    def registered(self, cluster_id: bytes) -> None:
+        """At a head, which may be another one than before: nothing waits for that one any more."""
+        self.is_of(cluster_id)
         for lease in self._leases.leases():
             if lease.request.bundles is not None:
                 self._withdraw(lease.lease_id)
+
+
+def order_of(number: common_pb2.BundleRequestNumber) -> Order:
+    return number.head_number, number.number

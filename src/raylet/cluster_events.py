@@ -8,7 +8,7 @@ from ray_mono.common.ids import JobID
 from ray_mono.common.scheduling.resources import ResourceSet
 from ray_mono.common.world import Clock
 from ray_mono.protobuf import common_pb2, gcs_pb2
-from ray_mono.raylet.bundle_requests import BundleRequests
+from ray_mono.raylet.bundle_requests import BundleRequests, order_of
 from ray_mono.raylet.clients import Clients
 from ray_mono.raylet.dead_nodes import DeadNodes
 from ray_mono.raylet.effect_runner import EffectRunner
@@ -96,8 +96,14 @@ class ClusterEvents:
     def disowned(self, lease_ids: Sequence[bytes]) -> None:
         self._effects.run(self._leases.disowned(lease_ids, self._clock.time_s()))
 
-    def bundles_unwanted(self, bundles: Sequence[common_pb2.BundleIndices]) -> None:
-        self._bundles.give_back(bundles, None, is_removed=False)
+    def bundles_unwanted(
+        self,
+        bundles: Sequence[common_pb2.BundleIndices],
+        number: common_pb2.BundleRequestNumber,
+        cluster_id: bytes,
+    ) -> None:
+        self._bundles.is_of(cluster_id)
+        self._bundles.give_back(bundles, order_of(number), is_removed=False)
 
     def node_changed(self, node: common_pb2.NodeInfo) -> None:
         now_s = self._clock.time_s()

@@ -76,7 +76,12 @@ class GcsEvents(Protocol):
 
     def disowned(self, lease_ids: Sequence[bytes]) -> None: ...
 
-    def bundles_unwanted(self, bundles: Sequence[common_pb2.BundleIndices]) -> None: ...
+    def bundles_unwanted(
+        self,
+        bundles: Sequence[common_pb2.BundleIndices],
+        number: common_pb2.BundleRequestNumber,
+        cluster_id: bytes,
+    ) -> None: ...
 
     def node_changed(self, node: common_pb2.NodeInfo) -> None: ...
 
@@ -289,7 +294,7 @@ class GcsClient:
         for row in reply.nodes:
             self._events.node_changed(row)
         self._events.disowned(reply.unwanted_lease_ids)
-        self._events.bundles_unwanted(reply.unwanted_bundles)
+        self._events.bundles_unwanted(reply.unwanted_bundles, reply.unwanted_number, reply.cluster_id)
 
     async def _keep_registered(self, stub: gcs_rpc.GcsServiceAsyncStub, node: common_pb2.NodeInfo) -> None:
         while True:

@@ -11,7 +11,7 @@ from ray_mono.common.ids import JobID, WorkerID
 from ray_mono.common.scheduling.resources import ResourceSet
 from ray_mono.common.world import Clock
 from ray_mono.protobuf import common_pb2, raylet_pb2, raylet_rpc
-from ray_mono.raylet.bundle_requests import BundleRequests, Order
+from ray_mono.raylet.bundle_requests import BundleRequests, order_of
 from ray_mono.raylet.clients import ClientProcess, open_board
 from ray_mono.raylet.config import RayletConfig
 from ray_mono.raylet.dead_nodes import DeadNodes
@@ -237,24 +237,26 @@ class RayletServicer(raylet_rpc.RayletServiceServicer):
         with _invalid_where_it_says_so():
             if not request.may_wait:
                 return raylet_pb2.PrepareBundlesReply(
-                    refusals=self._bundles.prepare(request.groups, _order_of(request))
+                    refusals=self._bundles.prepare(request.groups, order_of(request.number))
                 )
             requester = self._requests.requester_of(context.connection)
-            refusals = await self._bundles.prepare_in_turn(request.groups, _order_of(request), requester)
+            refusals = await self._bundles.prepare_in_turn(
+                request.groups, order_of(request.number), requester
+            )
             return raylet_pb2.PrepareBundlesReply(refusals=refusals)
 
     async def CommitBundles(
         self, request: raylet_pb2.CommitBundlesRequest, context: CallContext
     ) -> common_pb2.Empty:
         with _invalid_where_it_says_so():
-            self._bundles.commit(request.groups, _order_of(request))
+            self._bundles.commit(request.groups, order_of(request.number))
         return common_pb2.Empty()
 
     async def ReturnBundles(
         self, request: raylet_pb2.ReturnBundlesRequest, context: CallContext
     ) -> common_pb2.Empty:
         with _invalid_where_it_says_so():
-            self._bundles.give_back(request.groups, _order_of(request), request.is_removed)
+            self._bundles.give_back(request.groups, order_of(request.number), request.is_removed)
         return common_pb2.Empty()
 
     async def TakeObjects(
@@ -276,14 +278,6 @@ class RayletServicer(raylet_rpc.RayletServiceServicer):
 
     async def DumpState(self, request: common_pb2.Empty, context: CallContext) -> common_pb2.DumpStateReply:
         return common_pb2.DumpStateReply(json=json.dumps(self._describe()))
-
-
-def _order_of(
-    request: raylet_pb2.PrepareBundlesRequest
-    | raylet_pb2.CommitBundlesRequest
-    | raylet_pb2.ReturnBundlesRequest,
-) -> Order:
-    return request.number.head_number, request.number.number
 
 
 @contextlib.contextmanager

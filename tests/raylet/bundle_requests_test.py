@@ -139,7 +139,7 @@ def test_what_a_broken_connection_delivers_late_is_not_carried_out() -> None:
     node.bundles.commit(named(0), (1, 4))
     node.bundles.give_back(named(0), order=(1, 2), is_removed=True)
     assert node.scene.manager.held_bundles() == {G: [0]}
-    node.bundles.give_back(named(0), order=None, is_removed=False)
+    node.bundles.give_back(named(0), order=(1, 5), is_removed=False)
     assert not node.scene.manager.held_bundles()
 
 

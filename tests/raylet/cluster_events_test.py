@@ -143,9 +143,38 @@ def test_bundles_are_told_at_each_registration_with_what_they_give_and_its_answe
     node.bundles.commit(indices, (1, 2))
     total = units(CPU=1) + given_by(units(CPU=1), b"g" * 18, 0)
     assert node.events.registration(info, []).node.total == total.to_proto()
-    node.events.bundles_unwanted(indices)
+    node.events.bundles_unwanted(indices, common_pb2.BundleRequestNumber(head_number=1, number=3), b"c")
     told = node.events.registration(info, [])
     assert (list(told.bundles), told.node.total) == ([], units(CPU=1).to_proto())
+
+
+def test_bundles_that_were_asked_for_since_nobody_wanted_them_stay() -> None:
+    """The answer to a registration, and what the same head asks for after that, travel on two connections."""
+    node = Node()
+    group = common_pb2.PlacementGroupInfo(
+        placement_group_id=b"g" * 18, bundles=[common_pb2.Bundle(resources=units(CPU=1).to_proto())]
+    )
+    indices = [common_pb2.BundleIndices(placement_group_id=b"g" * 18, indices=[0])]
+    node.bundles.registered(b"c")
+    node.bundles.prepare([common_pb2.GroupBundles(group=group, indices=[0])], (2, 8))
+    for number, held in ((7, True), (9, False)):
+        order = common_pb2.BundleRequestNumber(head_number=2, number=number)
+        node.events.bundles_unwanted(indices, order, b"c")
+        assert bool(node.bundles.told()) is held
+
+
+def test_a_head_without_its_store_counts_anew_and_does_not_want_what_an_earlier_one_asked_for() -> None:
+    node = Node()
+    group = common_pb2.PlacementGroupInfo(
+        placement_group_id=b"g" * 18, bundles=[common_pb2.Bundle(resources=units(CPU=1).to_proto())]
+    )
+    indices = [common_pb2.BundleIndices(placement_group_id=b"g" * 18, indices=[0])]
+    node.bundles.registered(b"before")
+    node.bundles.prepare([common_pb2.GroupBundles(group=group, indices=[0])], (2, 8))
+    node.events.bundles_unwanted(
+        indices, common_pb2.BundleRequestNumber(head_number=1, number=1), b"another cluster"
+    )
+    assert not node.bundles.told()
 
 
 def test_a_registration_names_what_a_head_without_its_store_cannot_know() -> None:

@@ -136,7 +136,12 @@ class Heard:
     def disowned(self, lease_ids: Sequence[bytes]) -> None:
         self.disowned_leases += lease_ids
 
-    def bundles_unwanted(self, bundles: Sequence[common_pb2.BundleIndices]) -> None:
+    def bundles_unwanted(
+        self,
+        bundles: Sequence[common_pb2.BundleIndices],
+        number: common_pb2.BundleRequestNumber,
+        cluster_id: bytes,
+    ) -> None:
         self.unwanted_bundles.append([each.indices[0] for each in bundles])
 
     def node_changed(self, node: common_pb2.NodeInfo) -> None:

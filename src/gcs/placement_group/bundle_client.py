@@ -44,9 +44,10 @@ class BundleClient:
         """Requests of this head come after those of all heads before it."""
         self._head_number = head_number
 
-    def _next_number(self) -> raylet_pb2.BundleRequestNumber:
+    def next_number(self) -> common_pb2.BundleRequestNumber:
+        """Of a request, or of an answer that names bundles."""
         self._num_requests += 1
-        return raylet_pb2.BundleRequestNumber(head_number=self._head_number, number=self._num_requests)
+        return common_pb2.BundleRequestNumber(head_number=self._head_number, number=self._num_requests)
 
     def returning_from(self, group_id: PlacementGroupID) -> set[NodeID]:
         """The nodes that have not said that bundles of the group are returned: what they were asked for again
@@ -64,7 +65,7 @@ class BundleClient:
                 return [f"node {node_id.hex()[:8]} died"] * len(groups)
             raylet = await self._environment.raylets.client(raylet_address(info))
             request = raylet_pb2.PrepareBundlesRequest(
-                groups=groups, may_wait=may_wait, number=self._next_number()
+                groups=groups, may_wait=may_wait, number=self.next_number()
             )
             timeout_s = None if may_wait else self._config.connect_timeout_s
             reply = await raylet.PrepareBundles(request, timeout_s=timeout_s)
@@ -74,7 +75,7 @@ class BundleClient:
 
     async def commit(self, node_id: NodeID, groups: Indices) -> list[PlacementGroupID]:
         """Opens them. Returns the groups of which the node does not hold these; all where it is dead."""
-        request = raylet_pb2.CommitBundlesRequest(groups=_messages(groups), number=self._next_number())
+        request = raylet_pb2.CommitBundlesRequest(groups=_messages(groups), number=self.next_number())
         while (info := self._nodes.alive(node_id)) is not None:
             try:
                 raylet = await self._environment.raylets.client(raylet_address(info))
@@ -107,7 +108,7 @@ class BundleClient:
 
     async def _insist(self, node_id: NodeID, groups: Indices, is_removed: bool) -> None:
         request = raylet_pb2.ReturnBundlesRequest(
-            groups=_messages(groups), is_removed=is_removed, number=self._next_number()
+            groups=_messages(groups), is_removed=is_removed, number=self.next_number()
         )
         while (info := self._nodes.alive(node_id)) is not None:
             try:

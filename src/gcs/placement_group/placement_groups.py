@@ -175,8 +175,9 @@ class PlacementGroups:
 
     def unwanted(
         self, node_id: NodeID, held: Sequence[common_pb2.GroupBundles]
-    ) -> list[common_pb2.BundleIndices]:
-        """Of all bundles that a node says it holds. What it should hold and does not is lost."""
+    ) -> tuple[list[common_pb2.BundleIndices], common_pb2.BundleRequestNumber]:
+        """Of all bundles that a node says it holds, and when that was so. What it should hold and does not is
+        lost."""
         told: dict[PlacementGroupID, set[int]] = {
             PlacementGroupID(each.group.placement_group_id): set(each.indices) for each in held
         }
@@ -200,7 +201,7 @@ class PlacementGroups:
             ]
             if left:
                 unwanted.append(common_pb2.BundleIndices(placement_group_id=group_id.binary(), indices=left))
-        return unwanted
+        return unwanted, self._bundles.next_number()
 
     # ---- what an earlier GCS knew
 

@@ -59,7 +59,7 @@ class NodeInfoServicer(gcs_rpc.GcsServiceServicer):
         try:
             if self._adoption.node_joins(request):
                 unwanted = []
-            unwanted_bundles = self._groups.unwanted(node_id, request.bundles)
+            unwanted_bundles, unwanted_number = self._groups.unwanted(node_id, request.bundles)
         except ValueError as error:
             raise RpcError(StatusCode.INVALID_ARGUMENT, str(error)) from error
         # Once for each connection: a raylet may register several times on one.
@@ -74,6 +74,7 @@ class NodeInfoServicer(gcs_rpc.GcsServiceServicer):
             cluster_id=info.cluster_id,
             nodes=self._nodes.rows(),
             unwanted_bundles=unwanted_bundles,
+            unwanted_number=unwanted_number,
         )
 
     async def Adopt(self, request: gcs_pb2.AdoptRequest, context: CallContext) -> common_pb2.Empty:
