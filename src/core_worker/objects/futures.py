@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import contextlib
+import logging
 import queue
 import threading
 from collections.abc import Callable, Container
@@ -29,6 +30,8 @@ from ray_mono.core_worker.objects.getter import Getter
 from ray_mono.core_worker.objects.long_waits import LongWaits
 from ray_mono.core_worker.objects.object_wait import ObjectWait
 from ray_mono.core_worker.store_provider.memory_store import MemoryStore
+
+logger = logging.getLogger(__name__)
 
 _Future = concurrent.futures.Future
 _OF_LOOPS = "asyncio.futures"
@@ -50,7 +53,7 @@ class _DriversFuture(_Future[Any]):
         self._object_id = object_id
 
     def result(self, timeout: float | None = None) -> Any:
-        if self in self._opened:
+        if self in self._opened and (timeout is None or timeout > 0):
             timeout = self._wait(timeout)
         try:
             return _Future.result(self, timeout)
@@ -58,7 +61,7 @@ class _DriversFuture(_Future[Any]):
             del self  # the traceback of an error holds this frame
 
     def exception(self, timeout: float | None = None) -> BaseException | None:
-        if self in self._opened:
+        if self in self._opened and (timeout is None or timeout > 0):
             timeout = self._wait(timeout)
         return _Future.exception(self, timeout)
 
@@ -192,9 +195,14 @@ class ObjectFutures:
                 return
             future, ref = item
             # The future may end meanwhile: it is cancelled, or `close` ends it.
-            with contextlib.suppress(concurrent.futures.InvalidStateError):
+            try:
                 if not future.done() and future.set_running_or_notify_cancel():
                     self._read(future, ref)
+            except concurrent.futures.InvalidStateError:
+                pass
+            except BaseException:
+                # concurrent.futures lets through what is no Exception. Other futures have to go on.
+                logger.exception("a callback of a future of %r failed", ref)
             del item, future, ref
 
     def _read(self, future: _Future[Any], ref: ObjectRef[Any]) -> None:

@@ -281,7 +281,8 @@ class TaskManager(PendingTasks):
                 if self._memory_store.is_known(object_id):
                     continue  # the task ran again, for another return
                 self._memory_store.put_inline(object_id, metadata, data)
-            elif not is_stream:
+            elif not (is_stream or task.template.spec.actor_creation.is_detached):
+                # Nothing stands for a detached actor here. Its calls tell.
                 self._unhandled.note(object_id, data)
         if is_stream:
             self._streams.fail(task.task_id, metadata, data)

@@ -193,6 +193,33 @@ def test_a_coroutine_that_outlives_the_session_is_cancelled_and_who_asks_for_it_
     asyncio.run(scene())
 
 
+@pytest.mark.parametrize("raised", [SystemExit, KeyboardInterrupt])
+def test_a_callback_that_would_end_the_thread_ends_no_other_future(
+    scene: Scene, raised: type[BaseException], caplog: pytest.LogCaptureFixture
+) -> None:
+    first, second = scene.submit(), scene.submit()
+
+    def fails(future: concurrent.futures.Future[Any]) -> None:
+        raise raised("by the callback")
+
+    first.future().add_done_callback(fails)
+    future = second.future()
+    arrive(scene, first, 1)
+    arrive(scene, second, 2)
+    assert future.result(WAIT_S) == 2
+    assert f"a callback of a future of {first!r} failed" in caplog.text and "by the callback" in caplog.text
+
+
+@pytest.mark.parametrize("timeout_s", [0.0, -1.0, float("nan")])
+def test_who_does_not_wait_for_a_future_is_told_at_once_that_it_is_not_done(
+    scene: Scene, timeout_s: float
+) -> None:
+    future = scene.submit().future()
+    for ask in (future.result, future.exception):
+        with pytest.raises(concurrent.futures.TimeoutError):
+            ask(timeout_s)
+
+
 def test_where_no_thread_may_be_made_a_future_is_an_error_and_the_next_one_is_none(scene: Scene) -> None:
     ref = scene.submit()
     with no_threads(), pytest.raises(OSError, match="can't start new thread"):

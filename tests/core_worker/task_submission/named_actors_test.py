@@ -134,6 +134,17 @@ def test_an_argument_that_fails_later_is_told_to_all_who_know_the_name(capfd: An
     assert not scene.wire.all("ActorOutOfScope") and not scene.core.describe()["tasks_pending"]
 
 
+def test_an_argument_of_a_detached_actor_that_fails_is_told_to_its_callers_alone(capfd: Any) -> None:
+    scene = Scene()
+    argument, held = waiting_named(scene, is_detached=True)
+    ref = call(scene, held)
+    scene.turn()
+    answer(scene, argument, raised(argument))
+    assert "its traceback" in str(scene.state_of(ref))
+    scene.core.shutdown()
+    assert capfd.readouterr().err == ""
+
+
 @pytest.mark.parametrize("get_if_exists", [True, False])
 def test_where_an_argument_failed_whoever_has_the_name_counts(get_if_exists: bool, capfd: Any) -> None:
     scene = Scene()
