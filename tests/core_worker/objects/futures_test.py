@@ -206,7 +206,7 @@ def test_a_callback_that_would_end_the_thread_ends_no_other_future(
     future = second.future()
     arrive(scene, first, 1)
     arrive(scene, second, 2)
-    assert future.result(WAIT_S) == 2
+    assert ended(future).result() == 2
     assert f"a callback of a future of {first!r} failed" in caplog.text and "by the callback" in caplog.text
 
 
