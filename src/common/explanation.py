@@ -16,7 +16,7 @@ class Outlook(enum.StrEnum):
     OPEN = "OPEN"
     """Nobody can foresee it: it waits for what somebody who lives may do, or not."""
     STUCK = "STUCK"
-    """Nothing that runs will end it."""
+    """Nothing that runs will end it, unless somebody cancels or kills something, or something fails."""
 
 
 class WaitCode(enum.StrEnum):
@@ -117,10 +117,14 @@ FOR_SOMEBODY = frozenset(
         WaitCode.HELD_BY_DRIVER,
         WaitCode.BACKPRESSURE,
         WaitCode.UNREACHABLE,
+        WaitCode.HEAD_AWAY,
+        WaitCode.LOCK,
+        WaitCode.RESOURCES,
         WaitCode.UNKNOWN,
     }
 )
-"""Those of what somebody may end, and nobody knows whether he will: an outlook that is open."""
+"""Those of what somebody may end, who need not be known, and nobody knows whether he will: an outlook that is
+open, where nothing else is waited for."""
 PASSING = frozenset(
     {
         WaitCode.TASK,

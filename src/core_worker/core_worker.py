@@ -375,8 +375,8 @@ class CoreWorker:
         """A worker becomes the job's: see WorkerContext."""
         self._context.enter_job(job, main)
 
-    def explain(self, kind_name: str, id_: bytes) -> Explanation:
-        return self._explainer.explain(kind_name, id_)
+    def explain(self, kind_name: str, id_: bytes, is_sure: bool = True) -> Explanation:
+        return self._explainer.explain(kind_name, id_, is_sure)
 
     def explain_all(self) -> WaitingOverview:
         return self._explainer.explain_all()

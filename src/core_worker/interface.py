@@ -253,9 +253,9 @@ class CoreInterface(ReferenceHome, Protocol):
 
     # ---- the task, actor and process that ask
 
-    def explain(self, kind_name: str, id_: bytes) -> Explanation:
+    def explain(self, kind_name: str, id_: bytes, is_sure: bool = True) -> Explanation:
         """Why it waits. kind_name: object, task, actor or placement_group. Asks other processes, each at most
-        for seconds."""
+        for seconds. is_sure: what seems to be stuck is asked about again after a moment."""
         ...
 
     def explain_all(self) -> WaitingOverview:

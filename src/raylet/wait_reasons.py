@@ -22,8 +22,8 @@ from ray_mono.raylet.scheduling.lease_manager import LeaseManager
 from ray_mono.raylet.scheduling.lease_stories import LeaseStories
 from ray_mono.raylet.scheduling.leases import WorkerLease, WorkerLeaseState
 from ray_mono.raylet.scheduling.scheduling_policy import Infeasible, NoSuchNode, Wait
-from ray_mono.raylet.store_client import StoreClient
-from ray_mono.rpc.surface import RpcError
+from ray_mono.raylet.store_client import EXPLAIN_TIMEOUT_S, StoreClient
+from ray_mono.rpc.surface import RpcError, StatusCode
 
 Subject = common_pb2.WaitSubject
 
@@ -159,6 +159,9 @@ class WaitReasons:
     def _held_here(self, needs: ResourceSet) -> common_pb2.WaitReason:
         here, _ = self._stories.nodes()
         held = self._holders(needs)
+        if not held.subjects and needs.fits_in(here.available):
+            text = f"node {here.node_id.hex()[:8]} has {needs} free, and is about to give it"
+            return reason_of(WaitCode.STARTING, text)
         return reason_of(
             WaitCode.RESOURCES,
             f"node {here.node_id.hex()[:8]} has {here.available.beside(needs)} free of"
@@ -264,7 +267,9 @@ class StoreReasons:
             reason = await self._store.explain(subject)
         except RpcError as error:
             node = f"node {self._node_id.hex()[:8]}"
-            text = f"the object store of {node} cannot be asked: {error.message}"
+            is_silent = error.code is StatusCode.DEADLINE_EXCEEDED
+            why = f"it did not answer within {EXPLAIN_TIMEOUT_S:g} s" if is_silent else error.message
+            text = f"the object store of {node} cannot be asked: {why}"
             unblock = f"look at the object manager of {node} and its machine, or end that node"
             return reason_of(WaitCode.UNREACHABLE, text, unblock=unblock)
         placed = [self._reasons.placed(each) for each in reason.waits_for]

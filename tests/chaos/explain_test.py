@@ -13,7 +13,7 @@ from ray_mono.util import placement_group
 from ray_mono.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 from tests.chaos.victims import Victims
 from tests.integration.bounded import get
-from tests.integration.explained import STUCK, expect_explained
+from tests.integration.explained import OPEN, expect_explained
 
 AWAY = "the head cannot be asked: it did not answer within 2 s. To unblock it: look at the head, or start it"
 
@@ -147,7 +147,7 @@ def test_what_waits_for_the_head_is_explained(start: Callable[..., Victims], nam
     steps = program()
     next(steps)
     with victims.without_head():
-        expect_explained(next(steps), "HEAD_AWAY", STUCK, words)
+        expect_explained(next(steps), "HEAD_AWAY", OPEN, words)
     assert next(steps, None) is None
 
 
@@ -156,7 +156,7 @@ def test_a_head_that_stands_still_is_told_of_as_one_that_is_gone(start: Callable
     steps = a_call_of_a_new_actor()
     next(steps)
     with victims.stopped_head():
-        expect_explained(next(steps), "HEAD_AWAY", STUCK, (AWAY,))
+        expect_explained(next(steps), "HEAD_AWAY", OPEN, (AWAY,))
         overview = ray.explain()
     assert overview.silent == ("the head",) and {"HEAD_AWAY"} == set(overview.by_code)
     assert next(steps, None) is None

@@ -14,6 +14,7 @@ import pytest
 from ray_mono.common.exceptions import GetTimeoutError
 from ray_mono.core_worker.objects import long_waits
 from ray_mono.core_worker.options import STREAMING_RETURNS
+from ray_mono.core_worker.task_submission import explainer
 from ray_mono.protobuf import common_pb2
 from ray_mono.protobuf.object_manager_pb2 import GetReply
 from ray_mono.protobuf.object_manager_pb2 import ObjectFound as Found
@@ -23,8 +24,9 @@ from tests.core_worker.scene_time import ended
 
 @pytest.fixture(autouse=True)
 def looked_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whoever looks at long waits does so in its timer."""
+    """Whoever looks at long waits does so in its timer, and lets no time pass before he looks again."""
     monkeypatch.setattr(long_waits, "start", threading.Thread.run)
+    monkeypatch.setattr(explainer, "AGAIN_S", 0.0)
 
 
 def warnings_of(scene: Scene) -> list[str]:

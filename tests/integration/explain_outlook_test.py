@@ -192,6 +192,9 @@ class Async:
     async def rest(self) -> None:
         pass
 
+    async def acquire(self) -> None:
+        await self._lock.acquire()
+
     def know(self, other: Any) -> None:
         self.other = other
 
@@ -220,6 +223,21 @@ def with_locks_in_a_circle(length: int) -> Any:
     return actors[0].locked.remote(length)
 
 
+def behind_one_that_blocks_the_loop() -> Any:
+    actor = Async.remote()
+    begun = actor.locked.remote(0)
+    KEPT.extend([actor, actor.blocks.remote([of_gpus()])])
+    return begun
+
+
+def of_a_lock_that_a_later_call_may_release() -> Any:
+    actor = Async.remote()
+    KEPT.append(actor)
+    get(actor.acquire.remote())
+    KEPT.append(actor.acquire.remote())
+    return actor.acquire.remote()
+
+
 TOLD: dict[str, tuple[Callable[[], Any], str, Outlook, tuple[str, ...]]] = {
     "an actor without a handle, whose call runs": (
         without_a_handle,
@@ -236,7 +254,7 @@ TOLD: dict[str, tuple[Callable[[], Any], str, Outlook, tuple[str, ...]]] = {
     "an actor of a task that runs": (
         of_a_task_that,
         "RESOURCES",
-        MOVES,
+        OPEN,
         ("actor Holder is held until hold(), which made it, drops its handles", "hold() runs on"),
     ),
     "an actor of a task that is stuck": (
@@ -322,6 +340,18 @@ TOLD: dict[str, tuple[Callable[[], Any], str, Outlook, tuple[str, ...]]] = {
         "RUNNING",
         MOVES,
         ("Async.locked() of actor ",),
+    ),
+    "a lock that a later call may release": (
+        of_a_lock_that_a_later_call_may_release,
+        "LOCK",
+        OPEN,
+        ("Async.acquire() of actor ", "waits in its code for a lock that another call of its actor has"),
+    ),
+    "a coroutine behind one that blocks the event loop": (
+        behind_one_that_blocks_the_loop,
+        "INFEASIBLE",
+        STUCK,
+        ("Async.locked() of actor ", "is behind Async.blocks() of actor ", "which blocks its event loop"),
     ),
     "locks in a circle": (
         lambda: with_locks_in_a_circle(2),

@@ -234,7 +234,7 @@ def test_whom_a_store_knows_by_ids_gets_an_address() -> None:
 
 
 def test_a_store_that_does_not_answer_is_named() -> None:
-    told = in_store(Scene(units(CPU=1)), RpcError(StatusCode.DEADLINE_EXCEEDED, "no answer within 1 s"))
+    told = in_store(Scene(units(CPU=1)), RpcError(StatusCode.DEADLINE_EXCEEDED, "a path, and so on"))
     node = HERE.hex()[:8]
     assert told.code == "UNREACHABLE" and told.unblock
-    assert told.text == f"the object store of node {node} cannot be asked: no answer within 1 s"
+    assert told.text == f"the object store of node {node} cannot be asked: it did not answer within 1 s"

@@ -11,6 +11,7 @@ moment to say so before the raylet is told. A driver tells nobody.
 from __future__ import annotations
 
 import contextlib
+import threading
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -48,6 +49,8 @@ class _Wait(NamedTuple):
     """So many are; None: all are needed."""
     is_timed: bool = False
     """It ends when a time is over."""
+    thread: int = 0
+    """That waits."""
 
 
 class BlockedNotice:
@@ -155,7 +158,9 @@ class BlockedNotice:
             return self.wait(waiter, timeout_s)
         this = object()
         task_id = self._context.get().task_id
-        self._waits[this] = _Wait(task_id, object_ids, num_enough, timeout_s is not None)
+        self._waits[this] = _Wait(
+            task_id, object_ids, num_enough, timeout_s is not None, threading.get_ident()
+        )
         try:
             return self._wait_for(object_ids, waiter, timeout_s)
         finally:
@@ -189,6 +194,11 @@ class BlockedNotice:
     def is_timed(self, task_id: bytes) -> bool:
         """Whether a wait of the task ends when a time is over. Lock held."""
         return any(wait.is_timed for wait in self._waits_of(task_id))
+
+    def who_blocks(self, thread: int) -> bytes | None:
+        """The task that waits for values on this thread."""
+        waits = (wait.task_id for wait in list(self._waits.values()) if wait.thread == thread)
+        return next(waits, None)
 
     def _waits_of(self, task_id: bytes) -> list[_Wait]:
         return [wait for wait in list(self._waits.values()) if wait.task_id == task_id]

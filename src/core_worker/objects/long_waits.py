@@ -85,7 +85,7 @@ class LongWaits:
         is_missing: Callable[[bytes], bool],
         is_with_worker: Callable[[bytes], bool],
         warnings: JobWarnings,
-        explain: Callable[[str, bytes], Explanation],
+        explain: Callable[[str, bytes, bool], Explanation],
     ) -> None:
         """is_missing(object id): it is not there, or not here. is_with_worker(object id): the call that makes
         it is. Lock held for both. explain: see CoreInterface."""
@@ -225,7 +225,7 @@ class LongWaits:
         try:
             with self._env.lock:
                 missing = self._missing(kind_name, ids)
-            told = [self._explain(kind_name, each) for each in missing[:INTERRUPTED_MAX]]
+            told = [self._explain(kind_name, each, False) for each in missing[:INTERRUPTED_MAX]]
             if told:
                 why = next((each for each in told if each.outlook is not MOVES), told[0])
                 print(f"(ray_mono) Interrupted while it waited: {why}", file=sys.stderr, flush=True)
@@ -325,15 +325,18 @@ class LongWaits:
 
     def _stuck(self, look: _Look, until_s: float) -> Explanation | None:
         """What keeps this wait from an end; None where it will end by what runs."""
-        found: list[Explanation] = []
+        kind_name = look.wait.kind_name
+        found: list[tuple[bytes, Explanation]] = []
         for id_ in look.missing[:LOOKED_AT_MAX]:
             if self._env.clock.time_s() > until_s:
                 return None
-            explanation = self._explain(look.wait.kind_name, id_)
+            explanation = self._explain(kind_name, id_, False)
             if explanation.outlook is not MOVES:
-                found.append(explanation)
+                found.append((id_, explanation))
             if len(found) > look.num_may_fail:
-                return next((each for each in found if each.is_stuck), found[0])
+                id_, _ = next((each for each in found if each[1].is_stuck), found[0])
+                told = self._explain(kind_name, id_, True)
+                return None if told.outlook is MOVES else told
         return None
 
 

@@ -9,7 +9,9 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+from ray_mono.common.explanation import WaitCode
 from ray_mono.common.our_bug import known
+from ray_mono.common.wait_messages import reason_of
 from ray_mono.core_worker.core_worker import CoreWorker
 from ray_mono.core_worker.peers import PUSH_TASK
 from ray_mono.core_worker.task_execution.execution import Execution
@@ -133,10 +135,14 @@ class CoreWorkerServicer(CoreWorkerServiceServicer):
         execution.receiver.exit_after_queue()
 
     def Explain(self, request: Any, call: ServerCall) -> None:  # type: ignore[override]
-        call.reply(self.core.reasons.of(request.subject))
+        if self._core is None:
+            name = request.subject.name or "what is wanted"
+            call.reply(reason_of(WaitCode.STARTING, f"{name} is in a process that is about to be ready"))
+        else:
+            call.reply(self._core.reasons.of(request.subject))
 
     def ListWaiting(self, request: Any, call: ServerCall) -> None:  # type: ignore[override]
-        call.reply(self.core.reasons.waiting())
+        call.reply(common_pb2.WaitingReply() if self._core is None else self._core.reasons.waiting())
 
     def DumpState(self, request: Any, call: ServerCall) -> None:  # type: ignore[override]
         call.reply(common_pb2.DumpStateReply(json=json.dumps(self.core.describe())))

@@ -187,8 +187,8 @@ class ActorRuntime:
 
     # ---- for `explain`
 
-    def coroutine_of(self, task: TaskContext) -> asyncio.Task[None] | None:
-        """Of a call that has begun; None where it is no coroutine's. Any thread."""
+    def coroutine_of(self, task: TaskContext) -> tuple[asyncio.Task[None], int] | None:
+        """Of a call that has begun, and its loop's thread; None where it is no coroutine's. Any thread."""
         return next(filter(None, (group.running(task) for group in self._loops.values())), None)
 
     def num_beside_calls(self) -> int:

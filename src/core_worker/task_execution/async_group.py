@@ -149,10 +149,10 @@ class AsyncGroup:
 
     # ---- calls
 
-    def running(self, task: TaskContext) -> asyncio.Task[None] | None:
-        """The asyncio task of a call that has begun. Any thread."""
+    def running(self, task: TaskContext) -> tuple[asyncio.Task[None], int] | None:
+        """The asyncio task of a call that has begun, and its loop's thread. Any thread."""
         running = self._running.get(task)
-        return None if running is None else running[0]
+        return None if running is None else (running[0], self._ident)
 
     def num_beside_calls(self) -> int:
         """Of asyncio tasks on the loop, those that are no calls. Any thread."""

@@ -33,8 +33,10 @@ class Awaits:
     """So many of these objects are; None: all are needed."""
     is_timed: bool = False
     """It goes on when a time is over."""
-    is_for_lock: bool = False
-    """It waits for an asyncio.Lock."""
+    lock: asyncio.Lock | None = None
+    """It waits for this one."""
+    is_lexical: bool = True
+    """With `async with`: whoever has the lock gives it back himself, if all want it so."""
 
 
 NOTHING_KNOWN = Awaits()
@@ -50,13 +52,16 @@ class AwaitChain:
         if depth == DEPTH_MAX:
             return NOTHING_KNOWN
         frames = list(_frames(task.get_coro()))
-        found = next(filter(None, (self._of_frame(frame, depth) for frame in frames)), None)
+        # Of `async with` acquire() is the second frame in asyncio.
+        inside = [False, *(frame.f_code.co_name == "__aenter__" for frame in frames)]
+        looked = (self._of_frame(*each, depth) for each in zip(frames, inside, strict=False))
+        found = next(filter(None, looked), None)
         if found is None:
             found = self._of_future(getattr(task, "_fut_waiter", None), depth)
         return replace(found, is_timed=True) if _has_timeout(task) or any(map(_is_timed, frames)) else found
 
-    def _of_frame(self, frame: FrameType, depth: int) -> Awaits | None:
-        """None where the coroutine says nothing."""
+    def _of_frame(self, frame: FrameType, is_inside: bool, depth: int) -> Awaits | None:
+        """None where the coroutine says nothing. is_inside: within an `__aenter__`."""
         code, names = frame.f_code, frame.f_locals
         if code is await_next.__code__:
             source = names["source"]
@@ -70,7 +75,7 @@ class AwaitChain:
             return (self._any_of if is_any else self._all_of)(names.get("fs", ()), depth)
         this = names.get("self")
         if code.co_name == "acquire" and isinstance(this, asyncio.Lock):
-            return Awaits(is_for_lock=True)
+            return Awaits(lock=this, is_lexical=is_inside)
         if code.co_name == "__aexit__" and (tasks := getattr(this, "_tasks", None)):
             return self._all_of(list(tasks), depth)
         return None
@@ -83,11 +88,14 @@ class AwaitChain:
         if children := getattr(future, "_children", None):  # of gather()
             return self._all_of(children, depth)
         for callback, _ in getattr(future, "_callbacks", None) or ():
-            # wrap_future has one that knows the other future.
+            # wrap_future and shield have one that knows the other future.
             for cell in getattr(callback, "__closure__", None) or ():
-                if isinstance(cell.cell_contents, concurrent.futures.Future):
-                    object_id = self._object_of(cell.cell_contents)
+                other = cell.cell_contents
+                if isinstance(other, concurrent.futures.Future):
+                    object_id = self._object_of(other)
                     return NOTHING_KNOWN if object_id is None else Awaits((object_id,))
+                if isinstance(other, asyncio.Future) and other is not future:
+                    return self._of_future(other, depth + 1) if depth < DEPTH_MAX else NOTHING_KNOWN
         return NOTHING_KNOWN
 
     def _all_of(self, futures: Iterable[Any], depth: int) -> Awaits:
@@ -95,12 +103,13 @@ class AwaitChain:
         found = [self._of_future(each, depth + 1) for each in list(futures)]
         needed = [each for each in found if not each.is_timed and each.num_enough is None]
         object_ids = [object_id for each in needed for object_id in each.object_ids]
-        return Awaits((*dict.fromkeys(object_ids),), is_for_lock=any(each.is_for_lock for each in needed))
+        locks = [each for each in needed if each.lock is not None]
+        return Awaits((*dict.fromkeys(object_ids),)) if object_ids or not locks else locks[0]
 
     def _any_of(self, futures: Iterable[Any], depth: int) -> Awaits:
         """Where each is known to need one object."""
         found = [self._of_future(each, depth + 1) for each in list(futures)]
-        if any(each.is_timed or each.is_for_lock or len(each.object_ids) != 1 for each in found):
+        if any(each.is_timed or len(each.object_ids) != 1 for each in found):
             return NOTHING_KNOWN
         return Awaits(tuple(each.object_ids[0] for each in found), num_enough=1)
 

@@ -64,12 +64,11 @@ class RunReasons:
             return None
         if subject.kind == Subject.ACTOR:
             text = f"{subject.name} is held until {_named(maker)}, which made it, drops its handles"
-            # What an actor's call has made may be its actor's.
-            is_unsure = bool(maker.kind.actor_id)
-            return reason_of(WaitCode.OWNED, text, [self._subject(maker)], is_unsure=is_unsure)
+            # It may have given it to others, or to its actor.
+            return reason_of(WaitCode.OWNED, text, [self._subject(maker)], is_unsure=True)
         if subject.kind == Subject.PLACEMENT_GROUP:
             text = f"{subject.name} is held until {_named(maker)}, which made it, removes it"
-            return reason_of(WaitCode.HELD_BY_GROUP, text, [self._subject(maker)])
+            return reason_of(WaitCode.HELD_BY_GROUP, text, [self._subject(maker)], is_unsure=True)
         text = f"the items of {subject.name} are for {_named(maker)}, which called it"
         return reason_of(WaitCode.BACKPRESSURE, text, [self._subject(maker)])
 
@@ -156,12 +155,15 @@ class RunReasons:
             text = f"{_named(task)} on {self._here} waits in its code for {wait.what}"
             subjects = [] if wait.subject is None else [wait.subject]
             return reason_of(wait.code, text, subjects, unblock=wait.unblock)
+        if (blocker := self._who_blocks(task)) is not None:
+            text = f"{_named(task)} is behind {_named(blocker)}, which blocks its event loop, on {self._here}"
+            return reason_of(WaitCode.BEHIND_OTHERS, text, [self._subject(blocker)])
         awaits = self._awaits(task)
         text = f"{_named(task)} on {self._here} waits in its code for"
         if awaits.object_ids:
             return self._of_values(text, awaits.object_ids, awaits.num_enough, awaits.is_timed)
-        if awaits.is_for_lock and (others := [each for each in self._running.begun() if each is not task]):
-            return self._of_lock(text, others)
+        if awaits.lock is not None:
+            return self._of_lock(text, task, awaits)
         if awaited := self._asked_for_by(task.task_id):
             text = f"{_named(task)} on {self._here} has asked for, and may wait in its code for"
             return self._of_values(text, awaited, is_timed=awaits.is_timed, is_unsure=True)
@@ -179,17 +181,28 @@ class RunReasons:
         """Its coroutine, if it is one's."""
         actor = self._running.actor
         running = None if actor is None else actor.coroutine_of(task)
-        return Awaits() if running is None else self._await_chain.of(running)
+        return Awaits() if running is None else self._await_chain.of(running[0])
 
-    def _of_lock(self, text: str, others: Sequence[TaskContext]) -> common_pb2.WaitReason:
-        """Who has it nobody knows, but one of these."""
+    def _who_blocks(self, task: TaskContext) -> TaskContext | None:
+        """The call whose code blocks its event loop."""
+        actor = self._running.actor
+        running = None if actor is None else actor.coroutine_of(task)
+        blocker = None if running is None else self._blocked.who_blocks(running[1])
+        return None if blocker is None or blocker == task.task_id else self._running.find(blocker)
+
+    def _of_lock(self, text: str, task: TaskContext, awaits: Awaits) -> common_pb2.WaitReason:
+        """Who has it nobody knows, but none of those that want it."""
         actor = known(self._running.actor, "the actor of a coroutine")
+        begun = [each for each in self._running.begun() if each is not task]
+        others = [each for each in begun if self._awaits(each).lock is not awaits.lock]
+        # What the actor's code has started may have it, or a call that is over, and a later one release it.
+        num_others = max(0, len(others) - SUBJECTS_TOLD_MAX) + actor.num_beside_calls()
         return reason_of(
             WaitCode.LOCK,
             f"{text} a lock that another call of its actor has",
             map(self._subject, others[:SUBJECTS_TOLD_MAX]),
             is_any=True,
-            num_others=max(0, len(others) - SUBJECTS_TOLD_MAX) + actor.num_beside_calls(),
+            num_others=num_others + (not awaits.is_lexical),
         )
 
     def _of_values(

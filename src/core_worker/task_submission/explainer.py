@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -22,7 +23,7 @@ from ray_mono.common.wait_messages import NODES_TOLD_MAX, reason_of
 from ray_mono.core_worker.environment import Environment
 from ray_mono.core_worker.peers import PeerPool
 from ray_mono.core_worker.task_submission.wait_reasons import LOOK_AT_IT, WaitReasons
-from ray_mono.core_worker.task_submission.wait_walk import Link, Walk
+from ray_mono.core_worker.task_submission.wait_walk import Link, Story, Walk
 from ray_mono.protobuf import common_pb2
 from ray_mono.rpc.reactor import Waiter
 from ray_mono.rpc.surface import RpcError
@@ -37,6 +38,9 @@ GROUPS_MAX = 100
 WALKS_MAX = 3
 WALK_S = 10.0
 """So long a walk may take: whoever is met after that is not asked."""
+AGAIN_S = 0.3
+"""After that it is walked again where something seems to be stuck; 0: at once."""
+OPEN, STUCK = Outlook.OPEN, Outlook.STUCK
 
 
 class Explainer:
@@ -48,7 +52,7 @@ class Explainer:
         self._peers = peers
         self._reasons = reasons
 
-    def explain(self, kind_name: str, id_: bytes) -> Explanation:
+    def explain(self, kind_name: str, id_: bytes, is_sure: bool = True) -> Explanation:
         """See CoreInterface. Who knows an object that this process has no reference to is looked for. The
         lock must not be held."""
         subject = Subject(kind=kind_name.upper(), id=id_)
@@ -75,7 +79,8 @@ class Explainer:
                         (_plain(Link(subject, reason_of(WaitCode.UNKNOWN, text))),), Outlook.OPEN
                     )
                 subject = found
-        return self._followed(subject, self._env.clock.time_s() + WALK_S, {})
+        [told] = self._followed([subject], self._env.clock.time_s() + WALK_S, {}, is_sure)
+        return told
 
     def explain_all(self) -> WaitingOverview:
         """See CoreInterface. The lock must not be held."""
@@ -96,23 +101,55 @@ class Explainer:
         if answers[0][0] is None and THE_HEAD not in silent:
             did_not_answer.insert(0, THE_HEAD)
         alike = sorted((each for reply in replies for each in reply.alike), key=lambda each: -each.count)
-        groups = [
-            Waiting(each.count, self._followed(each.example, until_s, silent)) for each in alike[:GROUPS_MAX]
-        ]
+        alike, num_left = alike[:GROUPS_MAX], len(alike) - GROUPS_MAX
+        followed = self._followed([each.example for each in alike], until_s, silent)
+        groups = [Waiting(each.count, told) for each, told in zip(alike, followed, strict=True)]
         waiting = tuple(group for group in groups if _waits(group.example))
-        return WaitingOverview(waiting, max(0, len(alike) - GROUPS_MAX), tuple(did_not_answer))
+        return WaitingOverview(waiting, max(0, num_left), tuple(did_not_answer))
 
     def _followed(
-        self, subject: common_pb2.WaitSubject, until_s: float, silent: dict[str, str]
-    ) -> Explanation:
-        """silent: who did not answer already, and how they are named. They are not waited for again."""
+        self,
+        subjects: Sequence[common_pb2.WaitSubject],
+        until_s: float,
+        silent: dict[str, str],
+        is_sure: bool = True,
+    ) -> list[Explanation]:
+        """silent: who did not answer already, and how they are named. They are not waited for again. is_sure:
+        STUCK is told of what was so twice, and in the same way. What is busy may look so between two
+        answers."""
+        stories = [self._walked(subject, until_s, silent) for subject in subjects]
+        unsure = [place for place, story in enumerate(stories) if is_sure and story.outlook is STUCK]
+        for _ in range(WALKS_MAX):
+            if not unsure:
+                break
+            if AGAIN_S:
+                self._env.reactor.wait(Waiter(self._env.reactor), AGAIN_S)
+            before = {place: _way(stories[place]) for place in unsure}
+            stories = [
+                self._walked(subjects[place], until_s, silent) if place in before else story
+                for place, story in enumerate(stories)
+            ]
+            unsure = [
+                place
+                for place, way in before.items()
+                if stories[place].outlook is STUCK and _way(stories[place]) != way
+            ]
+        return [
+            self._plainly(replace(story, outlook=OPEN) if place in unsure else story, silent)
+            for place, story in enumerate(stories)
+        ]
+
+    def _walked(self, subject: common_pb2.WaitSubject, until_s: float, silent: dict[str, str]) -> Story:
         for _ in range(WALKS_MAX):
             story = Walk(partial(self._ask, until_s, silent)).begin(subject)
             if len(story.links) == 1 or story.links[-1].reason.code != WaitCode.UNKNOWN:
                 break
             # What was waited for has ended between two answers: whoever waited tells something else by now.
+        return story
+
+    def _plainly(self, story: Story, silent: dict[str, str]) -> Explanation:
         links = tuple(map(_plain, self._with_lost(story.links, silent)))
-        is_cycle = story.cycle_begins is not None and story.outlook is Outlook.STUCK
+        is_cycle = story.cycle_begins is not None and story.outlook is STUCK
         return Explanation(links, story.outlook, links[story.cycle_begins :] if is_cycle else ())
 
     def _with_lost(self, links: Sequence[Link], silent: dict[str, str]) -> Sequence[Link]:
@@ -313,6 +350,10 @@ def _ended(who: str, subject: common_pb2.WaitSubject) -> common_pb2.WaitReason:
 def _waits(listed: Explanation) -> bool:
     """What has begun or ended since it was listed does not."""
     return not listed.has_begun and listed.links[0].code != WaitCode.UNKNOWN
+
+
+def _way(story: Story) -> list[tuple[int, bytes, str]]:
+    return [(link.subject.kind, link.subject.id, link.reason.code) for link in story.links]
 
 
 def _plain(link: Link) -> WaitLink:

@@ -4,6 +4,7 @@ links of the chains that docs/internals/explain.md tells of. It only looks. Lock
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 
 from ray_mono.common import ids
@@ -178,8 +179,17 @@ class WaitReasons:
 
     def in_question(self, object_ids: Sequence[bytes], is_any: bool = False) -> list[bytes]:
         """So many of them as are asked about, those first that decide. Those whose calls are with workers run
-        in most cases: where all are needed, these come last. is_any: some are enough."""
-        return sorted(object_ids, key=self._tasks.is_with_worker, reverse=is_any)[:SUBJECTS_TOLD_MAX]
+        in most cases: where all are needed, these come last. Of calls that are alike one comes before the
+        others. is_any: some are enough."""
+        num_alike: Counter[object] = Counter()
+        order: dict[bytes, tuple[bool, int]] = {}
+        for object_id in object_ids:
+            task = self._tasks.get(object_id[: -ids.INDEX_BYTES])
+            is_with_worker = task is not None and task.is_pushed
+            like = None if task is None else id(task.template)
+            order[object_id] = is_with_worker is not is_any, num_alike[like]
+            num_alike[like] += 1
+        return sorted(object_ids, key=order.__getitem__)[:SUBJECTS_TOLD_MAX]
 
     # ---- objects
 
@@ -362,8 +372,6 @@ class WaitReasons:
             return reason_of(WaitCode.OWNED, text)
         made_by = Subject(kind=Subject.ACTOR, id=subject.id, name=name, creator_task_id=actor.made_by)
         if (by_call := self._runs(made_by)) is not None:
-            # Who else has a handle may keep it longer.
-            by_call.unsure = by_call.unsure or bool(row.contained or row.borrowers)
             return by_call
         who = f"process {self._env.worker_id.hex()[:8]} {process}, which made it,"
         return reason_of(WaitCode.OWNED, f"{name} is held until {who} drops its handles or kills it")

@@ -23,6 +23,8 @@ SUBJECTS_MAX = 2_000
 """Of one walk."""
 DEPTH_MAX = 200
 """Of branches within branches."""
+LOOKS_MAX = 20_000
+"""Of one walk: where ways part and lead back, there are many more ways than subjects."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,7 @@ class Walk:
         # Of those whose end does not depend on the way to them.
         self._ends: dict[Key, Story] = {}
         self._num_circles = 0
+        self._num_looks = 0
 
     def begin(self, subject: common_pb2.WaitSubject) -> Story:
         return self._look(subject, [])
@@ -70,8 +73,10 @@ class Walk:
             if (known := self._ends.get(key)) is not None:
                 found = known
                 break
-            if depth == DEPTH_MAX or (key not in self._told and len(self._told) >= SUBJECTS_MAX):
-                found = Story((), MOVES)
+            self._num_looks += 1
+            is_new = key not in self._told
+            if depth == DEPTH_MAX or self._num_looks > LOOKS_MAX or (is_new and self._is_full):
+                found = Story((), OPEN)
                 break
             self._ask_about([subject])
             reason = self._told[key]
@@ -95,6 +100,10 @@ class Walk:
             self._ends[keys[-1]] = replace(found, links=(links[-1], *found.links))
             self._ends[keys[0]] = story
         return story
+
+    @property
+    def _is_full(self) -> bool:
+        return len(self._told) >= SUBJECTS_MAX
 
     def _beyond(self, reason: common_pb2.WaitReason, path: list[Key], depth: int) -> Story:
         """What all of these lead to, or enough of them."""

@@ -108,6 +108,15 @@ async def want_the_lock(objects: Objects) -> None:
         pass
 
 
+async def acquire_the_lock(objects: Objects) -> None:
+    await objects.lock.acquire()
+    await objects.lock.acquire()
+
+
+async def shield(objects: Objects) -> None:
+    await asyncio.shield(asyncio.create_task(wait_in_a_coroutine(objects)))
+
+
 async def wait_for_an_event(objects: Objects) -> None:
     await asyncio.Event().wait()
 
@@ -148,7 +157,9 @@ AWAITS: dict[str, tuple[Callable[[Objects], Awaitable[None]], Awaits]] = {
     "an object within a time": (wait_within_a_time, Awaits((A,), is_timed=True)),
     "a group of tasks, one of an object": (wait_for_a_group, Awaits((A,))),
     "an object, without a bound": (wait_without_a_bound, Awaits((A,))),
-    "a lock": (want_the_lock, Awaits(is_for_lock=True)),
+    "a lock": (want_the_lock, Awaits()),
+    "a lock, by acquire()": (acquire_the_lock, Awaits(is_lexical=False)),
+    "a task behind a shield": (shield, Awaits((A,))),
     "an event": (wait_for_an_event, NOTHING_KNOWN),
     "a future of somebody else": (wait_for_somebody_elses, NOTHING_KNOWN),
     "the next item of a generator": (next_item, Awaits((A,))),
@@ -177,4 +188,5 @@ def test_what_a_coroutine_waits_for_is_seen(name: str) -> None:
     program, expected = AWAITS[name]
     found = seen(program)
     # asyncio.wait keeps a set.
-    assert replace(found, object_ids=tuple(sorted(found.object_ids))) == expected
+    assert replace(found, object_ids=tuple(sorted(found.object_ids)), lock=None) == expected
+    assert (found.lock is not None) is name.startswith("a lock")

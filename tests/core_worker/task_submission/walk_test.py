@@ -161,7 +161,7 @@ def test_the_walk_is_bounded() -> None:
     reasons = dict(zip(chain, chain[1:], strict=False)) | {chain[-1]: LACKS, "a": chain[0]}
     cluster = Cluster(**reasons)
     story = cluster.story()
-    assert len(cluster.asked) == SUBJECTS_MAX == len(story.links) and story.outlook is MOVES
+    assert len(cluster.asked) == SUBJECTS_MAX == len(story.links) and story.outlook is OPEN
 
 
 def test_a_long_chain_is_followed_to_its_end() -> None:
@@ -182,3 +182,10 @@ def test_ways_that_part_and_meet_again_are_walked_once(end: str, outlook: Outloo
     reasons |= {f"x{number}": f"n{number + 1}" for number in range(60)}
     cluster = Cluster(a="n0", n60=end, **reasons)
     assert cluster.story().outlook is outlook and len(cluster.asked) == 2 + 2 * 60
+
+
+def test_a_walk_among_many_that_wait_for_each_other_ends() -> None:
+    names = [f"n{number}" for number in range(30)]
+    reasons = {name: "|" + " ".join(other for other in names if other != name) for name in names}
+    story = Cluster(a="n0", **reasons).story()
+    assert story.outlook is not MOVES

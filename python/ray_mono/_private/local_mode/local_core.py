@@ -468,7 +468,7 @@ class LocalCore:
             raise ActorExit
         raise TypeError("exit_actor() was called outside of an actor: call it inside an actor's method")
 
-    def explain(self, kind_name: str, id_: bytes) -> Explanation:
+    def explain(self, kind_name: str, id_: bytes, is_sure: bool = True) -> Explanation:
         text = f"{kind_name.replace('_', ' ')} {id_.hex()}: in local mode calls run as they are made"
         return Explanation((WaitLink(kind_name, id_.hex(), "", WaitCode.READY, text, ""),), Outlook.MOVES)
 
