@@ -36,6 +36,7 @@ class UnhandledErrors:
         self._thread: threading.Thread | None = None
         self._last_task_id = b""
         self._num_left_out = 0
+        self._is_closed = False
         # Actors whose constructor's error was printed. Each call to such an actor fails with it again.
         self._actors_told: set[str | None] = set()
 
@@ -43,7 +44,7 @@ class UnhandledErrors:
         """The serialized error of an object that is gone. Lock held."""
         task_id = object_id[: -ids.INDEX_BYTES]
         # All returns of a task have the same error, and they usually go together.
-        if data is None or task_id == self._last_task_id or os.environ.get(SILENCED_BY):
+        if data is None or task_id == self._last_task_id or os.environ.get(SILENCED_BY) or self._is_closed:
             return
         self._last_task_id = task_id
         if self._queue.qsize() >= WAITING_MAX or not self._has_thread():
@@ -52,7 +53,9 @@ class UnhandledErrors:
         self._queue.put(data)
 
     def close(self) -> None:
-        """Prints what is left. Waits CLOSE_TIMEOUT_S at most."""
+        """Prints what is left. Waits CLOSE_TIMEOUT_S at most. What fails from now on does so since this
+        process leaves."""
+        self._is_closed = True
         if self._thread is not None:
             self._queue.put(None)
             self._thread.join(CLOSE_TIMEOUT_S)

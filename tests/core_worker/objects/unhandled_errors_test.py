@@ -111,6 +111,17 @@ def test_a_reference_that_went_before_its_error_came_is_told_too(forgotten: Forg
     assert "its traceback" in forgotten.printed()
 
 
+def test_what_fails_since_the_process_leaves_is_not_told(forgotten: Forgotten) -> None:
+    scene = forgotten.scene
+    ref = scene.submit()
+    reply = failure(task_error("its traceback"), ref.binary())
+    del ref
+    scene.turn()
+    scene.grant()
+    scene.core.at_shutdown(lambda: scene.wire.last("PushTask").answer(reply))
+    assert forgotten.printed() == ""
+
+
 # ---- by itself
 
 
