@@ -93,8 +93,10 @@ def make_later(path: Path, fails: bool) -> Any:
 
 
 @ray.remote(num_cpus=0)
-def call_by_name(name: str) -> int:
-    return get(ray.get_actor(name).get.remote())  # type: ignore[no-any-return]
+def call_by_name(name: str, found: Path) -> int:
+    ref = ray.get_actor(name).get.remote()
+    found.touch()
+    return get(ref)  # type: ignore[no-any-return]
 
 
 def test_a_named_actor_is_found_and_called_before_its_arguments_are_there(tmp_path: Path) -> None:
@@ -103,7 +105,7 @@ def test_a_named_actor_is_found_and_called_before_its_arguments_are_there(tmp_pa
     with pytest.raises(ActorAlreadyExistsError, match="late"):
         late.remote(8)
     others = [handle, ray.get_actor("late"), late.options(get_if_exists=True).remote(8)]
-    refs = [*(each.get.remote() for each in others), call_by_name.remote("late")]
+    refs = [*(each.get.remote() for each in others), call_by_name.remote("late", tmp_path / "found")]
     assert ray.util.list_named_actors() == ["late"] and not ray.wait(refs, timeout=0.1)[0]
     (tmp_path / "now").touch()
     assert get(refs) == [7] * 4
@@ -112,7 +114,9 @@ def test_a_named_actor_is_found_and_called_before_its_arguments_are_there(tmp_pa
 def test_whoever_has_a_handle_is_told_that_an_argument_failed(tmp_path: Path) -> None:
     late: Any = ray.remote(Late).options(name="late", num_cpus=0)
     handle = late.remote(make_later(tmp_path / "now", fails=True))
-    refs = [handle.get.remote(), ray.get_actor("late").get.remote(), call_by_name.remote("late")]
+    found = tmp_path / "found"
+    refs = [handle.get.remote(), ray.get_actor("late").get.remote(), call_by_name.remote("late", found)]
+    wait_until(found.exists, "a task has found it by its name")
     (tmp_path / "now").touch()
     for ref in refs:
         with pytest.raises(ActorDiedError, match="KeyError: 'no'"):
