@@ -109,5 +109,8 @@ def test_what_is_in_a_process_that_does_not_answer_is_named(name: str, tmp_path:
 def test_who_did_not_answer_is_named_where_all_that_waits_is_listed(tmp_path: Path) -> None:
     begun = tmp_path / "begun"
     a_task(begun)
-    (silent,) = ray.explain().silent
+    told = ray.explain()
+    (silent,) = told.silent
     assert silent.startswith("process ") and f"(pid {begun.read_text()}, node " in silent
+    (group,) = told.groups
+    assert group.count == 1 and "stands() is in process " in str(group.example)

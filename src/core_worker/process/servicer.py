@@ -142,7 +142,8 @@ class CoreWorkerServicer(CoreWorkerServiceServicer):
             call.reply(self._core.reasons.of(request.subject))
 
     def ListWaiting(self, request: Any, call: ServerCall) -> None:  # type: ignore[override]
-        call.reply(common_pb2.WaitingReply() if self._core is None else self._core.reasons.waiting())
+        silent = frozenset(request.silent_worker_ids)
+        call.reply(common_pb2.WaitingReply() if self._core is None else self._core.reasons.waiting(silent))
 
     def DumpState(self, request: Any, call: ServerCall) -> None:  # type: ignore[override]
         call.reply(common_pb2.DumpStateReply(json=json.dumps(self.core.describe())))

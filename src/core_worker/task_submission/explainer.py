@@ -24,7 +24,7 @@ from ray_mono.core_worker.environment import Environment
 from ray_mono.core_worker.peers import PeerPool
 from ray_mono.core_worker.task_submission.wait_reasons import LOOK_AT_IT, WaitReasons
 from ray_mono.core_worker.task_submission.wait_walk import Link, Story, Walk
-from ray_mono.protobuf import common_pb2
+from ray_mono.protobuf import common_pb2, core_worker_pb2
 from ray_mono.rpc.reactor import Waiter
 from ray_mono.rpc.surface import RpcError
 
@@ -88,15 +88,24 @@ class Explainer:
         until_s = env.clock.time_s() + WALK_S
         silent: dict[str, str] = {}
         others = [row for row in self._processes(silent) if row.address.worker_id != env.worker_id]
+        names = [(THE_HEAD, THE_HEAD), *((_process(row.address), _placed(row)) for row in others)]
         with env.lock:
-            own = self._reasons.waiting()
             stubs = [self._peers.stub_for(row.address) for row in others]
             methods = [env.gcs.ListWaiting, *(stub.ListWaiting for stub in stubs)]
-        answers = self._answers([(method, common_pb2.Empty()) for method in methods])
-        replies = [own, *(reply for reply, _ in answers if reply is not None)]
-        names = [(THE_HEAD, THE_HEAD), *((_process(row.address), _placed(row)) for row in others)]
+        request = core_worker_pb2.ListWaitingRequest()
+        answers = self._answers(
+            [(methods[0], common_pb2.Empty()), *((each, request) for each in methods[1:])]
+        )
         # A process that cannot be reached has ended a moment ago: nothing waits there.
         silent |= dict(name for name, got in zip(names, answers, strict=True) if got == (None, None))
+        if mute := [row.address.worker_id for row in others if _process(row.address) in silent]:
+            request.silent_worker_ids.extend(mute)
+            heard = [place for place, (reply, _) in enumerate(answers) if place and reply is not None]
+            again = self._answers([(methods[place], request) for place in heard])
+            answers = [answers[0], *again]
+        with env.lock:
+            own = self._reasons.waiting(frozenset(mute))
+        replies = [own, *(reply for reply, _ in answers if reply is not None)]
         did_not_answer = [*silent.values()]
         if answers[0][0] is None and THE_HEAD not in silent:
             did_not_answer.insert(0, THE_HEAD)

@@ -5,7 +5,7 @@ links of the chains that docs/internals/explain.md tells of. It only looks. Lock
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 
 from ray_mono.common import ids
 from ray_mono.common.explanation import WaitCode
@@ -108,17 +108,17 @@ class WaitReasons:
         name = subject.name or f"{Subject.Kind.Name(subject.kind).lower()} {subject.id.hex()}"
         return reason_of(WaitCode.UNKNOWN, f"{name} is not known to the process that should know it")
 
-    def waiting(self) -> common_pb2.WaitingReply:
+    def waiting(self, silent: Container[bytes] = ()) -> common_pb2.WaitingReply:
         """What was submitted here and does not run yet, alike together: of one function or actor's method,
-        with the same options, as far in its life, and waiting for the same. Of what a worker has, that tells.
-        And what waits here, as a worker."""
+        with the same options, as far in its life, and waiting for the same. Of what a worker has, that tells,
+        if it is not silent. And what waits here, as a worker."""
         by_template: dict[tuple[CallTemplate, TaskState, Roots], list[PendingTask]] = {}
         roots: dict[bytes, Roots] = {}
         for task in self._tasks.values():
             waits_for = EMPTY
             if task.waits_for_arguments:
                 waits_for = roots[task.task_id] = self._roots_of(task, roots)
-            elif task.state is PUSHED and self._is_with_worker(task):
+            elif task.state is PUSHED and self._is_told_by_worker(task, silent):
                 continue
             by_template.setdefault((task.template, task.state, waits_for), []).append(task)
         # Each `.options()` makes a template of its own.
@@ -135,15 +135,18 @@ class WaitReasons:
         ]
         return common_pb2.WaitingReply(alike=[*submitted, *run_here])
 
-    def _is_with_worker(self, task: PendingTask) -> bool:
+    def _is_told_by_worker(self, task: PendingTask, silent: Container[bytes]) -> bool:
         """An actor's, or a task not behind another one there: if it waits, its worker tells so, as long as
-        that can be reached."""
+        that can be reached and answers."""
         if task.template.spec.type == common_pb2.ACTOR_TASK:
             actor = self._actor_tasks.actor(task.template.spec.actor_task.actor_id)
             is_reached = actor.peer is not None and not actor.peer.channel.trouble
-            return is_reached and actor.state is CalledActorState.CONNECTED
+            is_heard = actor.worker is not None and actor.worker.worker_id not in silent
+            return is_reached and is_heard and actor.state is CalledActorState.CONNECTED
         lease = self._normal_tasks.lease_of(task)
-        return lease is None or not lease.tasks or lease.tasks[0] is task
+        if lease is None or not lease.tasks:
+            return True
+        return lease.tasks[0] is task and lease.address.worker_id not in silent
 
     def _roots_of(self, task: PendingTask, roots: Mapping[bytes, Roots]) -> Roots:
         """What makes the arguments that it waits for in the end: calls of which functions, as far in their
