@@ -22,8 +22,8 @@ def explain(ref_or_actor_or_group: Any = None) -> Explanation | WaitingOverview:
     """Why an object is not there, an actor does not run, or a placement group has no place, and what would
     help. Without an argument, all that waits in the cluster.
 
-    It asks the processes that know, one after another, each for two seconds at most. What it tells is of
-    these moments.
+    It asks the processes that know, one after another, each for two seconds at most, and of what seems to be
+    stuck again after 0.3 s. What it tells is of these moments.
 
     Args:
         ref_or_actor_or_group: an ObjectRef, an ObjectRefGenerator, an ActorHandle or a PlacementGroup. None:
@@ -31,8 +31,9 @@ def explain(ref_or_actor_or_group: Any = None) -> Explanation | WaitingOverview:
 
     Returns:
         An Explanation: `str()` is the sentence; `code` is stable (RESOURCES, INFEASIBLE, DEPENDENCIES, …, and
-        DEADLOCK for what waits for itself); `links` is the way from what was asked to where it ends. Without
-        an argument a WaitingOverview: `by_code` has groups of (count, example) by their codes.
+        DEADLOCK for what waits for itself); `outlook` is MOVES (what runs will end it), OPEN (it depends on
+        what somebody may do) or STUCK; `links` is the way from what was asked to where it ends. Without an
+        argument a WaitingOverview: `by_code` has groups of (count, example) by their codes.
 
     Raises:
         TypeError: for anything else.
