@@ -318,7 +318,7 @@ TOLD: dict[str, tuple[Program, str, Outlook, tuple[str, ...]]] = {
         (
             "restarts: node FAR",
             "is silent and may run it for up to ",
-            " s. To unblock it: wait, or end what",
+            " s more. To unblock it: wait, or end what",
         ),
     ),
     "an object of a node that is gone": (
