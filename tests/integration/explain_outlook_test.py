@@ -23,6 +23,7 @@ from tests.integration.explained import (
     expect_program_explained,
     one_node,
 )
+from tests.waiting import wait_until
 
 LONG_S = 600.0
 
@@ -191,6 +192,9 @@ class Async:
 
     async def rest(self) -> None:
         pass
+
+    async def sleep(self) -> None:
+        await asyncio.sleep(LONG_S)
 
     async def acquire(self) -> None:
         await self._lock.acquire()
@@ -365,3 +369,19 @@ TOLD: dict[str, tuple[Callable[[], Any], str, Outlook, tuple[str, ...]]] = {
 @pytest.mark.parametrize("name", TOLD)
 def test_it_is_called_stuck_where_nothing_that_runs_helps(name: str) -> None:
     expect_program_explained(*TOLD[name])
+
+
+def test_many_coroutines_are_looked_at_in_no_time() -> None:
+    """A worker that looks longer than two seconds would be called silent."""
+    actor = Async.options(max_concurrency=2000).remote()
+    KEPT.extend([actor, *(actor.sleep.remote() for _ in range(500)), actor.locked.remote(0)])
+    KEPT.extend(actor.take.remote() for _ in range(500))
+
+    def are_told() -> bool:
+        told = ray.explain()
+        assert not told.silent
+        return any(
+            group.count == 500 and "a lock that another call" in str(group.example) for group in told.groups
+        )
+
+    wait_until(are_told, "500 wait for a lock")

@@ -22,6 +22,9 @@ from ray_mono.core_worker.object_ref_generator import await_next
 
 DEPTH_MAX = 50
 """Of tasks that wait for tasks."""
+LINKS = frozenset({"_chain_future.<locals>._call_check_cancel", "shield.<locals>._outer_done_callback"})
+"""The callbacks of asyncio's futures that know which other future is waited for. Others lead back, or are a
+user's."""
 
 
 @dataclass(frozen=True)
@@ -43,14 +46,25 @@ NOTHING_KNOWN = Awaits()
 
 
 class AwaitChain:
-    """object_of(future): the object whose value that future of concurrent.futures gets; None for none."""
+    """One look: each task is looked at once, since thousands may wait for the same. object_of(future): the
+    object whose value that future of concurrent.futures gets; None for none."""
 
     def __init__(self, object_of: Callable[[concurrent.futures.Future[Any]], bytes | None]) -> None:
         self._object_of = object_of
+        self._seen: dict[asyncio.Task[Any], Awaits] = {}
+        # By loop: those within `async with asyncio.timeout()`.
+        self._timed: dict[asyncio.AbstractEventLoop, set[Any]] = {}
 
     def of(self, task: asyncio.Task[Any], depth: int = 0) -> Awaits:
         if depth == DEPTH_MAX:
             return NOTHING_KNOWN
+        found = self._seen.get(task)
+        if found is None:
+            self._seen[task] = NOTHING_KNOWN  # if the way leads back to it
+            found = self._seen[task] = self._look(task, depth)
+        return found
+
+    def _look(self, task: asyncio.Task[Any], depth: int) -> Awaits:
         frames = list(_frames(task.get_coro()))
         # Of `async with` acquire() is the second frame in asyncio.
         inside = [False, *(frame.f_code.co_name == "__aenter__" for frame in frames)]
@@ -58,7 +72,18 @@ class AwaitChain:
         found = next(filter(None, looked), None)
         if found is None:
             found = self._of_future(getattr(task, "_fut_waiter", None), depth)
-        return replace(found, is_timed=True) if _has_timeout(task) or any(map(_is_timed, frames)) else found
+        is_timed = any(map(_is_timed, frames)) or task in self._timed_of(task.get_loop())
+        return replace(found, is_timed=True) if is_timed else found
+
+    def _timed_of(self, loop: asyncio.AbstractEventLoop) -> set[Any]:
+        """asyncio.timeout() has a timer of the loop, whose callback is a method of what knows the task."""
+        if loop not in self._timed:
+            callbacks = (getattr(each, "_callback", None) for each in list(getattr(loop, "_scheduled", ())))
+            timers = (getattr(each, "__self__", None) for each in callbacks)
+            self._timed[loop] = {
+                getattr(each, "_task", None) for each in timers if isinstance(each, asyncio.Timeout)
+            }
+        return self._timed[loop]
 
     def _of_frame(self, frame: FrameType, is_inside: bool, depth: int) -> Awaits | None:
         """None where the coroutine says nothing. is_inside: within an `__aenter__`."""
@@ -88,14 +113,15 @@ class AwaitChain:
         if children := getattr(future, "_children", None):  # of gather()
             return self._all_of(children, depth)
         for callback, _ in getattr(future, "_callbacks", None) or ():
-            # wrap_future and shield have one that knows the other future.
-            for cell in getattr(callback, "__closure__", None) or ():
+            if getattr(callback, "__qualname__", "") not in LINKS:
+                continue
+            for cell in callback.__closure__:
                 other = cell.cell_contents
                 if isinstance(other, concurrent.futures.Future):
                     object_id = self._object_of(other)
                     return NOTHING_KNOWN if object_id is None else Awaits((object_id,))
-                if isinstance(other, asyncio.Future) and other is not future:
-                    return self._of_future(other, depth + 1) if depth < DEPTH_MAX else NOTHING_KNOWN
+                if isinstance(other, asyncio.Future):
+                    return self._of_future(other, depth)
         return NOTHING_KNOWN
 
     def _all_of(self, futures: Iterable[Any], depth: int) -> Awaits:
@@ -129,10 +155,3 @@ def _is_timed(frame: FrameType) -> bool:
     if frame.f_globals.get("__package__") != "asyncio":
         return False
     return frame.f_code.co_name == "sleep" or names.get("timeout") is not None
-
-
-def _has_timeout(task: asyncio.Task[Any]) -> bool:
-    """It is within `async with asyncio.timeout()`, whose end is a timer of the loop."""
-    scheduled = list(getattr(task.get_loop(), "_scheduled", ()))
-    timers = (getattr(getattr(each, "_callback", None), "__self__", None) for each in scheduled)
-    return any(getattr(each, "_task", None) is task for each in timers)

@@ -4,6 +4,7 @@ tells of. It only looks. Lock held.
 
 from __future__ import annotations
 
+import asyncio
 import sys
 import threading
 import time
@@ -52,9 +53,16 @@ class RunReasons:
         self._futures = futures
         self._plasma = plasma
         self._reasons = reasons
-        self._await_chain = AwaitChain(futures.object_of)
+        self._look_anew()
+
+    def _look_anew(self) -> None:
+        """What is the same for all calls at one moment is looked at once for each question."""
+        self._await_chain = AwaitChain(self._futures.object_of)
+        # By lock: who may have it, and how many others.
+        self._holders: dict[asyncio.Lock, tuple[list[TaskContext], int]] = {}
 
     def of(self, subject: common_pb2.WaitSubject) -> common_pb2.WaitReason | None:
+        self._look_anew()
         if subject.kind == Subject.TASK:
             return self._of_call(subject)
         if subject.kind == Subject.WORKER:
@@ -75,6 +83,7 @@ class RunReasons:
     def waiting(self) -> list[tuple[common_pb2.WaitSubject, int]]:
         """What waits here: the task that runs, in its code; calls of this worker's actor, in their code or
         for their turn. Those that wait alike together: one of them, and how many they are."""
+        self._look_anew()
         task, running = self._running.task, self._running
         if running.actor is None and task is not None and task.kind.actor_id:
             return []  # a constructor, of which the head tells
@@ -163,7 +172,7 @@ class RunReasons:
         if awaits.object_ids:
             return self._of_values(text, awaits.object_ids, awaits.num_enough, awaits.is_timed)
         if awaits.lock is not None:
-            return self._of_lock(text, task, awaits)
+            return self._of_lock(text, awaits.lock, awaits.is_lexical)
         if awaited := self._asked_for_by(task.task_id):
             text = f"{_named(task)} on {self._here} has asked for, and may wait in its code for"
             return self._of_values(text, awaited, is_timed=awaits.is_timed, is_unsure=True)
@@ -190,19 +199,21 @@ class RunReasons:
         blocker = None if running is None else self._blocked.who_blocks(running[1])
         return None if blocker is None or blocker == task.task_id else self._running.find(blocker)
 
-    def _of_lock(self, text: str, task: TaskContext, awaits: Awaits) -> common_pb2.WaitReason:
+    def _of_lock(self, text: str, lock: asyncio.Lock, is_lexical: bool) -> common_pb2.WaitReason:
         """Who has it nobody knows, but none of those that want it."""
-        actor = known(self._running.actor, "the actor of a coroutine")
-        begun = [each for each in self._running.begun() if each is not task]
-        others = [each for each in begun if self._awaits(each).lock is not awaits.lock]
-        # What the actor's code has started may have it, or a call that is over, and a later one release it.
-        num_others = max(0, len(others) - SUBJECTS_TOLD_MAX) + actor.num_beside_calls()
+        if lock not in self._holders:
+            actor = known(self._running.actor, "the actor of a coroutine")
+            begun = [each for each in self._running.begun() if self._awaits(each).lock is not lock]
+            num_others = max(0, len(begun) - SUBJECTS_TOLD_MAX) + actor.num_beside_calls()
+            self._holders[lock] = begun[:SUBJECTS_TOLD_MAX], num_others
+        calls, num_others = self._holders[lock]
         return reason_of(
             WaitCode.LOCK,
             f"{text} a lock that another call of its actor has",
-            map(self._subject, others[:SUBJECTS_TOLD_MAX]),
+            map(self._subject, calls),
             is_any=True,
-            num_others=num_others + (not awaits.is_lexical),
+            # What the actor's code has started may have it, or a call that is over, until a later one.
+            num_others=num_others + (not is_lexical),
         )
 
     def _of_values(

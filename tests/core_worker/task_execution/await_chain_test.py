@@ -121,6 +121,18 @@ async def wait_for_an_event(objects: Objects) -> None:
     await asyncio.Event().wait()
 
 
+async def gather_what_others_end(objects: Objects) -> None:
+    """Each of these has a callback that leads back to the others."""
+    loop = asyncio.get_running_loop()
+    await asyncio.gather(*(loop.create_future() for _ in range(20)))
+
+
+async def wait_beside_what_depends_on_it(objects: Objects) -> None:
+    mine, dependent = asyncio.get_running_loop().create_future(), objects.a()
+    mine.add_done_callback(lambda future: dependent.cancel())
+    await mine
+
+
 async def wait_for_somebody_elses(objects: Objects) -> None:
     await asyncio.wrap_future(objects.elses)
 
@@ -160,6 +172,8 @@ AWAITS: dict[str, tuple[Callable[[Objects], Awaitable[None]], Awaits]] = {
     "a lock": (want_the_lock, Awaits()),
     "a lock, by acquire()": (acquire_the_lock, Awaits(is_lexical=False)),
     "a task behind a shield": (shield, Awaits((A,))),
+    "what others end": (gather_what_others_end, NOTHING_KNOWN),
+    "what an object depends on": (wait_beside_what_depends_on_it, NOTHING_KNOWN),
     "an event": (wait_for_an_event, NOTHING_KNOWN),
     "a future of somebody else": (wait_for_somebody_elses, NOTHING_KNOWN),
     "the next item of a generator": (next_item, Awaits((A,))),
