@@ -130,12 +130,17 @@ def test_actors_leases_are_named_when_the_node_registers_and_end_where_nobody_wa
     assert [end.worker_id for end in node.scene.ended] == [worker_id]
 
 
-def test_bundles_are_told_at_each_registration_with_what_they_give_and_its_answer_settles_them() -> None:
-    node = Node()
+def bundle() -> common_pb2.GroupBundles:
+    """The only one of a group."""
     group = common_pb2.PlacementGroupInfo(
         placement_group_id=b"g" * 18, bundles=[common_pb2.Bundle(resources=units(CPU=1).to_proto())]
     )
-    node.bundles.prepare([common_pb2.GroupBundles(group=group, indices=[0])], (1, 1))
+    return common_pb2.GroupBundles(group=group, indices=[0])
+
+
+def test_bundles_are_told_at_each_registration_with_what_they_give_and_its_answer_settles_them() -> None:
+    node = Node()
+    node.bundles.prepare([bundle()], (1, 1))
     info = common_pb2.NodeInfo(node_id=HERE)
     told = node.events.registration(info, [])
     assert (list(told.bundles), told.node.total) == (node.bundles.told(), units(CPU=1).to_proto())
@@ -150,13 +155,9 @@ def test_bundles_are_told_at_each_registration_with_what_they_give_and_its_answe
 
 def test_bundles_that_were_asked_for_since_nobody_wanted_them_stay() -> None:
     """The answer to a registration, and what the same head asks for after that, travel on two connections."""
-    node = Node()
-    group = common_pb2.PlacementGroupInfo(
-        placement_group_id=b"g" * 18, bundles=[common_pb2.Bundle(resources=units(CPU=1).to_proto())]
-    )
-    indices = [common_pb2.BundleIndices(placement_group_id=b"g" * 18, indices=[0])]
+    node, indices = Node(), [common_pb2.BundleIndices(placement_group_id=b"g" * 18, indices=[0])]
     node.bundles.registered(b"c")
-    node.bundles.prepare([common_pb2.GroupBundles(group=group, indices=[0])], (2, 8))
+    node.bundles.prepare([bundle()], (2, 8))
     for number, held in ((7, True), (9, False)):
         order = common_pb2.BundleRequestNumber(head_number=2, number=number)
         node.events.bundles_unwanted(indices, order, b"c")
@@ -164,13 +165,9 @@ def test_bundles_that_were_asked_for_since_nobody_wanted_them_stay() -> None:
 
 
 def test_a_head_without_its_store_counts_anew_and_does_not_want_what_an_earlier_one_asked_for() -> None:
-    node = Node()
-    group = common_pb2.PlacementGroupInfo(
-        placement_group_id=b"g" * 18, bundles=[common_pb2.Bundle(resources=units(CPU=1).to_proto())]
-    )
-    indices = [common_pb2.BundleIndices(placement_group_id=b"g" * 18, indices=[0])]
+    node, indices = Node(), [common_pb2.BundleIndices(placement_group_id=b"g" * 18, indices=[0])]
     node.bundles.registered(b"before")
-    node.bundles.prepare([common_pb2.GroupBundles(group=group, indices=[0])], (2, 8))
+    node.bundles.prepare([bundle()], (2, 8))
     node.events.bundles_unwanted(
         indices, common_pb2.BundleRequestNumber(head_number=1, number=1), b"another cluster"
     )

@@ -167,9 +167,7 @@ class Explainer:
         last = links[-1]
         if last.reason.code != WaitCode.READY or not last.reason.node_ids or THE_HEAD in silent:
             return links
-        reply = self._of_head(self._env.gcs.GetAllNodes, silent)
-        rows = [] if reply is None else reply.nodes
-        gone = {row.node_id for row in rows if row.state == common_pb2.NODE_DEAD}
+        gone = {row.node_id for row in self._nodes(silent) if row.state == common_pb2.NODE_DEAD}
         if not gone.issuperset(last.reason.node_ids):
             return links
         where = ", ".join(node_id.hex()[:8] for node_id in last.reason.node_ids[:NODES_TOLD_MAX])
@@ -187,6 +185,11 @@ class Explainer:
         if reply is None and error is None:
             silent[THE_HEAD] = THE_HEAD
         return reply
+
+    def _nodes(self, silent: dict[str, str]) -> list[common_pb2.NodeInfo]:
+        """Of the cluster, those that are dead as well."""
+        reply = self._of_head(self._env.gcs.GetAllNodes, silent)
+        return [] if reply is None else list(reply.nodes)
 
     def _processes(self, silent: dict[str, str]) -> list[common_pb2.WorkerInfo]:
         """Of the cluster that live."""
@@ -252,8 +255,7 @@ class Explainer:
 
     def _state_of(self, at: common_pb2.Address, silent: dict[str, str]) -> common_pb2.WaitReason | None:
         """Why a process does not answer, as its raylet knows it; None where that does not answer either."""
-        reply = self._of_head(self._env.gcs.GetAllNodes, silent)
-        rows = [] if reply is None else [row for row in reply.nodes if row.node_id == at.node_id]
+        rows = [row for row in self._nodes(silent) if row.node_id == at.node_id]
         if not rows:
             return None
         raylet = common_pb2.Address(node_id=at.node_id, host=rows[0].host, port=rows[0].node_manager_port)

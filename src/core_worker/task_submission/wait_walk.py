@@ -74,8 +74,8 @@ class Walk:
                 found = known
                 break
             self._num_looks += 1
-            is_new = key not in self._told
-            if depth == DEPTH_MAX or self._num_looks > LOOKS_MAX or (is_new and self._is_full):
+            is_over = depth == DEPTH_MAX or self._num_looks > LOOKS_MAX
+            if is_over or (key not in self._told and len(self._told) >= SUBJECTS_MAX):
                 found = Story((), OPEN)
                 break
             self._ask_about([subject])
@@ -100,10 +100,6 @@ class Walk:
             self._ends[keys[-1]] = replace(found, links=(links[-1], *found.links))
             self._ends[keys[0]] = story
         return story
-
-    @property
-    def _is_full(self) -> bool:
-        return len(self._told) >= SUBJECTS_MAX
 
     def _beyond(self, reason: common_pb2.WaitReason, path: list[Key], depth: int) -> Story:
         """What all of these lead to, or enough of them."""
