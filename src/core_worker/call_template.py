@@ -45,7 +45,6 @@ class CallTemplate:
         "__weakref__",
         "_ended",
         "heads",
-        "name",
         "num_returns",
         "number",
         "on_part",
@@ -68,8 +67,7 @@ class CallTemplate:
         self.pace = pace
         self.number = number
         self._ended = ended
-        self.name: str = spec.name
-        # The name in errors: of a method it has the actor's class.
+        # The name that people see: of a method it has the actor's class.
         self.title: str = title or spec.name
         # How many references a call returns at once. A generator's is its end.
         self.num_returns: int = spec.num_returns if spec.num_returns >= 0 else 1

@@ -99,7 +99,9 @@ class WaitReasons:
         if actor.death is not None:
             return reason_of(WaitCode.ACTOR_DEAD, f"{name} is dead: {clause(actor.death.message)}")
         if actor.state is ActorLife.ALIVE:
-            return reason_of(WaitCode.READY, f"{name} is alive")
+            at = self._table.address(actor_id)
+            calls = Subject(kind=Subject.ACTOR, id=actor_id.binary(), name=name, at=at, runs_there=True)
+            return reason_of(WaitCode.READY, f"{name} is alive", [calls])
         if actor.state is ActorLife.DEPENDENCIES_UNREADY:
             creation = Subject(
                 kind=Subject.TASK,

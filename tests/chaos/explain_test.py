@@ -110,7 +110,7 @@ WITHOUT_HEAD: dict[str, tuple[Program, tuple[str, ...]]] = {
     "a new actor": (a_new_actor, ("the head, which knows about actor ", "did not answer within 2 s")),
     "a call of a new actor": (
         a_call_of_a_new_actor,
-        ("one() of actor ", "waits for the head to register the actor", AWAY),
+        (".one() of actor ", "waits for the head to register the actor", AWAY),
     ),
     "a look for an actor's name": (
         a_look_for_a_name,

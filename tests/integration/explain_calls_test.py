@@ -269,7 +269,7 @@ TOLD: dict[str, tuple[Callable[[], Any], str, Outlook, tuple[str, ...]]] = {
         lambda: calls_itself(max_concurrency=1),
         "DEADLOCK",
         STUCK,
-        ("rest() of actor ", "is behind Async.call_itself() of actor", " for each other"),
+        ("Async.rest() of actor ", "is behind Async.call_itself() of actor", " for each other"),
     ),
     "an actor that calls itself, which runs": (
         calls_itself,
@@ -286,7 +286,7 @@ TOLD: dict[str, tuple[Callable[[], Any], str, Outlook, tuple[str, ...]]] = {
         by_name_before_its_argument_is_there,
         "INFEASIBLE",
         STUCK,
-        ("rest() of actor ", "WaitsForArgument.__init__() waits for 1 argument", "GPU: 1"),
+        (".rest() of actor ", "WaitsForArgument.__init__() waits for 1 argument", "GPU: 1"),
     ),
     "an actor of another process, whose argument is not there": (
         named_by_another_before_its_argument_is_there,

@@ -227,6 +227,17 @@ def with_locks_in_a_circle(length: int) -> Any:
     return actors[0].locked.remote(length)
 
 
+def an_actor_of_a_circle() -> Any:
+    KEPT.append(with_locks_in_a_circle(2))
+    (actor, _) = KEPT[-2]
+    return actor
+
+
+def with_calls(actor: Any, *calls: tuple[Any, ...]) -> Any:
+    KEPT.extend(getattr(actor, method).remote(*args) for method, *args in calls)
+    return actor
+
+
 def behind_one_that_blocks_the_loop() -> Any:
     actor = Async.remote()
     begun = actor.locked.remote(0)
@@ -356,6 +367,25 @@ TOLD: dict[str, tuple[Callable[[], Any], str, Outlook, tuple[str, ...]]] = {
         "INFEASIBLE",
         STUCK,
         ("Async.locked() of actor ", "is behind Async.blocks() of actor ", "which blocks its event loop"),
+    ),
+    "an actor that has no calls": (Async.remote, "READY", MOVES, ("is alive; it has no calls on worker ",)),
+    "an actor that works": (
+        lambda: with_calls(Keeper.remote(), ("make_and_work",)),
+        "READY",
+        MOVES,
+        ("is alive; it has 1 call under way; Keeper.make_and_work() of actor ", "runs on worker"),
+    ),
+    "an actor one of whose calls is stuck": (
+        lambda: with_calls(Async.remote(), ("sleep",), ("all_of", [of_gpus()])),
+        "INFEASIBLE",
+        STUCK,
+        ("is alive; it has 2 calls under way; Async.all_of() of actor ", "waits in its code for 1 object"),
+    ),
+    "an actor that waits for another, which waits for it": (
+        an_actor_of_a_circle,
+        "DEADLOCK",
+        STUCK,
+        ("actor Async (", "is alive; it has ", " for each other"),
     ),
     "locks in a circle": (
         lambda: with_locks_in_a_circle(2),

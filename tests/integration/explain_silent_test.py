@@ -81,10 +81,11 @@ def of_an_actor(begun: Path) -> Any:
 
 TOLD: dict[str, tuple[Callable[[Path], Any], str, str]] = {
     "a task that stands": (a_task, "UNREACHABLE", "; stands() is in process "),
+    "an actor that stands": (an_actor, "UNREACHABLE", " is alive; actor Stands ("),
     "a call behind one that stands": (
         lambda begun: an_actor(begun).rest.remote(),
         "UNREACHABLE",
-        "; rest() of actor ",
+        "; Stands.rest() of actor ",
     ),
     "a task that needs what one has that stands": (of_a_task, "RESOURCES", "; stands() is in process "),
     "a task that needs what an actor has that stands": (

@@ -277,7 +277,7 @@ TOLD: dict[str, tuple[Program, str, Outlook, tuple[str, ...]]] = {
         lambda: in_a_circle(1),
         "DEADLOCK",
         STUCK,
-        ("a deadlock, in which answer() of actor",),
+        ("a deadlock, in which Thing.answer() of actor",),
     ),
     "two actors that wait for each other": (lambda: in_a_circle(2), "DEADLOCK", STUCK, ("for each other",)),
     "three actors in a circle": (lambda: in_a_circle(3), "DEADLOCK", STUCK, (" and ", "for each other")),
@@ -287,7 +287,7 @@ TOLD: dict[str, tuple[Program, str, Outlook, tuple[str, ...]]] = {
         lambda: call_of(Thing.options(num_gpus=1).remote()),
         "INFEASIBLE",
         STUCK,
-        ("rest() of actor", "Actor Thing needs {GPU: 1}"),
+        ("Thing.rest() of actor", "Actor Thing needs {GPU: 1}"),
     ),
     "an actor that no node can hold": (
         lambda: Thing.options(num_gpus=1).remote(),
@@ -326,7 +326,12 @@ TOLD: dict[str, tuple[Program, str, Outlook, tuple[str, ...]]] = {
         ("is being constructed", "Restarts.__init__()"),
     ),
     "an actor that is dead": (a_dead_actor, "ACTOR_DEAD", STUCK, ("is dead: killed by kill()",)),
-    "an actor that lives": (lambda: Thing.remote(), "READY", MOVES, ("is alive",)),
+    "an actor that lives": (
+        lambda: Thing.remote(),
+        "READY",
+        MOVES,
+        ("is alive; it has no calls on worker ",),
+    ),
     "a get of several": (
         lambda: ask.remote([never.remote(), of_gpus()]),
         "INFEASIBLE",

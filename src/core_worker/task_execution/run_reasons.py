@@ -67,6 +67,8 @@ class RunReasons:
             return self._of_call(subject)
         if subject.kind == Subject.WORKER:
             return self._of_worker(subject)
+        if subject.kind == Subject.ACTOR and subject.runs_there:
+            return self._of_living()
         maker = self._running.find(subject.creator_task_id)
         if maker is None:
             return None
@@ -135,6 +137,16 @@ class RunReasons:
         if task is None:
             return reason_of(WaitCode.STARTING, f"{self._here} is idle, and about to take or give back")
         return self._of_running(task)
+
+    def _of_living(self) -> common_pb2.WaitReason:
+        """What this worker's actor does. It waits for what its calls wait for."""
+        calls = list({**self._running.begun(), **dict.fromkeys(self._running.calls.values())})
+        if not calls:
+            return reason_of(WaitCode.READY, f"it has no calls on {self._here}")
+        what = f"{len(calls)} call{'' if len(calls) == 1 else 's'}"
+        some, num_others = calls[:SUBJECTS_TOLD_MAX], max(0, len(calls) - SUBJECTS_TOLD_MAX)
+        text = f"it has {what} under way{looked_at(len(calls))}"
+        return reason_of(WaitCode.READY, text, map(self._subject, some), num_others=num_others)
 
     def _of_actor(self, name: str, actor: RunningActor) -> common_pb2.WaitReason:
         """What it holds it holds until it ends, of which whoever made it knows."""

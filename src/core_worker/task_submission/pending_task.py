@@ -228,7 +228,7 @@ class PendingTask:
 
     @property
     def name(self) -> str:
-        return self.template.name
+        return self.template.title
 
     # ---- its life
 

@@ -86,11 +86,11 @@ class WaitReasons:
         self._runs, self._waiting_here = runs, waiting_here
 
     def of(self, subject: common_pb2.WaitSubject) -> common_pb2.WaitReason:
-        """Of an OBJECT, a TASK, of this WORKER, and of a PLACEMENT_GROUP or an ACTOR that was made here. Of
-        others: UNKNOWN."""
+        """Of an OBJECT, a TASK, of this WORKER, of the ACTOR that runs here, and of a PLACEMENT_GROUP or an
+        ACTOR that was made here. Of others: UNKNOWN."""
         if subject.kind == Subject.OBJECT:
             return self._of_object(subject.id)
-        if subject.kind == Subject.ACTOR:
+        if subject.kind == Subject.ACTOR and not subject.runs_there:
             return self._of_owned(subject)
         if subject.kind == Subject.TASK:
             task = self._tasks.get(subject.id)

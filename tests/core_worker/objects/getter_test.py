@@ -489,7 +489,7 @@ def test_a_get_that_ran_out_of_time_names_the_calls_that_are_not_over(scene: Sce
     assert str(caught.value) == (
         "6 of 7 objects were not there after 0.02 s;"
         " not over: slow() (it waits for a worker, and needs {CPU: 1}),"
-        " add() of actor aaaaaaaa (Actor Counter needs {CPU: 1}, which is in use),"
+        " Counter.add() of actor aaaaaaaa (Actor Counter needs {CPU: 1}, which is in use),"
         " g() (it waits for a worker, and needs {CPU: 1}), …"
     )
 

@@ -81,7 +81,7 @@ def test_an_actor_that_is_registered_is_watched_and_its_creation_is_no_task_of_o
     registration(scene).answer(CREATED)
     (watch,) = scene.wire.all("WatchActor")
     assert watch.request.actor_id == held.actor_id and watch.request.after_version == 0
-    assert scene.core.describe()["tasks_pending"] == ["method"]
+    assert scene.core.describe()["tasks_pending"] == ["Actor.method"]
     lives(scene)
     assert scene.wire.last("PushTask").to == "unix:actor"
     assert isinstance(scene.state_of(ref), GetTimeoutError)
