@@ -123,7 +123,7 @@ FLOORS = {
         | process
     """,
     "api": """
-        _private types cloudpickle exceptions util.annotations util.rare_logging util.accelerators
+        _private types cloudpickle exceptions util.annotations util.rare_logging
         util.metrics util.serialization util.check_serialize util.scheduling_strategies
         | _private.argument_checks _private.later _private.ray_children _private.internal_state
         _private.profiling
@@ -145,7 +145,7 @@ FLOORS = {
         | _private.remote_decorator _private.worker runtime_context
         | dag.__init__ worker experimental cluster_utils util.iteration util.actor_pool util.queue util.tpu
         util.multiprocessing util.explaining
-        | util.joblib util.__init__
+        | util.joblib util.accelerators util.__init__
         | __init__
         | microbenchmark
         | scripts

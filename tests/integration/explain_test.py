@@ -326,12 +326,7 @@ TOLD: dict[str, tuple[Program, str, Outlook, tuple[str, ...]]] = {
         ("is being constructed", "Restarts.__init__()"),
     ),
     "an actor that is dead": (a_dead_actor, "ACTOR_DEAD", STUCK, ("is dead: killed by kill()",)),
-    "an actor that lives": (
-        lambda: Thing.remote(),
-        "READY",
-        MOVES,
-        ("is alive; it has no calls on worker ",),
-    ),
+    "an actor that lives": (lambda: Thing.remote(), "READY", MOVES, ("is alive; it has no calls",)),
     "a get of several": (
         lambda: ask.remote([never.remote(), of_gpus()]),
         "INFEASIBLE",

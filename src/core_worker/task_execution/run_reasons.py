@@ -140,7 +140,7 @@ class RunReasons:
 
     def _of_living(self) -> common_pb2.WaitReason:
         """What this worker's actor does. It waits for what its calls wait for."""
-        calls = list({**self._running.begun(), **dict.fromkeys(self._running.calls.values())})
+        calls = self._running.under_way()
         if not calls:
             return reason_of(WaitCode.READY, f"it has no calls on {self._here}")
         what = f"{len(calls)} call{'' if len(calls) == 1 else 's'}"

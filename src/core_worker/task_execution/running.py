@@ -72,6 +72,10 @@ class Running:
         """Whose user code runs, and since when; a copy. Any thread."""
         return dict(self.began)
 
+    def under_way(self) -> list[TaskContext]:
+        """Those that have begun first, then what was dispatched. Lock held."""
+        return [*dict.fromkeys([*self.begun(), *self.calls.values()])]
+
     def call_over(self, task: TaskContext) -> None:
         """A call of `calls` is over. It is answered by then, so that a retry may have its id here. Any
         thread, without the lock."""
