@@ -145,7 +145,8 @@ FLOORS = {
         | _private.remote_decorator _private.worker runtime_context
         | dag.__init__ worker experimental cluster_utils util.iteration util.actor_pool util.queue util.tpu
         util.multiprocessing util.explaining
-        | util.joblib util.accelerators util.__init__
+        | util.accelerators
+        | util.joblib util.__init__
         | __init__
         | microbenchmark
         | scripts
