@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -16,7 +16,8 @@ class Outlook(enum.StrEnum):
     OPEN = "OPEN"
     """Nobody can foresee it: it waits for what somebody who lives may do, or not."""
     STUCK = "STUCK"
-    """Nothing that runs will end it, unless somebody cancels or kills something, or something fails."""
+    """Nothing that runs will end it, unless somebody cancels, kills or removes something, or something
+    fails."""
 
 
 class WaitCode(enum.StrEnum):
@@ -56,6 +57,8 @@ class WaitCode(enum.StrEnum):
     """An actor: it lives as long as somebody has a handle of it."""
     LOCK = "LOCK"
     """A call of an actor: another call has a lock that it wants."""
+    SIGNAL = "SIGNAL"
+    """A coroutine of an actor: somebody there has to put an item, to take one, to release or to notify."""
     ACTOR = "ACTOR"
     """A call: its actor does not run yet, or not at present."""
     ACTOR_DEAD = "ACTOR_DEAD"
@@ -119,6 +122,7 @@ FOR_SOMEBODY = frozenset(
         WaitCode.UNREACHABLE,
         WaitCode.HEAD_AWAY,
         WaitCode.LOCK,
+        WaitCode.SIGNAL,
         WaitCode.RESOURCES,
         WaitCode.UNKNOWN,
     }
@@ -246,10 +250,7 @@ class Explanation:
             clauses[CLAUSES_MAX // 2 : -(CLAUSES_MAX // 2)] = [f"and so on, over {left_out} more"]
         told = "; ".join(clauses)
         if self.cycle:
-            waiting = {link.id: link.name for link in reversed(self.cycle) if link.name}
-            names = list(dict.fromkeys(reversed(waiting.values()))) or ["it"]
-            told += f": a deadlock, in which {' and '.join(names)} wait"
-            told += "s for itself" if len(names) == 1 else " for each other"
+            told += f": a deadlock, in which {_who_wait(self.cycle)}"
         return f"{told}. To unblock it: {self.unblock}." if self.unblock else f"{told}."
 
     def to_dict(self) -> dict[str, Any]:
@@ -265,6 +266,16 @@ class Explanation:
 
     def __str__(self) -> str:
         return self.text
+
+
+def _who_wait(cycle: Sequence[WaitLink]) -> str:
+    waiting = {link.id: link.name for link in reversed(cycle) if link.name}
+    names = list(dict.fromkeys(reversed(waiting.values()))) or ["it"]
+    if len(names) > 1:
+        return f"{' and '.join(names)} wait for each other"
+    # A call has one id as a task; who holds something is told by the id of its worker.
+    num_calls = len({link.id for link in cycle if link.name and link.kind in ("task", "worker")})
+    return f"calls of {names[0]} wait for each other" if num_calls > 1 else f"{names[0]} waits for itself"
 
 
 @dataclass(frozen=True)

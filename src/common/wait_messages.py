@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from itertools import islice
 
@@ -19,6 +20,11 @@ NODES_TOLD_MAX = 8
 NODES_ASKED_MAX = 64
 """Who holds something there."""
 
+
+# A string to its end; anything else but a number to the end of the line.
+_EXIT = re.compile(
+    r"""SystemExit\((?:'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*"|(?!-?\d+\)|None\)|True\)|False\)).*)\)"""
+)
 
 THE_HEAD = Subject(kind=Subject.HEAD, name="the head")
 """Nobody may change it."""
@@ -86,6 +92,11 @@ def with_history(reason: common_pb2.WaitReason, history: str) -> common_pb2.Wait
     """history: a clause that says how earlier attempts ended; empty where there were none."""
     reason.MergeFrom(common_pb2.WaitReason(history=history))
     return reason
+
+
+def told_to_anybody(message: str) -> str:
+    """A clause without what a program has left with: whoever asks may be of another job."""
+    return _EXIT.sub("SystemExit(…)", clause(message))
 
 
 def clause(message: str) -> str:

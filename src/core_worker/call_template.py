@@ -92,15 +92,18 @@ class CallTemplates:
     def __init__(self, tell_ended: Callable[[set[int]], None]) -> None:
         """tell_ended(numbers) has the peers forget templates that are gone here."""
         self._tell_ended = tell_ended
-        self._functions: WeakValueDictionary[bytes, CallTemplate] = WeakValueDictionary()
+        self._functions: WeakValueDictionary[tuple[int, bytes], CallTemplate] = WeakValueDictionary()
         self._paces: WeakValueDictionary[bytes, Pace] = WeakValueDictionary()
         self._recent: deque[CallTemplate] = deque(maxlen=RECENT_MAX)
         self._ended: deque[int] = deque()
         self._num_made = 0
 
-    def of_function(self, spec: common_pb2.TaskSpec, on_part: OnPart | None) -> CallTemplate:
-        """The template of this specification: equal ones share it. All of one function share their pace."""
-        content = spec.SerializeToString(deterministic=True)
+    def of_function(
+        self, spec: common_pb2.TaskSpec, on_part: OnPart | None, queue_number: int = 0
+    ) -> CallTemplate:
+        """The template of this specification: equal ones that wait in the same queue share it. All of one
+        function share their pace."""
+        content = queue_number, spec.SerializeToString(deterministic=True)
         template = self._functions.get(content)
         if template is None:
             pace = self._pace_of(spec.function)

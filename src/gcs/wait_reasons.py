@@ -12,10 +12,10 @@ from ray_mono.common.scheduling.labels import needed
 from ray_mono.common.scheduling.resources import ResourceSet
 from ray_mono.common.wait_messages import (
     NODES_ASKED_MAX,
-    clause,
     node_subject,
     reason_of,
     shortages,
+    told_to_anybody,
     with_history,
 )
 from ray_mono.gcs.actor.actor_manager import ActorManager
@@ -97,7 +97,7 @@ class WaitReasons:
             return reason_of(WaitCode.UNKNOWN, f"actor {actor_id.hex()} is not known to the head")
         name = _named(actor)
         if actor.death is not None:
-            return reason_of(WaitCode.ACTOR_DEAD, f"{name} is dead: {clause(actor.death.message)}")
+            return reason_of(WaitCode.ACTOR_DEAD, f"{name} is dead: {told_to_anybody(actor.death.message)}")
         if actor.state is ActorLife.ALIVE:
             at = self._table.address(actor_id)
             calls = Subject(kind=Subject.ACTOR, id=actor_id.binary(), name=name, at=at, runs_there=True)
@@ -128,7 +128,7 @@ class WaitReasons:
         left = actor.restarts_left
         told = "restarts without end" if left is None else f"restarts left: {left}"
         times = "once" if actor.num_restarts == 1 else f"{actor.num_restarts} times"
-        why = clause(actor.lost_because) or "nobody knows why"
+        why = told_to_anybody(actor.lost_because) or "nobody knows why"
         return f"{_named(actor)} has restarted {times} ({told}), last since it lost its process: {why}"
 
     def _of_waiting(self, actor: Actor, name: str) -> common_pb2.WaitReason:

@@ -94,7 +94,7 @@ class WaitReasons:
         here, others = self._stories.nodes()
         required, strategy = lease.shape.required, lease.shape.strategy
         decision = self._stories.decision_of(lease)
-        text = explanations.without_hint(self._stories.why(lease))
+        text = explanations.without_hint(self._stories.why(lease, name))
         what = needed(required, strategy.selectors)
         if isinstance(decision, NoSuchNode):
             return reason_of(WaitCode.NO_SUCH_NODE, text, unblock="start that node, or ask for another one")
@@ -123,12 +123,11 @@ class WaitReasons:
             waits_for += [node_subject(node, required) for node in nodes[:NODES_ASKED_MAX]]
             is_any, num_needed = True, 1
             num_others += max(0, len(nodes) - NODES_ASKED_MAX)
-        groups = "remove a placement group, " if held.by_groups else ""
-        count = "one" if num_needed == 1 else str(num_needed)
-        unblock = f"wait for {count} of its holders to end, end {count}, {groups}or {ADD_A_NODE}{what}"
+        ways = _ways_to_end(num_needed, held.by_groups)
+        unblock = f"{', '.join(ways)}, or {ADD_A_NODE}{what}"
         if strategy.group_id or strategy.only_node_id is not None:
             # No other node has its bundles, or may have it.
-            unblock = f"wait for {count} of its holders to end, or end {count}"
+            unblock = ", or ".join(ways[:2])
         return reason_of(
             WaitCode.RESOURCES,
             (text if strategy.group_id else f"{name} {text}") + held.by_groups,
@@ -168,11 +167,9 @@ class WaitReasons:
             f" {here.total.beside(needs)}{held.by_groups}",
             held.subjects,
             is_any=held.is_any,
-            unblock=(
-                "wait for one of its holders to end, end one, remove a placement group, or add a node"
-                if held.by_groups
-                else ""
-            ),
+            unblock=f"{', '.join(_ways_to_end(held.num_needed, True))}, or add a node"
+            if held.by_groups
+            else "",
             shortages=shortages(needs, [here]),
             num_needed=held.num_needed,
             num_others=held.num_others,
@@ -278,6 +275,15 @@ class StoreReasons:
         return reason
 
 
+def _ways_to_end(num_needed: int, by_groups: object) -> list[str]:
+    """What helps who waits for so many holders. by_groups: there are placement groups among them."""
+    if num_needed > 1:
+        of_groups = " (a placement group by removing it)" if by_groups else ""
+        return [f"wait for {num_needed} of its holders to end", f"end {num_needed}{of_groups}"]
+    ways = ["wait for one of its holders to end", "end one"]
+    return [*ways, "remove a placement group"] if by_groups else ways
+
+
 def _some_of(
     subjects: list[common_pb2.WaitSubject], is_any: bool, num_needed: int, by_groups: str
 ) -> Holders:
@@ -297,12 +303,9 @@ def _decisive(
     named."""
     everybodys = ResourceSet.sum_of([free, *(held for _, held, _ in holders)])
     if needs.fits_in(everybodys):
-        needed = [
-            (who, is_for_good) for who, held, is_for_good in holders if not needs.fits_in(everybodys - held)
-        ]
+        needed = [who for who, held, _ in holders if not needs.fits_in(everybodys - held)]
         if needed:
-            num_for_good = sum(is_for_good for _, is_for_good in needed)
-            return [who for who, _ in needed], len(needed) == 1, max(1, num_for_good)
+            return needed, len(needed) == 1, len(needed)
         passing = ResourceSet.sum_of([free, *(held for _, held, is_for_good in holders if not is_for_good)])
         if not needs.fits_in(passing):
             lasting = [(who, held) for who, held, is_for_good in holders if is_for_good]

@@ -317,6 +317,18 @@ def test_whoever_interrupts_a_wait_is_told_what_it_waited_for(
     assert not warnings_of(scene)
 
 
+def test_whoever_interrupts_a_wait_for_many_is_told_of_the_first_that_is_stuck(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    """Each may cost seconds."""
+    scene = stuck_scene()
+    refs = [scene.submit(runtime_env=str(number)) for number in range(5)]
+    scene.meanwhile(scene.reactor.note_interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        scene.core.get(refs, None)
+    assert "f needs a moon" in capfd.readouterr().err and len(scene.wire.all("Explain")) == 1
+
+
 def test_an_interrupt_that_cannot_be_explained_is_an_interrupt(capfd: pytest.CaptureFixture[str]) -> None:
     scene = stuck_scene()
     scene.wire.replies["Explain"] = lambda request: 1 / 0

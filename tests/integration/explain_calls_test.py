@@ -1,5 +1,5 @@
 """Programs that wait for calls, generators and placement groups, and what `explain` says of them: the fourth
-table. And what is listed of all that waits."""
+table."""
 
 from __future__ import annotations
 
@@ -18,7 +18,6 @@ from ray_mono.util import placement_group
 from ray_mono.util.placement_group import PlacementGroup
 from tests.integration.bounded import get
 from tests.integration.explained import KEPT, MOVES, OPEN, STUCK, Outlook, expect_program_explained, one_node
-from tests.waiting import wait_until
 
 
 @pytest.fixture(autouse=True)
@@ -152,6 +151,15 @@ def group_busy() -> Any:
     thing = Grouped.remote()
     KEPT.extend([thing, thing.near.remote(), thing.far.remote()])
     return thing.far.remote()
+
+
+@ray.remote(num_cpus=0)
+class Asked:
+    def ask(self, refs: list[Any]) -> Any:
+        return ray.get(refs)
+
+    def ask_too(self, refs: list[Any]) -> Any:
+        return ray.get(refs)
 
 
 def threads_wait() -> Any:
@@ -356,7 +364,11 @@ TOLD: dict[str, tuple[Callable[[], Any], str, Outlook, tuple[str, ...]]] = {
         of_what_an_actor_and_a_task_hold,
         "RESOURCES",
         OPEN,
-        ("never() needs", "actor Thing holds what it has", "end that actor, give it less, or add a node"),
+        (
+            "never() needs",
+            "actor Thing holds what it has",
+            "end 2 of those that hold it, of which that actor is one",
+        ),
     ),
     "a task that needs what its parent holds a half of, and one that runs the other": (
         of_what_its_parent_and_another_hold,
@@ -407,7 +419,13 @@ TOLD: dict[str, tuple[Callable[[], Any], str, Outlook, tuple[str, ...]]] = {
         lambda: placement_group([{"CPU": 1}, {"CPU": 1}], strategy="STRICT_SPREAD"),
         "INFEASIBLE",
         STUCK,
-        ("STRICT_SPREAD", "start more nodes, give it fewer bundles or another strategy"),
+        ("STRICT_SPREAD", "start more nodes with {CPU: 1}, give it fewer bundles or another strategy"),
+    ),
+    "a placement group that is spread, and would not fit together": (
+        lambda: placement_group([{"A": 1}, {"A": 1}], strategy="STRICT_SPREAD"),
+        "INFEASIBLE",
+        STUCK,
+        ("start more nodes with {A: 1}, give it fewer bundles, or remove it",),
     ),
     "a placement group beside another": (
         a_group_beside_another,
@@ -444,57 +462,3 @@ TOLD: dict[str, tuple[Callable[[], Any], str, Outlook, tuple[str, ...]]] = {
 @pytest.mark.parametrize("name", TOLD)
 def test_what_waits_for_others_is_explained(name: str) -> None:
     expect_program_explained(*TOLD[name])
-
-
-@ray.remote(num_cpus=0)
-class Asked:
-    def ask(self, refs: list[Any]) -> Any:
-        return ray.get(refs)
-
-    def ask_too(self, refs: list[Any]) -> Any:
-        return ray.get(refs)
-
-    def never(self) -> None:
-        signal.pause()
-
-
-@pytest.mark.parametrize("max_concurrency", [1, 2])
-def test_of_the_calls_of_an_actor_those_that_run_are_not_listed(max_concurrency: int) -> None:
-    actor = Asked.options(max_concurrency=max_concurrency).remote()
-    KEPT.extend([actor, *(actor.never.remote() for _ in range(5))])
-    wait_until(lambda: [group.count for group in ray.explain().groups] == [5 - max_concurrency], "the others")
-    [group] = ray.explain().groups
-    assert "Asked.never() of actor " in str(group.example) and " is behind Asked.never()" in str(
-        group.example
-    )
-
-
-def test_a_call_of_an_actor_that_waits_in_its_code_is_listed_apart_from_those_behind_it() -> None:
-    actor = Asked.remote()
-    KEPT.extend([actor, *(actor.ask.remote([of_gpus()]) for _ in range(3))])
-
-    def is_told() -> bool:
-        told = {str(group.example): group.count for group in ray.explain().groups}
-        waits = [count for text, count in told.items() if text.startswith("Asked.ask() of actor")]
-        return sorted(waits) == [1, 2] and len(told) == 3
-
-    wait_until(is_told, "one that asks, two behind it, and what the three ask for")
-
-
-def test_what_waits_for_something_that_runs_is_listed_and_apart_from_what_waits_for_other_things() -> None:
-    KEPT.extend([behind_another(), ask.remote([never.remote()])])
-    KEPT.extend([never.remote(never.remote()), never.remote(of_gpus())])
-    expected = {
-        "RUNNING": ["Thing.rest() of", "ask() on", "never() waits"],
-        "INFEASIBLE": ["never needs", "never() waits"],
-    }
-
-    def is_as_expected() -> bool:
-        groups = ray.explain().by_code
-        told = {code: sorted(str(group.example) for group in alike) for code, alike in groups.items()}
-        return told.keys() == expected.keys() and all(
-            len(told[code]) == len(begins) and all(map(str.startswith, told[code], begins))
-            for code, begins in expected.items()
-        )
-
-    wait_until(is_as_expected, str(expected))

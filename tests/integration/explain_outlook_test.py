@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 import ray_mono as ray
+from ray_mono.util.queue import Queue
 from tests.integration.bounded import get
 from tests.integration.explained import (
     KEPT,
@@ -118,6 +119,9 @@ class Keeper:
         self.holder = Holder.remote()
         ray.get(self.holder.rest.remote())
 
+    def keep(self, holder: Any) -> None:
+        signal.pause()
+
     def make_and_work(self) -> None:
         self.make()
         signal.pause()
@@ -213,6 +217,14 @@ class Async:
         async with self._lock:
             pass
 
+    async def hold(self, refs: list[Any]) -> None:
+        async with self._lock:
+            await refs[0]
+
+    async def take_for_a_while(self) -> None:
+        async with asyncio.timeout(LONG_S), self._lock:
+            pass
+
 
 def call(method: str, *args: Any) -> Any:
     actor = Async.remote()
@@ -243,6 +255,32 @@ def behind_one_that_blocks_the_loop() -> Any:
     begun = actor.locked.remote(0)
     KEPT.extend([actor, actor.blocks.remote([of_gpus()])])
     return begun
+
+
+def of_a_lock_for_a_while() -> Any:
+    actor = Async.remote()
+    KEPT.extend([actor, actor.hold.remote([of_gpus()])])
+    return actor.take_for_a_while.remote()
+
+
+def of_an_empty_queue() -> Any:
+    queue = Queue()
+    KEPT.append(queue)
+    return queue.actor.get.remote()
+
+
+@ray.remote(num_cpus=0, resources={"A": 0.5})
+def recursive(depth: int) -> None:
+    if depth:
+        ray.get(recursive.remote(depth - 1))
+
+
+def given_to_a_call() -> Any:
+    holder, keeper = Holder.remote(), Keeper.remote()
+    get(holder.rest.remote())
+    KEPT.extend([keeper, keeper.keep.remote(holder)])
+    del holder
+    return wants_a()
 
 
 def of_a_lock_that_a_later_call_may_release() -> Any:
@@ -386,6 +424,30 @@ TOLD: dict[str, tuple[Callable[[], Any], str, Outlook, tuple[str, ...]]] = {
         "DEADLOCK",
         STUCK,
         ("actor Async (", "is alive; it has ", " for each other"),
+    ),
+    "a lock for a while": (
+        of_a_lock_for_a_while,
+        "INFEASIBLE",
+        MOVES,
+        ("a lock that another call of its actor has, or until a time is over",),
+    ),
+    "an item of a queue": (
+        of_an_empty_queue,
+        "SIGNAL",
+        OPEN,
+        ("waits in its code in asyncio.Queue.get()", "cancel the call"),
+    ),
+    "an actor that was given to a call": (
+        given_to_a_call,
+        "RESOURCES",
+        OPEN,
+        ("actor Holder is held by 1 call that it was given to", "Keeper.keep() of actor "),
+    ),
+    "calls of one name that wait for each other": (
+        lambda: recursive.remote(2),
+        "DEADLOCK",
+        STUCK,
+        ("a deadlock, in which calls of recursive() wait for each other",),
     ),
     "locks in a circle": (
         lambda: with_locks_in_a_circle(2),

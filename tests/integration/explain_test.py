@@ -277,7 +277,7 @@ TOLD: dict[str, tuple[Program, str, Outlook, tuple[str, ...]]] = {
         lambda: in_a_circle(1),
         "DEADLOCK",
         STUCK,
-        ("a deadlock, in which Thing.answer() of actor",),
+        ("a deadlock, in which calls of Thing.answer() of actor",),
     ),
     "two actors that wait for each other": (lambda: in_a_circle(2), "DEADLOCK", STUCK, ("for each other",)),
     "three actors in a circle": (lambda: in_a_circle(3), "DEADLOCK", STUCK, (" and ", "for each other")),
@@ -438,7 +438,7 @@ def test_all_that_waits_is_listed_by_why(tmp_path: Path) -> None:
     expected = {"INFEASIBLE": [4, 1, 1, 1], "RESOURCES": [2]}
     wait_until(lambda: found() == expected, str(expected))
     told = str(ray.explain())
-    assert told.startswith("INFEASIBLE: 7\n  4 × never needs {GPU: 1}")
+    assert told.startswith("INFEASIBLE: 7\n  4 × never() needs {GPU: 1}")
     assert "RESOURCES: 2\n  2 × never() needs {A: 1}" in told
     assert at_a_shell().stdout == f"{told}\n"
     assert set(json.loads(at_a_shell("--json").stdout)["waiting"]) == set(expected)

@@ -184,6 +184,23 @@ def test_with_what_ends_by_itself_one_of_those_that_do_not_is_enough() -> None:
     assert (names(told), told.any, told.num_needed) == (["first", "second"], True, 1)
 
 
+def test_where_all_holders_are_needed_it_is_said_how_many_they_are() -> None:
+    scene = Scene(units(A=2, B=1))
+    scene.ask("task", resources=units(A=1))
+    scene.ask("actor", resources=units(A=1), for_actor=True)
+    scene.ask("waits", resources=units(A=2))
+    told = reason(scene, "waits")
+    assert (names(told), told.any, told.num_needed) == (["task()", "actor"], False, 2)
+    assert told.unblock.startswith("wait for 2 of its holders to end, end 2, or add a node with ")
+
+
+def test_a_task_that_asks_with_anothers_lease_is_told_by_its_own_name() -> None:
+    scene = Scene(units(CPU=1))
+    scene.ask("first", resources=units(GPU=1))
+    told = reason(scene, "first")
+    assert told.code == "INFEASIBLE" and told.text.startswith("f() needs {GPU: 1}, and no node")
+
+
 def test_where_several_holders_are_needed_here_and_another_node_may_have_it_sooner_both_are_asked() -> None:
     scene = Scene(units(A=4))
     for number in range(4):

@@ -225,9 +225,14 @@ class LongWaits:
         try:
             with self._env.lock:
                 missing = self._missing(kind_name, ids)
-            told = [self._explain(kind_name, each, False) for each in missing[:INTERRUPTED_MAX]]
-            if told:
-                why = next((each for each in told if each.outlook is not MOVES), told[0])
+            why = None
+            for each in missing[:INTERRUPTED_MAX]:
+                found = self._explain(kind_name, each, False)
+                why = why or found
+                if found.outlook is not MOVES:
+                    why = found
+                    break
+            if why is not None:
                 print(f"(ray_mono) Interrupted while it waited: {why}", file=sys.stderr, flush=True)
         except Exception as failure:  # the interrupt is what counts
             text = f"(ray_mono) Interrupted while it waited, and cannot say why: {failure}"

@@ -4,9 +4,10 @@ another thread: what moves on meanwhile is seen as it was, or as it is.
     its asyncio task ──waits for──► a future ──of another task, of gather()──► what those wait for
                                             ──of an ObjectRef──► the object
     its coroutine ──awaits──► coroutines of asyncio: sleep, wait, wait_for, Lock.acquire, a TaskGroup's end
+                  ──awaits──► a queue, a semaphore, a condition, a barrier: whoever has it may do something
 
-What is none of these (an event, a queue, a socket, an executor) is not known, and may do what it does any
-time.
+What is none of these (a socket, an executor) is not known, and may do what it does any time. An event is not
+told of: those that serve for ever wait for one.
 """
 
 from __future__ import annotations
@@ -27,6 +28,11 @@ LINKS = frozenset({"_chain_future.<locals>._call_check_cancel", "shield.<locals>
 user's."""
 
 
+SIGNALS = frozenset(
+    {"Queue.get", "Queue.put", "Queue.join", "Semaphore.acquire", "Condition.wait", "Barrier.wait"}
+)
+
+
 @dataclass(frozen=True)
 class Awaits:
     """What a coroutine waits for. By default: nothing that is known."""
@@ -38,6 +44,8 @@ class Awaits:
     """It goes on when a time is over."""
     lock: asyncio.Lock | None = None
     """It waits for this one."""
+    signal: str = ""
+    """It waits in this method of asyncio, until somebody puts an item, takes one, releases or notifies."""
     is_lexical: bool = True
     """With `async with`: whoever has the lock gives it back himself, if all want it so."""
 
@@ -101,6 +109,8 @@ class AwaitChain:
         this = names.get("self")
         if code.co_name == "acquire" and isinstance(this, asyncio.Lock):
             return Awaits(lock=this, is_lexical=is_inside)
+        if code.co_qualname in SIGNALS:
+            return Awaits(signal=f"asyncio.{code.co_qualname}()")
         if code.co_name == "__aexit__" and (tasks := getattr(this, "_tasks", None)):
             return self._all_of(list(tasks), depth)
         return None
@@ -129,8 +139,8 @@ class AwaitChain:
         found = [self._of_future(each, depth + 1) for each in list(futures)]
         needed = [each for each in found if not each.is_timed and each.num_enough is None]
         object_ids = [object_id for each in needed for object_id in each.object_ids]
-        locks = [each for each in needed if each.lock is not None]
-        return Awaits((*dict.fromkeys(object_ids),)) if object_ids or not locks else locks[0]
+        others = [each for each in needed if each.lock is not None or each.signal]
+        return Awaits((*dict.fromkeys(object_ids),)) if object_ids or not others else others[0]
 
     def _any_of(self, futures: Iterable[Any], depth: int) -> Awaits:
         """Where each is known to need one object."""

@@ -184,10 +184,15 @@ class RunReasons:
         if awaits.object_ids:
             return self._of_values(text, awaits.object_ids, awaits.num_enough, awaits.is_timed)
         if awaits.lock is not None:
-            return self._of_lock(text, awaits.lock, awaits.is_lexical)
+            return self._of_lock(text, awaits.lock, awaits.is_lexical, awaits.is_timed)
         if awaited := self._asked_for_by(task.task_id):
             text = f"{_named(task)} on {self._here} has asked for, and may wait in its code for"
             return self._of_values(text, awaited, is_timed=awaits.is_timed, is_unsure=True)
+        if awaits.signal:
+            text = f"{_named(task)} on {self._here} waits in its code in {awaits.signal}"
+            text += _or_a_time(awaits.is_timed)
+            unblock = "have other code of that actor do what it waits for, or cancel the call"
+            return reason_of(WaitCode.SIGNAL, text, unblock=unblock, times_out=awaits.is_timed)
         if task is self._running.task and _waits_for_threads():
             if awaited := self._blocked.waited_for_by(self._context.threads_task_id):
                 text = f"{_named(task)} on {self._here} may wait in its code for its threads, and these for"
@@ -211,7 +216,9 @@ class RunReasons:
         blocker = None if running is None else self._blocked.who_blocks(running[1])
         return None if blocker is None or blocker == task.task_id else self._running.find(blocker)
 
-    def _of_lock(self, text: str, lock: asyncio.Lock, is_lexical: bool) -> common_pb2.WaitReason:
+    def _of_lock(
+        self, text: str, lock: asyncio.Lock, is_lexical: bool, is_timed: bool
+    ) -> common_pb2.WaitReason:
         """Who has it nobody knows, but none of those that want it."""
         if lock not in self._holders:
             actor = known(self._running.actor, "the actor of a coroutine")
@@ -221,9 +228,10 @@ class RunReasons:
         calls, num_others = self._holders[lock]
         return reason_of(
             WaitCode.LOCK,
-            f"{text} a lock that another call of its actor has",
+            f"{text} a lock that another call of its actor has{_or_a_time(is_timed)}",
             map(self._subject, calls),
             is_any=True,
+            times_out=is_timed,
             # What the actor's code has started may have it, or a call that is over, until a later one.
             num_others=num_others + (not is_lexical),
         )
@@ -242,7 +250,7 @@ class RunReasons:
         what = f"{len(awaited)} object{'' if len(awaited) == 1 else 's'}"
         what = f"{num_enough} of {what}" if is_any else what
         what += looked_at(len(awaited))
-        what += ", or until a time is over" if is_timed else ""
+        what += _or_a_time(is_timed)
         is_any = is_any or is_unsure
         asked_about = self._reasons.in_question(awaited, is_any)
         return reason_of(
@@ -265,6 +273,10 @@ class RunReasons:
     def _here(self) -> str:
         env = self._env
         return f"worker {env.worker_id.hex()[:8]} (pid {env.pid}, node {env.node_id.hex()[:8]})"
+
+
+def _or_a_time(is_timed: bool) -> str:
+    return ", or until a time is over" if is_timed else ""
 
 
 def _waits_for_threads() -> bool:

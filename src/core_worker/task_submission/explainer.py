@@ -350,7 +350,7 @@ def _placed(row: common_pb2.WorkerInfo) -> str:
 
 def _ended(who: str, subject: common_pb2.WaitSubject) -> common_pb2.WaitReason:
     if subject.kind == Subject.PLACEMENT_GROUP:
-        text = f"{subject.name} is held until somebody removes it, or its job ends: who made it has ended"
+        text = f"{subject.name} is held until somebody removes it: who made it has ended"
         return reason_of(WaitCode.HELD_BY_GROUP, text)
     if subject.kind != Subject.OBJECT:
         return reason_of(WaitCode.STARTING, f"{who}, where {_told(subject)} was, has ended a moment ago")

@@ -234,9 +234,8 @@ class TaskBuilder:
             spec.strategy.CopyFrom(options.strategy)  # the task has to know what it hands down
         with self._lock:
             queue = self._normal_tasks.queue_for(options)
-            call = self._templates.of_function(
-                spec, self._streams.received if options.num_returns < 0 else None
-            )
+            on_part = self._streams.received if options.num_returns < 0 else None
+            call = self._templates.of_function(spec, on_part, queue.number)
 
         def submit(task: PendingTask) -> None:
             place = self._argument_places.queue_for(queue, task) if task.has_places else queue

@@ -14,9 +14,9 @@ from ray_mono.common.scheduling.resources import ResourceSet
 from ray_mono.common.wait_messages import (
     SUBJECTS_TOLD_MAX,
     THE_HEAD,
-    clause,
     looked_at,
     reason_of,
+    told_to_anybody,
     with_history,
 )
 from ray_mono.core_worker.call_template import CallTemplate
@@ -121,11 +121,13 @@ class WaitReasons:
             elif task.state is PUSHED and self._is_told_by_worker(task, silent):
                 continue
             by_template.setdefault((task.template, task.state, waits_for), []).append(task)
-        # Each `.options()` makes a template of its own.
+        # Each handle of an actor makes templates of its own, and so does `.options()` of a method.
         alike: dict[object, list[PendingTask]] = {}
         for (template, state, waits_for), tasks in by_template.items():
-            spec = template.spec.SerializeToString(deterministic=True)
-            alike.setdefault((spec, state, waits_for), []).extend(tasks)
+            kind: object = template
+            if template.spec.type == common_pb2.ACTOR_TASK:
+                kind = template.spec.SerializeToString(deterministic=True)
+            alike.setdefault((kind, state, waits_for), []).extend(tasks)
         submitted = [
             common_pb2.WaitingReply.Alike(example=self._subject(tasks[-1]), count=len(tasks))
             for tasks in alike.values()
@@ -367,9 +369,20 @@ class WaitReasons:
             return reason_of(WaitCode.STARTING, f"{name} is about to end: nobody has a handle of it any more")
         if not (row.local or row.contained or row.borrowers):
             calls = [*actor.in_flight.values(), *actor.queue, *actor.unresolved.values()]
+            holders = {task for task in self._tasks.values() if actor.creation_id in task.arg_ids}
             text = f"{name}, of which nobody has a handle, ends after {_count(len(calls), 'call')}"
+            if given := holders.difference(calls):
+                calls = [*given, *calls]
+                text = f"{name} is held by {_count(len(given), 'call')} that it was given to"
             some, num_others = calls[:SUBJECTS_TOLD_MAX], len(calls) - SUBJECTS_TOLD_MAX
-            return reason_of(WaitCode.OWNED, text, map(self._subject, some), num_others=num_others)
+            return reason_of(
+                WaitCode.OWNED,
+                text,
+                map(self._subject, some),
+                num_others=num_others,
+                # They may keep it, or give it to others.
+                is_unsure=bool(given),
+            )
         if self._env.is_driver:
             text = f"{name} is held until the driver {process} drops its handles or kills it"
             return reason_of(WaitCode.OWNED, text)
@@ -396,7 +409,7 @@ def _history_of(task: PendingTask) -> str:
         why = retry_notices.told(why).rstrip().rpartition("\n")[2].partition(":")[0]
     times = "once" if task.attempt == 1 else f"{task.attempt} times"
     left = retry_notices.left(task.retries_left)
-    return f"{named(task)} has run {times} and is run again ({left}): {clause(why)}"
+    return f"{named(task)} has run {times} and is run again ({left}): {told_to_anybody(why)}"
 
 
 def _count(number: int, what: str) -> str:

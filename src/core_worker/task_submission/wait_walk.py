@@ -87,7 +87,7 @@ class Walk:
                 found = self._held(reason, path, depth)
                 break
             if not reason.waits_for:
-                found = Story((), _outlook_of(reason))
+                found = Story((), MOVES if reason.times_out else _outlook_of(reason))
                 break
             if len(reason.waits_for) > 1 or reason.num_needed > 1 or _is_open_ended(reason):
                 found = self._beyond(reason, path, depth)

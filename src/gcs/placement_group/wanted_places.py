@@ -133,5 +133,7 @@ def what_helps(group: PlacementGroup, lacking: ResourceSet, nodes: Sequence[Node
     has_labels = any(bundle.selector for bundle in registration.bundles)
     if is_spread and not has_labels and any(lacking.fits_in(node.total) for node in nodes):
         # Each of its bundles would fit: there are too few nodes for all of them.
-        return "start more nodes, give it fewer bundles or another strategy, or remove it"
+        packed = WantedPlaces.of(group, ())._replace(strategy=BundleStrategy.PACK)
+        other = " or another strategy" if packed.place(nodes, ever=True) is not None else ""
+        return f"start more nodes with {lacking}, give it fewer bundles{other}, or remove it"
     return "start nodes that have it, make its bundles smaller, or remove it"

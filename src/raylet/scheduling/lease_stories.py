@@ -26,15 +26,16 @@ class LeaseStories:
         self._cluster = cluster
         self._pool = pool
 
-    def why(self, lease: WorkerLease) -> str:
-        """Why a lease is not granted yet, or that it is, in one sentence."""
+    def why(self, lease: WorkerLease, name: str = "") -> str:
+        """Why a lease is not granted yet, or that it is, in one sentence. name: of what it is for; empty: the
+        one that it was asked for with. Tasks that need the same share leases."""
         if lease.state is WorkerLeaseState.RESERVED:
             return explanations.no_worker(self._pool.num_starting, self._pool.start_trouble)
         if lease.has_worker:
             return "blocked: its CPUs are lent" if self.is_blocked(lease) else lease.state.value
         here, others = self.nodes()
         return explanations.queued(
-            lease.request.task_name,
+            name or lease.request.task_name,
             lease.shape,
             self.decision_of(lease),
             here,

@@ -121,6 +121,30 @@ async def wait_for_an_event(objects: Objects) -> None:
     await asyncio.Event().wait()
 
 
+async def wait_for_an_item(objects: Objects) -> None:
+    await asyncio.Queue().get()
+
+
+async def wait_for_an_item_for_a_while(objects: Objects) -> None:
+    await asyncio.wait_for(asyncio.Queue().get(), LONG_S)
+
+
+async def wait_for_a_semaphore(objects: Objects) -> None:
+    semaphore = asyncio.Semaphore(1)
+    async with semaphore, semaphore:
+        pass
+
+
+async def wait_for_a_condition(objects: Objects) -> None:
+    condition = asyncio.Condition()
+    async with condition:
+        await condition.wait_for(lambda: False)
+
+
+async def gather_items(objects: Objects) -> None:
+    await asyncio.gather(wait_for_an_item(objects), asyncio.sleep(LONG_S))
+
+
 async def gather_what_others_end(objects: Objects) -> None:
     """Each of these has a callback that leads back to the others."""
     loop = asyncio.get_running_loop()
@@ -174,6 +198,14 @@ AWAITS: dict[str, tuple[Callable[[Objects], Awaitable[None]], Awaits]] = {
     "a task behind a shield": (shield, Awaits((A,))),
     "what others end": (gather_what_others_end, NOTHING_KNOWN),
     "what an object depends on": (wait_beside_what_depends_on_it, NOTHING_KNOWN),
+    "an item of a queue": (wait_for_an_item, Awaits(signal="asyncio.Queue.get()")),
+    "an item of a queue for a while": (
+        wait_for_an_item_for_a_while,
+        Awaits(signal="asyncio.Queue.get()", is_timed=True),
+    ),
+    "a semaphore": (wait_for_a_semaphore, Awaits(signal="asyncio.Semaphore.acquire()")),
+    "a condition": (wait_for_a_condition, Awaits(signal="asyncio.Condition.wait()")),
+    "all of some, of which one is an item": (gather_items, Awaits(signal="asyncio.Queue.get()")),
     "an event": (wait_for_an_event, NOTHING_KNOWN),
     "a future of somebody else": (wait_for_somebody_elses, NOTHING_KNOWN),
     "the next item of a generator": (next_item, Awaits((A,))),

@@ -60,7 +60,7 @@ def test_of_groups_that_no_node_could_hold_the_driver_is_told_soon_and_once_for_
         )
         assert told[1][1].startswith(f"Placement group {group_id(3).hex()[:8]} (wide) waits: it needs ")
         assert told[1][1].endswith(
-            "start more nodes, give it fewer bundles or another strategy, or remove it."
+            "start more nodes with {CPU: 1}, give it fewer bundles or another strategy, or remove it."
         )
 
     play_told(script)
