@@ -161,6 +161,9 @@ class Asked:
     def ask_too(self, refs: list[Any]) -> Any:
         return ray.get(refs)
 
+    def never(self) -> None:
+        signal.pause()
+
 
 def threads_wait() -> Any:
     thing = Asked.options(max_concurrency=2).remote()
