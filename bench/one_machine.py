@@ -1,7 +1,7 @@
 """How much of everything one machine holds: the second table of docs/scale.md.
 
-    python bench/one_machine.py [--only nodes,actors,drivers,tasks] [--nodes N] [--actors N] [--drivers N]
-                                [--tasks N]
+    python bench/one_machine.py [--only nodes,actors,drivers,tasks,arguments,returns,objects,array]
+                                [--nodes N] [--actors N] …
 
 Of each it tells how long it took, and the memory of the cluster's processes (proportional: shared pages count
 once) before and after.
@@ -10,6 +10,10 @@ once) before and after.
     actors     that live at the same time, and one call of each
     drivers    that join, run a task and leave, DRIVERS_AT_ONCE at a time
     tasks      queued by QUEUEING_DRIVERS drivers at the same time, until the last result is there
+    arguments  references to objects that one task has as its arguments
+    returns    of one task
+    objects    of OBJECT_BYTES in the store that one get brings
+    array      of so many GiB that is put, and read in a task
 """
 
 from __future__ import annotations
@@ -24,6 +28,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import psutil
 
 sys.path.append(str(Path(__file__).absolute().parent.parent / "python"))
@@ -36,6 +41,7 @@ DRIVERS_AT_ONCE = 10
 QUEUEING_DRIVERS = 4
 CPUS = 2
 JOIN_TIMEOUT_S = 300.0
+OBJECT_BYTES = 128 << 10
 MB = 1 << 20
 
 DRIVER = """
@@ -133,6 +139,57 @@ def tasks(count: int) -> None:
         told(f"{count} tasks", what, before_mb)
 
 
+@ray.remote
+def count_of(*values: Any) -> int:
+    return len(values)
+
+
+@ray.remote
+def size_of(value: Any) -> int:
+    return int(value.nbytes)
+
+
+def arguments(count: int) -> None:
+    with one_node():
+        refs, before_mb, begin_s = (
+            [ray.put(number) for number in range(count)],
+            memory_mb(),
+            time.perf_counter(),
+        )
+        assert ray.get(count_of.remote(*refs)) == count
+        told(f"{count} arguments", f"of one task in {time.perf_counter() - begin_s:.2f} s", before_mb)
+
+
+def returns(count: int) -> None:
+    many = ray.remote(num_returns=count)(lambda: range(count))
+    with one_node():
+        before_mb, begin_s = memory_mb(), time.perf_counter()
+        refs: list[Any] = many.remote()
+        assert sum(ray.get(refs)) == sum(range(count))
+        told(f"{count} returns", f"of one task in {time.perf_counter() - begin_s:.2f} s", before_mb)
+
+
+def objects(count: int) -> None:
+    with one_node():
+        refs = [ray.put(np.ones(OBJECT_BYTES, np.uint8)) for _ in range(count)]
+        before_mb, begin_s = memory_mb(), time.perf_counter()
+        assert len(ray.get(refs)) == count
+        told(f"{count} objects", f"in one get in {time.perf_counter() - begin_s:.2f} s", before_mb)
+
+
+def array(num_gib: int) -> None:
+    with one_node():
+        before_mb, value = memory_mb(), np.ones(num_gib << 30, np.uint8)
+        begin_s = time.perf_counter()
+        ref = ray.put(value)
+        put_s = time.perf_counter() - begin_s
+        del value
+        begin_s = time.perf_counter()
+        assert ray.get(size_of.remote(ref)) == num_gib << 30
+        how = f"put in {put_s:.1f} s, read in a task in {time.perf_counter() - begin_s:.2f} s"
+        told(f"an array of {num_gib} GiB", how, before_mb)
+
+
 def _run_drivers(address: str, count: int, num_tasks: int) -> float:
     """Returns the most memory, in MB, that was in use at one of a few looks."""
     program = DRIVER.format(address=address, num_tasks=num_tasks)
@@ -164,6 +221,10 @@ PARTS: dict[str, Callable[[int], None]] = {
     "actors": actors,
     "drivers": drivers,
     "tasks": tasks,
+    "arguments": arguments,
+    "returns": returns,
+    "objects": objects,
+    "array": array,
 }
 
 
@@ -172,7 +233,8 @@ def main(argv: list[str] | None = None) -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--only", default=",".join(PARTS), help="default: %(default)s")
-    counts: dict[str, Any] = {"nodes": 32, "actors": 1_000, "drivers": 100, "tasks": 1_000_000}
+    counts = {"nodes": 32, "actors": 1_000, "drivers": 100, "tasks": 1_000_000}
+    counts |= {"arguments": 10_000, "returns": 3_000, "objects": 10_000, "array": 4}
     for name, count in counts.items():
         parser.add_argument(f"--{name}", type=int, default=count, help="default: %(default)s")
     arguments = parser.parse_args(argv)
