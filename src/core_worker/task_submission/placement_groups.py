@@ -156,18 +156,20 @@ class GcsPlacementGroups:
         if self._env.reactor.is_closed:
             raise disconnected()
         with self._env.lock:
-            # First: a worker that has nothing to do goes back to its node before the bundles end, and so is
-            # not killed, with what it owns, as one that runs something in them.
-            self._is_removed(group_id)
-            self._env.reactor.flush()
+            if self._is_removed(group_id):
+                # First: a worker that has nothing to do goes back to its node before the bundles end, and so
+                # is not killed, with what it owns, as one that runs something in them.
+                self._env.reactor.flush()
             request = gcs_pb2.RemovePlacementGroupRequest(placement_group_id=group_id)
             self._env.gcs.RemovePlacementGroup.start(request, lambda reply, error: None)
 
-    def _is_removed(self, group_id: bytes) -> None:
-        self._removed.add(group_id)
+    def _is_removed(self, group_id: bytes) -> bool:
+        """Returns whether leases end by that."""
+        ends_leases = self._removed.add(group_id)
         group = self._groups.pop(group_id, None)
         if group is not None:
             group.tell(Outcome.REMOVED)
+        return ends_leases
 
     # ---- waited for
 
