@@ -186,15 +186,16 @@ class GcsPlacementGroups:
         with self._env.lock:
             group = self._waited_for(group_id)
             self._when_known(group, told)
-        try:
-            subject = Subject(kind=Subject.PLACEMENT_GROUP, id=group_id)
-            with self._blocked.noted(WaitCode.PLACEMENT_GROUP, _named(group_id), subject):
-                wait = partial(self._blocked.wait, waiter)
-                self._long_waits.wait(wait, [group_id], timeout_s, kind_name="placement_group")
-        finally:
-            with self._env.lock:
-                if not outcomes:
-                    group.waiting.remove(told)
+        if not outcomes:
+            try:
+                subject = Subject(kind=Subject.PLACEMENT_GROUP, id=group_id)
+                with self._blocked.noted(WaitCode.PLACEMENT_GROUP, _named(group_id), subject):
+                    wait = partial(self._blocked.wait, waiter)
+                    self._long_waits.wait(wait, [group_id], timeout_s, kind_name="placement_group")
+            finally:
+                with self._env.lock:
+                    if not outcomes:
+                        group.waiting.remove(told)
         if Outcome.REMOVED in outcomes:
             raise _removed(group_id)
         if Outcome.FAILED in outcomes:
