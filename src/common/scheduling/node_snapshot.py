@@ -35,6 +35,11 @@ class NodeSnapshot:
         since a node is looked at many times before it reports again."""
         return self.utilization((CPU, MEMORY, OBJECT_STORE_MEMORY))
 
+    @cached_property
+    def without_lasting(self) -> ResourceSet:
+        """What it has but for what lasts: where tasks give way, this is free. Kept as well."""
+        return self.total - self.lasting if self.lasting else self.total
+
     def utilization(self, names: Iterable[str]) -> float:
         """How much is in use of the scarcest of these resources: 0 idle, 1 full."""
         total, available = self.total, self.available

@@ -52,7 +52,10 @@ def available(required: ResourceSet, nodes: Iterable[NodeSnapshot]) -> list[Node
 
 def could_give_way(required: ResourceSet, nodes: Iterable[NodeSnapshot]) -> list[NodeSnapshot]:
     """The nodes that could hold it beside the actors and bundles that are there."""
-    return [node for node in nodes if fits(required, node.total - node.lasting)]
+    able = [node for node in nodes if required.fits_in(node.without_lasting)]
+    if able and is_in_any(required):
+        able = [node for node in able if fits(required, node.without_lasting)]
+    return able
 
 
 def drained(

@@ -153,13 +153,14 @@ class NormalTaskSubmitter:
         self._num_asked += 1
         return self._lease_prefix + self._num_asked.to_bytes(_LEASE_COUNTER_BYTES, "little")
 
-    def _end_group(self, group_id: bytes) -> None:
-        """Its workers get no more tasks, and no other workers are asked for."""
+    def _end_group(self, group_id: bytes) -> bool:
+        """Its workers get no more tasks, and no other workers are asked for. Returns whether it has any."""
         leases = [lease for queue in self._queues.forget_group(group_id) for lease in queue.leases.values()]
         for lease in leases:
             if not lease.is_ending:
                 lease.end()
                 self._end_if_answered(lease)
+        return bool(leases)
 
     def _request(self, queue: SchedulingQueue, raylet: RayletServiceStub, spilled: bool) -> None:
         if queue.group_id in self.removed_groups:

@@ -156,18 +156,20 @@ class GcsPlacementGroups:
         if self._env.reactor.is_closed:
             raise disconnected()
         with self._env.lock:
-            # First: a worker that has nothing to do goes back to its node before the bundles end, and so is
-            # not killed, with what it owns, as one that runs something in them.
-            self._is_removed(group_id)
-            self._env.reactor.flush()
+            if self._is_removed(group_id):
+                # First: a worker that has nothing to do goes back to its node before the bundles end, and so
+                # is not killed, with what it owns, as one that runs something in them.
+                self._env.reactor.flush()
             request = gcs_pb2.RemovePlacementGroupRequest(placement_group_id=group_id)
             self._env.gcs.RemovePlacementGroup.start(request, lambda reply, error: None)
 
-    def _is_removed(self, group_id: bytes) -> None:
-        self._removed.add(group_id)
+    def _is_removed(self, group_id: bytes) -> bool:
+        """Returns whether leases end by that."""
+        ends_leases = self._removed.add(group_id)
         group = self._groups.pop(group_id, None)
         if group is not None:
             group.tell(Outcome.REMOVED)
+        return ends_leases
 
     # ---- waited for
 
@@ -184,15 +186,16 @@ class GcsPlacementGroups:
         with self._env.lock:
             group = self._waited_for(group_id)
             self._when_known(group, told)
-        try:
-            subject = Subject(kind=Subject.PLACEMENT_GROUP, id=group_id)
-            with self._blocked.noted(WaitCode.PLACEMENT_GROUP, _named(group_id), subject):
-                wait = partial(self._blocked.wait, waiter)
-                self._long_waits.wait(wait, [group_id], timeout_s, kind_name="placement_group")
-        finally:
-            with self._env.lock:
-                if not outcomes:
-                    group.waiting.remove(told)
+        if not outcomes:
+            try:
+                subject = Subject(kind=Subject.PLACEMENT_GROUP, id=group_id)
+                with self._blocked.noted(WaitCode.PLACEMENT_GROUP, _named(group_id), subject):
+                    wait = partial(self._blocked.wait, waiter)
+                    self._long_waits.wait(wait, [group_id], timeout_s, kind_name="placement_group")
+            finally:
+                with self._env.lock:
+                    if not outcomes:
+                        group.waiting.remove(told)
         if Outcome.REMOVED in outcomes:
             raise _removed(group_id)
         if Outcome.FAILED in outcomes:

@@ -15,18 +15,19 @@ REMOVED_MAX = 10_000
 class RemovedGroups:
     """Of one process. Lock held."""
 
-    def __init__(self, on_removed: Callable[[bytes], None]) -> None:
-        """on_removed(group id) is called once for each that is kept."""
-        self._on_removed = on_removed
+    def __init__(self, end_leases: Callable[[bytes], bool]) -> None:
+        """end_leases(group id) is called once for each that is kept; it returns whether there are any."""
+        self._end_leases = end_leases
         self._ids: dict[bytes, None] = {}
 
     def __contains__(self, group_id: bytes) -> bool:
         return group_id in self._ids
 
-    def add(self, group_id: bytes) -> None:
+    def add(self, group_id: bytes) -> bool:
+        """Returns whether leases end by that."""
         if group_id in self._ids:
-            return
+            return False
         self._ids[group_id] = None
         if len(self._ids) > REMOVED_MAX:
             del self._ids[next(iter(self._ids))]
-        self._on_removed(group_id)
+        return self._end_leases(group_id)

@@ -58,9 +58,9 @@ def row_to_proto(group: PlacementGroup, registration: Info | None = None) -> Inf
         removed_because=group.removed_because,
     )
     info.MergeFrom(registration or registration_to_proto(group.registration))
-    for bundle, place in zip(info.bundles, group.places, strict=True):
+    for message, place in zip(info.bundles, group.places, strict=True):
         if place is not None:
-            bundle.MergeFrom(common_pb2.Bundle(node_id=place.binary()))
+            message.node_id = place.binary()
     return info
 
 
