@@ -105,7 +105,8 @@ class LeaseClient:
             return node
         known = self._views.get(node.node_id)
         if known is None or known[0] is not node or known[1] is not amount:
-            less = replace(node, available=node.available - amount)
+            # Who waits there for tasks to give way has that for good: there is less left for the next one.
+            less = replace(node, available=node.available - amount, lasting=node.lasting + amount)
             known = self._views[node.node_id] = node, amount, less
         return known[2]
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -314,3 +315,26 @@ def test_work_whose_labels_no_node_has_waits_for_one_that_joins(cluster: Command
     finally:
         del actor, waiting, living
         cluster.remove_node(node)
+
+
+@ray.remote
+def work() -> None:
+    time.sleep(0.05)
+
+
+def test_actors_that_each_need_a_node_have_one_each_beside_a_stream_of_tasks(here: str, there: str) -> None:
+    """Tasks give way to one that waits on their node: so each has to wait on another one."""
+    tasks = [work.remote() for _ in range(6 * NUM_CPUS)]
+
+    def goes_on(until: Callable[[], bool]) -> bool:
+        done, left = ray.wait(tasks, timeout=0.1)
+        tasks[:] = [*left, *(work.remote() for _ in done)]
+        return until()
+
+    wait_until(lambda: goes_on(lambda: not ray.available_resources().get("CPU")), "both nodes are full")
+    strategy = NodeLabelSchedulingStrategy(hard={}, soft={"zone": In("a")})
+    options = {"num_cpus": NUM_CPUS, "scheduling_strategy": strategy}
+    actors = [Resident.options(**options).remote() for _ in range(2)]
+    calls = [actor.where.remote() for actor in actors]
+    wait_until(lambda: goes_on(lambda: not ray.wait(calls, num_returns=2, timeout=0)[1]), "both live")
+    assert {*get(calls)} == {here, there}
