@@ -11,9 +11,9 @@ answered. Nothing that runs is stopped.
       after DRAIN_S           what is free is kept for it half of the time
 
 **Who is asked.** First the leases of the job that holds most, the oldest first. So jobs that never have
-enough come to hold the same: where a single lease would do, none of a job is asked that holds no more of what
-is missing than the request's own does. (Were it asked, a job of short tasks would give way to one of long
-ones again and again, and run a tenth of the time.) Never asked are
+enough come to hold the same, if their tasks need the same: where a single lease would do, none of a job is
+asked that holds no more of what is missing than the request's own does. (Were it asked, a job of short tasks
+would give way to one of long ones again and again, and run a tenth of the time.) Never asked are
 
 - a lease of the request's own line, whose tasks are the same;
 - an actor's lease, which stays;
