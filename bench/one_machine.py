@@ -151,11 +151,8 @@ def size_of(value: Any) -> int:
 
 def arguments(count: int) -> None:
     with one_node():
-        refs, before_mb, begin_s = (
-            [ray.put(number) for number in range(count)],
-            memory_mb(),
-            time.perf_counter(),
-        )
+        refs = [ray.put(number) for number in range(count)]
+        before_mb, begin_s = memory_mb(), time.perf_counter()
         assert ray.get(count_of.remote(*refs)) == count
         told(f"{count} arguments", f"of one task in {time.perf_counter() - begin_s:.2f} s", before_mb)
 

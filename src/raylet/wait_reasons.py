@@ -161,15 +161,14 @@ class WaitReasons:
         if not held.subjects and needs.fits_in(here.available):
             text = f"node {here.node_id.hex()[:8]} has {needs} free, and is about to give it"
             return reason_of(WaitCode.STARTING, text)
+        ways = _ways_to_end(held.num_needed, held.by_groups)
         return reason_of(
             WaitCode.RESOURCES,
             f"node {here.node_id.hex()[:8]} has {here.available.beside(needs)} free of"
             f" {here.total.beside(needs)}{held.by_groups}",
             held.subjects,
             is_any=held.is_any,
-            unblock=f"{', '.join(_ways_to_end(held.num_needed, True))}, or add a node"
-            if held.by_groups
-            else "",
+            unblock=f"{', '.join(ways)}, or add a node" if held.by_groups else "",
             shortages=shortages(needs, [here]),
             num_needed=held.num_needed,
             num_others=held.num_others,

@@ -37,24 +37,28 @@ def feasible(
 ) -> list[NodeSnapshot]:
     """The nodes that take work, have the labels, and could hold it if nothing else ran there."""
     able = [node for node in nodes if node.takes_work and required.fits_in(node.total)]
-    if able and is_in_any(required):
-        able = [node for node in able if fits(required, node.total)]
+    able = _in_one_bundle(required, able, lambda node: node.total)
     return [node for node in able if any_selects(selectors, node.labels)] if selectors else able
 
 
 def available(required: ResourceSet, nodes: Iterable[NodeSnapshot]) -> list[NodeSnapshot]:
     """The nodes that take work and have it free now."""
     free = [node for node in nodes if node.takes_work and required.fits_in(node.available)]
-    if free and is_in_any(required):
-        free = [node for node in free if fits(required, node.available)]
-    return free
+    return _in_one_bundle(required, free, lambda node: node.available)
 
 
 def could_give_way(required: ResourceSet, nodes: Iterable[NodeSnapshot]) -> list[NodeSnapshot]:
     """The nodes that could hold it beside the actors and bundles that are there."""
     able = [node for node in nodes if required.fits_in(node.without_lasting)]
+    return _in_one_bundle(required, able, lambda node: node.without_lasting)
+
+
+def _in_one_bundle(
+    required: ResourceSet, able: list[NodeSnapshot], room_of: Callable[[NodeSnapshot], ResourceSet]
+) -> list[NodeSnapshot]:
+    """Of nodes that have enough in all: work in any bundle of a group has to find it in one of them."""
     if able and is_in_any(required):
-        able = [node for node in able if fits(required, node.without_lasting)]
+        return [node for node in able if fits(required, room_of(node))]
     return able
 
 

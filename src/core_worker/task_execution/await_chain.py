@@ -26,11 +26,10 @@ DEPTH_MAX = 50
 LINKS = frozenset({"_chain_future.<locals>._call_check_cancel", "shield.<locals>._outer_done_callback"})
 """The callbacks of asyncio's futures that know which other future is waited for. Others lead back, or are a
 user's."""
-
-
 SIGNALS = frozenset(
     {"Queue.get", "Queue.put", "Queue.join", "Semaphore.acquire", "Condition.wait", "Barrier.wait"}
 )
+"""The methods of asyncio that wait until somebody does something with what they are of."""
 
 
 @dataclass(frozen=True)
