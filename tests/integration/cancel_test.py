@@ -21,8 +21,9 @@ pytestmark = pytest.mark.usefixtures("leaves_nothing")
 @ray.remote
 def run_until_interrupted(folder: Path, name: str, then: str = "raise", box: Any = ()) -> str:
     """Makes the file `name` when it runs, and `name`.interrupted when it is. box: kept alive meanwhile."""
-    (folder / name).touch()
     try:
+        # In here: whoever sees the file may interrupt this before touch() has returned.
+        (folder / name).touch()
         deadline_s = time.monotonic() + GET_TIMEOUT_S
         while time.monotonic() < deadline_s:
             time.sleep(0.01)
