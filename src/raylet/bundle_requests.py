@@ -76,24 +76,24 @@ class BundleRequests:
         return refusals
 
     async def prepare_in_turn(
-        self, groups: Sequence[common_pb2.GroupBundles], order: Order, requester: int
+        self, groups: Sequence[common_pb2.GroupBundles], order: Order, requester: int, waited_s: float = 0.0
     ) -> list[str]:
         """The same; what is not free waits for its turn, one group after the other. requester: whose end
-        withdraws it. Raises ValueError, and RpcError while stopping."""
+        withdraws it. waited_s: so far. Raises ValueError, and RpcError while stopping."""
         refusals = self.prepare(groups, order)
         for place, each in enumerate(groups):
             if refusals[place] not in ("", COMES_LATE):
-                refusals[place] = await self._until_its_turn(each, requester)
+                refusals[place] = await self._until_its_turn(each, requester, waited_s)
         return refusals
 
-    async def _until_its_turn(self, wanted: common_pb2.GroupBundles, requester: int) -> str:
+    async def _until_its_turn(self, wanted: common_pb2.GroupBundles, requester: int, waited_s: float) -> str:
         group_id, job_id = wanted.group.placement_group_id, wanted.group.job_id
         bundles = {
             index: resources
             for index, resources in wire.bundles_from(wanted).items()
             if not self._leases.holds_bundle((group_id, index))
         }
-        request = bundle_demand(group_id, job_id, bundles, self._node_id, requester)
+        request = bundle_demand(group_id, job_id, bundles, self._node_id, requester, waited_s)
         answer = self._answers.expect(group_id)
         self._keep(wanted.group)
         self._effects.run(self._leases.request(request, self._clock.time_s()))

@@ -45,6 +45,8 @@ class SpilledBack:
     host: str
     port: int
     may_wait: bool = False
+    waited_s: float = 0.0
+    """So far."""
 
 
 @dataclass(frozen=True)

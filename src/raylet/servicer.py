@@ -241,7 +241,7 @@ class RayletServicer(raylet_rpc.RayletServiceServicer):
                 )
             requester = self._requests.requester_of(context.connection)
             refusals = await self._bundles.prepare_in_turn(
-                request.groups, order_of(request.number), requester
+                request.groups, order_of(request.number), requester, request.waited_s
             )
             return raylet_pb2.PrepareBundlesReply(refusals=refusals)
 

@@ -40,6 +40,7 @@ def lease_request_from(message: raylet_pb2.RequestWorkerLeaseRequest, requester:
         is_retriable=message.is_retriable,
         owner_id=message.owner_id or message.requester.worker_id,
         owner_node_id=message.owner_node_id or message.requester.node_id,
+        waited_s=message.waited_s,
     )
 
 
@@ -72,7 +73,11 @@ def grant_reply(
 def refusal_reply(effect: SpilledBack | Rejected) -> raylet_pb2.RequestWorkerLeaseReply:
     if isinstance(effect, SpilledBack):
         spillback = raylet_pb2.Spillback(
-            node_id=effect.node_id, host=effect.host, port=effect.port, may_wait=effect.may_wait
+            node_id=effect.node_id,
+            host=effect.host,
+            port=effect.port,
+            may_wait=effect.may_wait,
+            waited_s=effect.waited_s,
         )
         return raylet_pb2.RequestWorkerLeaseReply(spillback=spillback)
     rejection = raylet_pb2.Rejection(kind=effect.kind.name, message=effect.message)

@@ -114,11 +114,15 @@ SHARE_MIN = 0.4
 
 
 def done_by_two_floods(
-    nodes: Sequence[Mapping[str, float]], hosts: tuple[int, int], task_s: tuple[float, float]
+    nodes: Sequence[Mapping[str, float]],
+    hosts: tuple[int, int],
+    task_s: tuple[float, float],
+    cpus: tuple[float, float] = (1, 1),
 ) -> tuple[float, float]:
-    """Two drivers that never have enough, the second of which comes later: how many seconds of its tasks were
-    run for each while both were there."""
-    options = TaskOptions(resources=ONE_CPU, max_retries=0)
+    """Two drivers that never have enough, the second of which comes later: how many CPU seconds of its tasks
+    were run for each while both were there."""
+    resources = [ResourceSet.from_units({"CPU": amount}) for amount in cpus]
+    options = [TaskOptions(resources=each, max_retries=0) for each in resources]
     seconds = [0.0, 0.0]
 
     def flood(here: Site, number: int, begin_s: float, world: World) -> None:
@@ -126,10 +130,10 @@ def done_by_two_floods(
         running: list[ObjectRef[Any]] = []
         while world.loop.time() < begin_s + FLOODED_S:
             while len(running) < 50:
-                running.append(here.submit(run_task, TaskScript(task_s[number]), options=options))
+                running.append(here.submit(run_task, TaskScript(task_s[number]), options=options[number]))
             over, running = here.core.wait(running, 1, None, False)
             if world.loop.time() > begin_s + 2.0:
-                seconds[number] += task_s[number] * len(over)
+                seconds[number] += cpus[number] * task_s[number] * len(over)
         here.core.wait(running, len(running), None, False)
 
     async def play(world: World, cluster: SimCluster) -> None:

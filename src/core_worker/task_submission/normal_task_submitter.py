@@ -89,11 +89,9 @@ class NormalTaskSubmitter:
         self.describe, self.lease_of, self.queue_of = queues.describe, queues.lease_of, queues.queue_of
         self._stalls = Stalls(env, self._on_closed, self.pump)
         self._shared = SharedTasks(env, tasks, self._stalls, self)
-        self._reclaims = Reclaims(queues.by_key, self._end_if_answered)
+        self._reclaims = Reclaims(env.raylet, queues.by_key, self._end_if_answered, self._request)
         # Of lease ids, which nobody else has.
-        self._lease_prefix = env.rng.getrandbits(8 * _LEASE_PREFIX_BYTES).to_bytes(
-            _LEASE_PREFIX_BYTES, "little"
-        )
+        self._lease_prefix = env.rng.randbytes(_LEASE_PREFIX_BYTES)
         self._num_asked = 0
 
     def submit(self, queue: SchedulingQueue, task: PendingTask) -> None:
@@ -128,7 +126,7 @@ class NormalTaskSubmitter:
             return  # requests would fail at once, and the tasks fail by that
         # Looked at anew each time: a request can fail at once, and the tasks with it.
         while len(queue.requested) < min(len(queue.tasks), self._lease_requests_max):
-            self._request(queue, self._env.raylet, False)
+            self._request(queue, self._env.raylet)
         if queue.tasks:
             for lease in sorted(queue.leases.values(), key=lambda lease: len(lease.tasks)):
                 self._push_ahead(lease)
@@ -162,7 +160,10 @@ class NormalTaskSubmitter:
                 self._end_if_answered(lease)
         return bool(leases)
 
-    def _request(self, queue: SchedulingQueue, raylet: RayletServiceStub, spilled: bool) -> None:
+    def _request(
+        self, queue: SchedulingQueue, raylet: RayletServiceStub, spilled: bool = False, waited_s: float = 0.0
+    ) -> None:
+        """waited_s: elsewhere, so far."""
         if queue.group_id in self.removed_groups:
             self._fail_all(queue, TaskPlacementGroupRemoved())
             return
@@ -184,6 +185,7 @@ class NormalTaskSubmitter:
             outlives_job=job.outlives_job,
             depth=queue.tasks[0].depth if queue.tasks else 0,
             is_retriable=bool(options.max_retries),
+            waited_s=waited_s,
         )
         raylet.RequestWorkerLease.start(request, partial(self._on_lease, queue, lease_id, raylet))
 
@@ -217,7 +219,7 @@ class NormalTaskSubmitter:
             if queue.tasks:
                 target = reply.spillback
                 raylet = self._peers.raylet_at(f"{target.host}:{target.port}")
-                self._request(queue, raylet, not target.may_wait)
+                self._request(queue, raylet, not target.may_wait, target.waited_s)
         else:
             self._on_rejection(queue, reply.rejection)
 
@@ -310,18 +312,16 @@ class NormalTaskSubmitter:
     def _cancel_requests(self, queue: SchedulingQueue) -> None:
         """Nothing waits for what was asked for."""
         for lease_id, raylet in list(queue.requested.items()):
-            raylet.CancelWorkerLease.start(
-                raylet_pb2.CancelWorkerLeaseRequest(lease_id=lease_id), lambda reply, error: None
-            )
+            request = raylet_pb2.CancelWorkerLeaseRequest(lease_id=lease_id)
+            raylet.CancelWorkerLease.start(request, lambda reply, error: None)
 
     def _return(self, lease: Lease, leaving: bool = False) -> None:
         if lease.is_over:
             return
         lease.returned()
         lease.queue.forget(lease)
-        lease.raylet.ReturnWorker.notify(
-            raylet_pb2.ReturnWorkerRequest(lease_id=lease.lease_id, leaving=leaving)
-        )
+        request = raylet_pb2.ReturnWorkerRequest(lease_id=lease.lease_id, leaving=leaving)
+        lease.raylet.ReturnWorker.notify(request)
         if lease.raylet is not self._env.raylet:
             free = lease.queue.options.resources.to_proto()
             self._env.raylet.ReturnedElsewhere.notify(

@@ -2,11 +2,14 @@
 watched (WatchReclaims).
 
     others wait for a lease ──► what its worker has not begun comes back; it is returned when the rest is
-                                answered
+                                answered; where more tasks wait, another one is asked for at the same node
     the raylet is gone ──► so it is with all of its leases: the node is gone, or is about to be
 
 Without the latter a task that is lost with its node would go to another worker of that node, which is not
 known to be lost yet, and pay a retry for each.
+
+Whoever gives way on another node waits for its next turn there, as whoever it gave way to did. If it asked
+its own node for all of its leases, the others would have all other nodes for most of the time.
 """
 
 from __future__ import annotations
@@ -25,9 +28,16 @@ class Reclaims:
     """Of one process. Lock held."""
 
     def __init__(
-        self, queues: Mapping[Any, SchedulingQueue], end_if_answered: Callable[[Lease], None]
+        self,
+        own_raylet: RayletServiceStub,
+        queues: Mapping[Any, SchedulingQueue],
+        end_if_answered: Callable[[Lease], None],
+        request: Callable[[SchedulingQueue, RayletServiceStub], None],
     ) -> None:
+        """request(queue, raylet) asks that raylet for a lease."""
+        self._own_raylet = own_raylet
         self._queues = queues
+        self._request = request
         self._end_if_answered = end_if_answered
         self._watched: set[RayletServiceStub] = set()
 
@@ -45,6 +55,8 @@ class Reclaims:
                     lease.end()
                     if len(lease.tasks) > 1:
                         lease.peer.stub.GiveBackTasks.notify(common_pb2.Empty())
+                    if queue.tasks and lease.raylet is not self._own_raylet and not queue.is_spread:
+                        self._request(queue, lease.raylet)
                     self._end_if_answered(lease)
 
     def _gone(self, raylet: RayletServiceStub, error: RpcError) -> None:

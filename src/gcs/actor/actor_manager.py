@@ -206,11 +206,11 @@ class ActorManager:
         return effects + self._bury(told, told.ending, now_s)
 
     def leased(
-        self, actor_id: ActorID, incarnation: int, node_id: NodeID, worker_id: WorkerID
+        self, actor_id: ActorID, incarnation: int, node_id: NodeID, worker_id: WorkerID, now_s: float
     ) -> list[Effect]:
         """A worker was granted for this incarnation. Its creation may be pushed once the row is durable.
 
-        No effects: it is not wanted any more.
+        No effects: it is not wanted any more. now_s: by the loop.
         """
         actor = self._actors.get(actor_id)
         if (
@@ -222,7 +222,12 @@ class ActorManager:
             return []
         had_reason = bool(actor.pending_reason)
         actor = self._save(
-            actor, node_id=node_id, worker_id=worker_id, pending_reason="", version=actor.version + had_reason
+            actor,
+            node_id=node_id,
+            worker_id=worker_id,
+            placed_at_s=now_s,
+            pending_reason="",
+            version=actor.version + had_reason,
         )
         return [RowChanged(actor, announced=had_reason)]
 

@@ -169,10 +169,11 @@ class ActorScheduler:
         await self._until_last_ended(actor_id)
         demand = demand_of(self._table.spec(actor_id))
         waits_for_room = False
+        since_s = self._environment.clock.time_s()
         backoff = Backoff(self._config.lease_retry_period_s, self._config.lease_retry_period_max_s)
         while True:
             try:
-                lease = await self._lease(actor_id, demand)
+                lease = await self._lease(actor_id, demand, since_s)
                 await self._create(actor_id, incarnation, lease, waits_for_room)
                 return
             except NoRoomThere:
@@ -228,8 +229,9 @@ class ActorScheduler:
 
     # ---- the lease
 
-    async def _lease(self, actor_id: ActorID, demand: Demand) -> LeasedWorker:
-        """Waits until some raylet grants a worker. Raises PlaceGone, NoPlaceEver."""
+    async def _lease(self, actor_id: ActorID, demand: Demand, since_s: float) -> LeasedWorker:
+        """Waits until some raylet grants a worker. since_s: it has been placed. Raises PlaceGone,
+        NoPlaceEver."""
         node_id = await self._chosen_node(actor_id, demand)
         spec = self._table.spec(actor_id)
         wanted = raylet_pb2.RequestWorkerLeaseRequest(
@@ -245,6 +247,7 @@ class ActorScheduler:
             is_retriable=spec.actor_creation.max_restarts != 0,
             owner_id=spec.caller.worker_id,
             owner_node_id=spec.caller.node_id,
+            waited_s=self._environment.clock.time_s() - since_s,
         )
         self._asking[actor_id] = wanted
         try:
@@ -309,7 +312,9 @@ class ActorScheduler:
         """
         worker = lease.grant.worker
         worker_id = WorkerID(worker.worker_id)
-        effects = self._actors.leased(actor_id, incarnation, NodeID(worker.node_id), worker_id)
+        effects = self._actors.leased(
+            actor_id, incarnation, NodeID(worker.node_id), worker_id, asyncio.get_running_loop().time()
+        )
         if not effects:
             self._leases.free(lease)
             return

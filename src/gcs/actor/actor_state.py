@@ -135,6 +135,8 @@ class Actor:
     node_id: NodeID | None = None
     worker_id: WorkerID | None = None
     """Of the incarnation that is alive or being created; both None while it is not placed, and when dead."""
+    placed_at_s: float = 0.0
+    """By this head's loop; 0 where an earlier head did it."""
     lost_on: NodeID | None = None
     """Where the last worker was when it was lost: it may still run there, if the node is only silent."""
     lost_because: str = ""

@@ -55,19 +55,22 @@ class BundleClient:
         return {node_id for of_group, node_id in self._returning if of_group == group_id}
 
     async def prepare(
-        self, node_id: NodeID, groups: Sequence[common_pb2.GroupBundles], may_wait: bool = False
+        self, node_id: NodeID, groups: Sequence[common_pb2.GroupBundles], waited_s: float | None = None
     ) -> list[str]:
-        """Why the node does not hold each of them; empty: it does. may_wait: there, for as long as it takes;
-        whoever cancels that has to give them back."""
+        """Why the node does not hold each of them; empty: it does. waited_s: they may wait there, for as long
+        as it takes, and have waited so long; whoever cancels that has to give them back."""
         try:
             info = self._nodes.alive(node_id)
             if info is None:
                 return [f"node {node_id.hex()[:8]} died"] * len(groups)
             raylet = await self._environment.raylets.client(raylet_address(info))
             request = raylet_pb2.PrepareBundlesRequest(
-                groups=groups, may_wait=may_wait, number=self.next_number()
+                groups=groups,
+                may_wait=waited_s is not None,
+                number=self.next_number(),
+                waited_s=waited_s or 0.0,
             )
-            timeout_s = None if may_wait else self._config.connect_timeout_s
+            timeout_s = self._config.connect_timeout_s if waited_s is None else None
             reply = await raylet.PrepareBundles(request, timeout_s=timeout_s)
             return list(reply.refusals)
         except RpcError as error:

@@ -107,8 +107,10 @@ class GroupManager:
         group = replace(group, num_attempts=num_attempts, pending_reason=reason, is_infeasible=is_infeasible)
         return self._save(group)
 
-    def prepared(self, group_id: PlacementGroupID, places: Mapping[int, NodeID]) -> PlacementGroup | None:
-        """These bundles, all that were nowhere, are held on these nodes."""
+    def prepared(
+        self, group_id: PlacementGroupID, places: Mapping[int, NodeID], now_s: float
+    ) -> PlacementGroup | None:
+        """These bundles, all that were nowhere, are held on these nodes. now_s: by the loop."""
         group = self._groups.get(group_id)
         if group is None or not group.is_waiting or list(places) != group.unplaced:
             return None
@@ -117,6 +119,7 @@ class GroupManager:
             group,
             GroupEvent.PREPARED,
             places=where,
+            placed_at_s=group.placed_at_s or now_s,
             num_attempts=group.num_attempts + 1,
             pending_reason="",
             is_infeasible=False,

@@ -8,15 +8,17 @@ not answer.
 
 It is looked when a group is new, and, not more often than every LOOK_S, when nodes have changed or reported.
 
-Beside these rounds one group at a time may have its turn (group_turns.py): its bundles wait at nodes until
-tasks have given way to them. Meanwhile it takes part in rounds as the others do, for what is free on other
-nodes. Where it gets all of its bundles first it has its place, and what it has elsewhere is given back.
+Jobs go in turn: each time one of a job's groups gets a place, another job is looked at.
+
+Beside these rounds groups have their turns (group_turns.py): their bundles wait at nodes until tasks have
+given way to them. Meanwhile these groups take part in rounds as the others do, for what is free on other
+nodes. Where one gets all of its bundles first it has its place, and what it has elsewhere is given back.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from math import inf
 
@@ -30,8 +32,9 @@ from ray_mono.gcs.placement_group.bundle_client import BundleClient
 from ray_mono.gcs.placement_group.group_manager import GroupManager
 from ray_mono.gcs.placement_group.group_state import PlacementGroup
 from ray_mono.gcs.placement_group.group_table import GroupTable
-from ray_mono.gcs.placement_group.group_turns import GroupTurns, Turn, with_what_could_be_free
+from ray_mono.gcs.placement_group.group_turns import GroupTurns, Turn
 from ray_mono.gcs.placement_group.group_warnings import GroupWarnings
+from ray_mono.gcs.placement_group.lasting import Held, Lasting
 from ray_mono.gcs.placement_group.wanted_places import WantedPlaces
 from ray_mono.protobuf import common_pb2
 
@@ -55,7 +58,7 @@ class GroupScheduler:
         bundles: BundleClient,
         groups: GroupManager,
         table: GroupTable,
-        held_by_actors: Callable[[], Mapping[NodeID, ResourceSet]],
+        held_by_actors: Callable[[], Iterable[Held]],
         warnings: GroupWarnings,
         warn_driver: Callable[[common_pb2.ErrorInfo], None],
     ) -> None:
@@ -75,8 +78,8 @@ class GroupScheduler:
         self._turns = GroupTurns()
         # Where the last group was placed.
         self._last_node_id = b""
-        # The one that is under way, and what is done when it is to end.
-        self._turn: tuple[Turn, asyncio.Future[None]] | None = None
+        # Those that are under way, and what is done when they are to end.
+        self._turns_under_way: dict[PlacementGroupID, tuple[Turn, asyncio.Future[None]]] = {}
         self._num_rounds = 0
         self._will_look = self._looks_after_round = self._is_paused = False
         self._looks_again: asyncio.TimerHandle | None = None
@@ -138,11 +141,11 @@ class GroupScheduler:
             self._num_rounds += 1
             self._placing |= chosen
             self._environment.tasks.spawn(self._play(chosen), "place groups")
-        if self._turn is None:
-            self._give_turn(now_s)
-        elif (group := self._groups.get(self._turn[0].group_id)) is not None:
-            if group.unplaced != list(self._turn[0].places):
-                self._end_turn(group.group_id)  # it lost more
+        self._give_turns(now_s)
+        for group_id, (turn, _) in self._turns_under_way.items():
+            group = self._groups.get(group_id)
+            if group is not None and group.unplaced != list(turn.places):
+                self._end_turn(group_id)  # it lost more
         self._warn(now_s)
 
     def _choose(self, waiting: Iterable[PlacementGroup]) -> Round:
@@ -153,7 +156,7 @@ class GroupScheduler:
         nodes = self._leases.in_order(changed)
         # What did not fit does not fit for the next that asks for the same.
         reasons: dict[WantedPlaces, tuple[str, bool]] = {}
-        for group in waiting:
+        for group in self._turns.in_turn(waiting):
             wanted = self._wanted(group)
             found = None if wanted in reasons else wanted.place_in_turn(nodes, self._last_node_id)
             if found is None:
@@ -167,6 +170,7 @@ class GroupScheduler:
                 changed[node_id] = replace(node, available=node.available - bundle.resources)
             chosen[group.group_id] = dict(zip(group.unplaced, map(NodeID, found), strict=True))
             self._last_node_id = found[-1]
+            self._turns.served(group)
         return chosen
 
     def _wanted(self, group: PlacementGroup) -> WantedPlaces:
@@ -176,7 +180,8 @@ class GroupScheduler:
 
     def _places_in_turn(self, group_id: PlacementGroupID) -> Places:
         """Where its bundles wait, if it has its turn."""
-        return self._turn[0].places if self._turn is not None and self._turn[0].group_id == group_id else {}
+        under_way = self._turns_under_way.get(group_id)
+        return {} if under_way is None else under_way[0].places
 
     def _changed(self, group: PlacementGroup | None) -> bool:
         if group is not None:
@@ -196,7 +201,7 @@ class GroupScheduler:
         """Drivers whose groups have waited for long."""
         nodes = list(self._nodes.placements)
         due, next_s = self._warnings.sweep(
-            self._groups.waiting(), nodes, self._with_what_could_be_free, now_s
+            self._groups.waiting(), nodes, lambda: self._lasting().could_be_free(), now_s
         )
         for warning in due:
             self._warn_driver(warning)
@@ -244,7 +249,8 @@ class GroupScheduler:
         """The group has all of its bundles, if they are held; else they are given back."""
         # A node that has answered may have died while others were waited for.
         is_held = is_held and all(self._nodes.alive(node_id) is not None for node_id in places.values())
-        if is_held and self._changed(self._groups.prepared(group_id, places)):
+        now_s = asyncio.get_running_loop().time()
+        if is_held and self._changed(self._groups.prepared(group_id, places, now_s)):
             self.forget(group_id)
             return True
         for node_id in dict.fromkeys(places.values()):
@@ -274,7 +280,7 @@ class GroupScheduler:
         node_id: NodeID,
         group_ids: Sequence[PlacementGroupID],
         chosen: Round,
-        may_wait: bool = False,
+        turn: Turn | None = None,
     ) -> Sequence[str]:
         sizes = []
         messages = []
@@ -287,9 +293,10 @@ class GroupScheduler:
             info = self._table.current(group_id)
             messages.append(common_pb2.GroupBundles(group=info, indices=indices))
         # What waits takes nothing from others: the node knows best what they may have.
-        asked = ResourceSet() if may_wait else ResourceSet.sum_of(sizes)
+        asked = ResourceSet() if turn is not None else ResourceSet.sum_of(sizes)
         with self._leases.asked(node_id, asked):
-            refusals = await self._bundles.prepare(node_id, messages, may_wait)
+            waited_s = None if turn is None else turn.waited_s
+            refusals = await self._bundles.prepare(node_id, messages, waited_s)
         held = [size for size, refusal in zip(sizes, refusals, strict=True) if not refusal]
         self._leases.hold(node_id, ResourceSet.sum_of(held))
         return refusals
@@ -314,41 +321,48 @@ class GroupScheduler:
             elif self._changed(self._groups.lost(group_id, node_id, indices)):
                 self.look_again()
 
-    # ---- one turn
+    # ---- turns
 
-    def _give_turn(self, now_s: float) -> None:
-        """To the oldest group that is due, if one is that nodes could have room for."""
-        due, later = [], []
-        for group in self._groups.waiting():
-            at_s = self._turns.due_at_s(group.group_id)
-            if at_s is None or group.is_infeasible or group.group_id in self._placing:
-                continue
-            if at_s <= now_s:
-                due.append((group, self._wanted(group)))
-            else:
-                later.append(at_s)
-        turn = self._turns.give(due, self._with_what_could_be_free, now_s)
-        if turn is not None:
+    def _give_turns(self, now_s: float) -> None:
+        """To groups that are due, and that nodes could have room for."""
+        later: list[float] = []
+        turns = self._turns.give(self._due(now_s, later), self._lasting, now_s)
+        for turn in turns:
             over = asyncio.get_running_loop().create_future()
-            self._turn = turn, over
+            self._turns_under_way[turn.group_id] = turn, over
             self._environment.tasks.spawn(self._play_turn(turn, over), "turn of a group")
-        elif later:
+        if later:
             self.look_again(min(later) - now_s)
 
-    def _with_what_could_be_free(self) -> list[NodeSnapshot]:
-        return with_what_could_be_free(self._nodes.placements, self._groups.living(), self._held_by_actors())
+    def _due(self, now_s: float, later: list[float]) -> Iterator[tuple[PlacementGroup, WantedPlaces]]:
+        """The first first. later: gets the times of the others."""
+        due = []
+        for group in self._groups.waiting():
+            at_s = self._turns.due_at_s(group.group_id)
+            has_turn = group.group_id in self._turns_under_way
+            if at_s is None or group.is_infeasible or group.group_id in self._placing or has_turn:
+                continue
+            if at_s <= now_s:
+                due.append(group)
+            else:
+                later.append(at_s)
+        return ((group, self._wanted(group)) for group in self._turns.in_turn(due))
+
+    def _lasting(self) -> Lasting:
+        return Lasting(self._nodes.placements, self._groups.living(), self._held_by_actors())
 
     def _end_turn(self, group_id: PlacementGroupID) -> None:
         """If it has its turn."""
-        if self._turn is not None and self._turn[0].group_id == group_id and not self._turn[1].done():
-            self._turn[1].set_result(None)
+        under_way = self._turns_under_way.get(group_id)
+        if under_way is not None and not under_way[1].done():
+            under_way[1].set_result(None)
 
     async def _play_turn(self, turn: Turn, over: asyncio.Future[None]) -> None:
         loop = asyncio.get_running_loop()
         group_id, places, ends_at_s = turn.group_id, turn.places, loop.time() + turn.lasts_s
         asks = {
             node_id: self._environment.tasks.spawn(
-                self._prepare_at(node_id, [group_id], {group_id: places}, may_wait=True),
+                self._prepare_at(node_id, [group_id], {group_id: places}, turn),
                 f"turn of a group at {node_id.hex()}",
             )
             for node_id in dict.fromkeys(places.values())
@@ -363,7 +377,8 @@ class GroupScheduler:
             await asyncio.wait([over, *pending], timeout=left_s, return_when=asyncio.FIRST_COMPLETED)
         for ask in asks.values():
             ask.cancel()
-        self._turn = None
+        del self._turns_under_way[group_id]
+        self._turns.is_over(turn, loop.time())
         self.look_again()
         if self._takes(group_id, places, is_held=len(told) == len(asks) and not refusals):
             await self._open([group_id])

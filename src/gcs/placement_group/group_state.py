@@ -93,6 +93,8 @@ class PlacementGroup:
     """Where each bundle is; None: nowhere. Of a removed one, where it was."""
     is_open: tuple[bool, ...] = ()
     """Of each bundle."""
+    placed_at_s: float = 0.0
+    """When its bundles were held for the first time, by this head's loop; 0 where an earlier head did it."""
     num_attempts: int = 0
     pending_reason: str = ""
     is_infeasible: bool = False

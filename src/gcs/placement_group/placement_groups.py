@@ -4,7 +4,7 @@ written, shown, and told to nodes."""
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 
 from ray_mono.common.ids import ActorID, JobID, NodeID, PlacementGroupID
@@ -22,6 +22,7 @@ from ray_mono.gcs.placement_group.group_scheduler import GroupScheduler
 from ray_mono.gcs.placement_group.group_state import GroupRegistration, GroupState, PlacementGroup
 from ray_mono.gcs.placement_group.group_table import GroupTable
 from ray_mono.gcs.placement_group.group_warnings import GroupWarnings
+from ray_mono.gcs.placement_group.lasting import Held
 from ray_mono.protobuf import common_pb2
 
 logger = logging.getLogger(__name__)
@@ -157,14 +158,11 @@ class PlacementGroups:
         for group in groups:
             self.remove(group.group_id, f"{because}, and it was not detached")
 
-    def _held_by_actors(self) -> dict[NodeID, ResourceSet]:
-        """Of each node."""
-        held: dict[NodeID, ResourceSet] = {}
+    def _held_by_actors(self) -> Iterator[Held]:
         for actor in self._actors.all():
             if actor.node_id is not None:
                 resources = ResourceSet.from_proto(self._actor_table.spec(actor.actor_id).resources)
-                held[actor.node_id] = held.get(actor.node_id, ResourceSet()) + resources
-        return held
+                yield actor.node_id, actor.placed_at_s, resources
 
     def forget_old(self, ended_before_s: float = 0.0) -> None:
         """Those beyond the limit, and those that were removed before a time."""

@@ -19,9 +19,14 @@ from ray_mono.raylet.scheduling.leases import LeaseRequest
 
 
 def bundle_demand(
-    group_id: bytes, job_id: bytes, bundles: Mapping[int, ResourceSet], node_id: bytes, requester: int
+    group_id: bytes,
+    job_id: bytes,
+    bundles: Mapping[int, ResourceSet],
+    node_id: bytes,
+    requester: int,
+    waited_s: float = 0.0,
 ) -> LeaseRequest:
-    """node_id: this node. bundles: by index. requester: whose end withdraws it."""
+    """node_id: this node. bundles: by index. requester: whose end withdraws it. waited_s: so far."""
     return LeaseRequest(
         lease_id=group_id,
         requester=requester,
@@ -33,6 +38,7 @@ def bundle_demand(
         for_actor=True,
         task_name=f"placement group {group_id.hex()[:8]}",
         bundles=bundles,
+        waited_s=waited_s,
     )
 
 

@@ -55,6 +55,7 @@ class Bundle:
     group_id: bytes
     index: int
     resources: ResourceSet
+    held_since_s: float
     state: BundleState = BundleState.PREPARED
     awaited: frozenset[bytes] = frozenset()
     """The leases whose ends it waited for when it was returned."""

@@ -150,6 +150,11 @@ def not_here(shape: Shape, node_id: bytes, available: ResourceSet) -> str:
     return f"it needs {shape.required}, {node} has {available.beside(shape.required)} free"
 
 
+def kept_out(shape: Shape, node_id: bytes) -> str:
+    """It was asked for here, and may be had elsewhere sooner."""
+    return f"actors and groups that were there first hold {shape.required} of node {node_id.hex()[:8]}"
+
+
 def no_such_labels(
     task_name: str,
     required: ResourceSet,

@@ -10,10 +10,13 @@ answered. Nothing that runs is stopped.
       after HOLD_AFTER_S      what is free is kept for it
       after DRAIN_S           what is free is kept for it half of the time
 
-**Who is asked.** First the leases of the job that holds most, the oldest first. So jobs that never have
-enough come to hold the same, if their tasks need the same: where a single lease would do, none of a job is
-asked that holds no more of what is missing than the request's own does. (Were it asked, a job of short tasks
-would give way to one of long ones again and again, and run a tenth of the time.) Never asked are
+**Who is asked.** First the leases of the job that holds most of what is missing, the oldest first. So jobs
+that never have enough come to hold the same: where a single lease would do, none of a job is asked that holds
+no more of what is missing than the request's own does. (Were it asked, a job of short tasks would give way to
+one of long ones again and again, and run a tenth of the time.) Where one job's tasks take so much that two
+jobs cannot hold it side by side, they hold it in turn, each for as long: of a job that has had more of the
+node lately than all others (usage.py) no task has others' leases ended, nor is anything kept for it, until
+these have caught up, or could have. Never asked are
 
 - a lease of the request's own line, whose tasks are the same;
 - an actor's lease, which stays;
@@ -31,10 +34,15 @@ for it, if there are others, and what waits at such a node leaves it.
 
 **For whom is kept what is free.** A request that needs more than one lease sets free could be overtaken for
 ever by requests that need little. So what is free is kept for the one of these that has waited longest.
-Nothing is kept for what waits for an actor, a blocked worker or another node. Nothing is kept for what a
-single lease would do, since that needs no more than its turn. Once something is kept for a request it stays
-kept, also when one more lease would do: else the next in turn would take it just then. Bundles of placement
-groups take nothing of what is kept, unless it is kept for them (bundle_demand.py).
+Nothing is kept for what waits for a blocked worker, another node, or an actor or a bundle that was there
+before it. Nothing is kept for what a single lease would do, since that needs no more than its turn. Once
+something is kept for a request it stays kept, also when one more lease would do: else the next in turn would
+take it just then. Bundles of placement groups take nothing of what is kept, unless it is kept for them
+(bundle_demand.py).
+
+**Overtakers.** Actors and bundles do not give way. But they may come and go as tasks do, and then those that
+come would overtake a large request for ever. What got its resources after a request began to wait has
+overtaken it, and is expected to end: had it not been let in, the request would have been served.
 
 Accelerators are counted by unit, and so they are kept (unit_counts.py).
 
@@ -43,19 +51,31 @@ request has its turn within D + 4 LOOK_S. Nobody knows whether D is longer. So a
 of the node idles for the request half of the time only: while it is 4 to 8 s old, 16 to 32 s, and so on.
 One of these times sees all tasks end, and the request has its turn within 8 (D + LOOK_S). The age counts
 anew when a request of the same shape was served, or the next in line would have the node at once.
+
+Beside a stream of actors and bundles that live no longer than L, all that was there before the request is
+gone after L, and what came later ends within L as well. So it has its turn within 2 L + 4 LOOK_S where that
+is below DRAIN_S, and within 8 (L + LOOK_S) in any case. An overtaker that has been there for longer than the
+request was old when this time began is no part of such a stream: nothing is kept for the sake of its end. So
+actors that stay idle a node for a request no longer than they came after it, in each of these times.
 """
 
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property, partial
+from itertools import takewhile
+from typing import NamedTuple
 
 from ray_mono.common.scheduling.resources import ResourceSet
 from ray_mono.raylet.effects import ReclaimLease
 from ray_mono.raylet.scheduling.leases import Shape, WorkerLease
-from ray_mono.raylet.scheduling.unit_counts import Counts
+from ray_mono.raylet.scheduling.unit_counts import Counts, Holder
+from ray_mono.raylet.scheduling.usage import Usage
 
+AHEAD_S = 0.5
+"""Of the whole node: of jobs that differ less none is ahead."""
 LOOK_S = 0.05
 """How often waiting requests are looked at, while there are any."""
 RECLAIM_AFTER_S = 0.05
@@ -68,60 +88,99 @@ WAITING_MAX = 100
 """The requests that are looked at, the oldest first: the others have their turn after these."""
 
 
-def leases_to_end(
-    waiting: Sequence[WorkerLease],
-    endable: Sequence[WorkerLease],
-    counts: Counts,
-    held_for: Shape | None,
-    now_s: float,
-) -> list[ReclaimLease]:
-    """Marks leases as asked for, and returns what their holders are told.
+@dataclass(frozen=True)
+class Look:
+    """At a node, at one time."""
 
-    waiting: the first of each line that waits for resources of this node. endable: granted leases that are
-    no actor's, and whose workers are not blocked. counts: what is free may be negative. held_for: the shape
-    that what is free is kept for.
-    """
-    num_of_job = Counter(lease.request.job_id for lease in endable)
-    held_by_job: dict[bytes, ResourceSet] = {}
-    for lease in endable:
-        job_id = lease.request.job_id
-        held_by_job[job_id] = held_by_job.get(job_id, ResourceSet()) + counts.holds(lease)
-    order = sorted(
-        endable, key=lambda lease: (-num_of_job[lease.request.job_id], lease.granted_at_s, lease.number)
-    )
+    waiting: Sequence[WorkerLease]
+    """The first of each line that waits for resources of this node."""
+    endable: Sequence[WorkerLease]
+    """Granted leases that are no actor's, and whose workers are not blocked."""
+    lasting: Sequence[Holder]
+    """Actors and bundles, the newest first."""
+    counts: Counts
+    """What is free may be negative."""
+    usage: Usage
+    served_at_s: Mapping[Shape, float]
+    """When the last request of a shape got its resources."""
+    now_s: float
+
+    @cached_property
+    def held_by_job(self) -> dict[bytes, ResourceSet]:
+        """What endable leases hold."""
+        return held_by_job(self.endable, self.counts)
+
+    def of_other_lines(self, request: WorkerLease) -> list[WorkerLease]:
+        return [lease for lease in self.endable if not lease.is_same_line(request)]
+
+    def oldest(self) -> list[WorkerLease]:
+        due = [lease for lease in self.waiting if self.now_s - lease.queued_at_s >= RECLAIM_AFTER_S]
+        return sorted(due, key=lambda lease: lease.number)[:WAITING_MAX]
+
+    def age_s(self, request: WorkerLease) -> float:
+        """Since it came, or one like it was served."""
+        return self.now_s - max(request.queued_at_s, self.served_at_s.get(request.shape, 0.0))
+
+    def is_others_turn(self, request: WorkerLease) -> bool:
+        """Whether its job is ahead of all others that would give way, and these could not have caught up
+        since it waits. Actors and groups come once."""
+        own_id = request.request.job_id
+        others = self.held_by_job.keys() - {own_id}
+        if request.request.for_actor or not others:
+            return False
+        ahead_s = self.usage.of(own_id) - max(map(self.usage.of, others)) - AHEAD_S
+        return ahead_s > 0 and self.age_s(request) < ahead_s * (1 + len(others))
+
+
+class Kept(NamedTuple):
+    """For whom what is free is kept."""
+
+    request: WorkerLease
+    coming: Sequence[Holder]
+    """All of which it is expected that they end for it."""
+    overtakers: Sequence[Holder]
+    """Those of these that do not give way."""
+
+
+def overtakers(request: WorkerLease, lasting: Sequence[Holder]) -> list[Holder]:
+    """lasting: actors and bundles, the newest first."""
+    return list(takewhile(lambda holder: holder.held_since_s > request.waits_since_s, lasting))
+
+
+def leases_to_end(look: Look, kept: Kept | None) -> list[ReclaimLease]:
+    """Marks leases as asked for, and returns what their holders are told. kept: for whose shape what is free
+    is kept."""
+    counts, now_s = look.counts, look.now_s
+    held_for = None if kept is None else kept.request.shape
     # Expected: what is free or will be soon; each request takes its part of it. Late: what was asked for
     # before, and runs something long.
     expected, late = counts.available, ResourceSet()
-    for lease in order:
+    for lease in look.endable:
         if lease.asked_at_s is not None and now_s - lease.asked_at_s < ASK_AGAIN_S:
             expected = expected + counts.holds(lease)
         elif lease.asked_at_s is not None:
             late = late + counts.holds(lease)
     effects: list[ReclaimLease] = []
-    for request in sorted(_oldest(waiting, now_s), key=lambda request: request.shape != held_for):
-        required = counts.needs(request, endable)
+    for request in sorted(look.oldest(), key=lambda request: request.shape != held_for):
+        coming: Sequence[Holder] = look.of_other_lines(request)
         old_s, awaited = SLICE_S, ResourceSet()
-        if request.shape == held_for:
+        if kept is not None and request.shape == held_for:
             # What comes free is kept for it. So it is the first to count on that, and it waits for what is
-            # late.
+            # late, and for what has overtaken it.
+            coming = kept.coming
             old_s, awaited, late = 0.0, late, ResourceSet()
+            awaited = awaited + ResourceSet.sum_of(map(counts.holds, kept.overtakers))
+        required = counts.needs(request, coming)
+        missing = required.missing_from(expected)
         candidates = [
             lease
-            for lease in order
-            if lease.asked_at_s is None
-            and now_s - lease.granted_at_s >= old_s
-            and not lease.is_same_line(request)
+            for lease in look.of_other_lines(request)
+            if lease.asked_at_s is None and now_s - lease.granted_at_s >= old_s
         ]
-        missing = required.missing_from(expected)
-        if request.shape != held_for and any(missing.fits_in(counts.holds(lease)) for lease in candidates):
-            own_id = request.request.job_id
-            own = held_by_job.get(own_id, ResourceSet())
-            candidates = [
-                lease
-                for lease in candidates
-                if lease.request.job_id == own_id
-                or _holds_more(held_by_job[lease.request.job_id], own, missing)
-            ]
+        if request.shape != held_for:
+            candidates = _askable(look, request, missing, candidates)
+        by_most = partial(_most_of, missing, look.held_by_job)
+        candidates.sort(key=lambda lease: (-by_most(lease), lease.granted_at_s, lease.number))
         chosen = _enough(required, expected + awaited, candidates, counts)
         for lease in chosen:
             lease.ask_to_end(now_s)
@@ -132,40 +191,74 @@ def leases_to_end(
     return effects
 
 
-def request_to_hold_for(
-    waiting: Sequence[WorkerLease],
-    endable: Sequence[WorkerLease],
-    counts: Counts,
-    served_at_s: Mapping[Shape, float],
-    held_for: Shape | None,
-    now_s: float,
-) -> WorkerLease | None:
-    """A request for whose shape what is free is kept now.
+def _askable(
+    look: Look, request: WorkerLease, missing: ResourceSet, candidates: Sequence[WorkerLease]
+) -> list[WorkerLease]:
+    """Those of these that may be asked for a request for which nothing is kept."""
+    own_id = request.request.job_id
+    if look.is_others_turn(request):
+        return [lease for lease in candidates if lease.request.job_id == own_id]
+    if not any(missing.fits_in(look.counts.holds(lease)) for lease in candidates):
+        return list(candidates)
+    own = look.held_by_job.get(own_id, ResourceSet())
+    ahead_s = look.usage.of(own_id) + AHEAD_S
+    return [
+        lease
+        for lease in candidates
+        if (job_id := lease.request.job_id) == own_id
+        or _holds_more(look.held_by_job[job_id], own, missing)
+        or look.usage.of(job_id) > ahead_s
+    ]
 
-    served_at_s: when the last request of a shape got its resources. held_for: the shape until now.
-    """
-    sizes = {id(held): held for held in map(counts.holds, endable)}.values()
-    for request in _oldest(waiting, now_s):
-        age_s = now_s - max(request.queued_at_s, served_at_s.get(request.shape, 0.0))
+
+def to_keep_for(look: Look, held_for: Shape | None) -> Kept | None:
+    """A request for whose shape what is free is kept now. held_for: the shape until now."""
+    counts, now_s = look.counts, look.now_s
+    sizes = {id(held): held for held in map(counts.holds, look.endable)}.values()
+    for request in look.oldest():
+        age_s = look.age_s(request)
         if age_s < HOLD_AFTER_S:
             continue
-        required, within_reach = counts.needs(request, endable), counts.available
+        is_its_time, began_s = _time_of(age_s)
+        over = overtakers(request, look.lasting)
+        passing = [holder for holder in over if now_s - holder.held_since_s <= began_s]
+        coming = [*look.of_other_lines(request), *passing]
+        required, within_reach = counts.needs(request, coming), counts.available
         # With what is kept for it already, one lease more may do: it is not yet its turn.
-        if request.shape != held_for and any(required.fits_in(counts.available + held) for held in sizes):
+        one_each = [*sizes, *map(counts.holds, passing)]
+        if request.shape != held_for and any(required.fits_in(counts.available + held) for held in one_each):
             continue  # it needs its turn and nothing else
-        for lease in endable:
-            if not lease.is_same_line(request):
-                within_reach = within_reach + counts.holds(lease)
+        if look.is_others_turn(request):
+            continue
+        for holder in coming:
+            within_reach = within_reach + counts.holds(holder)
         if required.fits_in(within_reach):
             # Only for one at a time: what is kept for two may serve neither.
-            is_its_time = age_s < DRAIN_S or int(math.log2(age_s / DRAIN_S)) % 2 == 1
-            return request if is_its_time else None
+            return Kept(request, coming, passing) if is_its_time else None
     return None
 
 
-def _oldest(waiting: Sequence[WorkerLease], now_s: float) -> list[WorkerLease]:
-    due = [lease for lease in waiting if now_s - lease.queued_at_s >= RECLAIM_AFTER_S]
-    return sorted(due, key=lambda lease: lease.number)[:WAITING_MAX]
+def _time_of(age_s: float) -> tuple[bool, float]:
+    """Whether what is free is kept for a request of that age, and the age at which the present time of
+    keeping, or of not keeping, began; DRAIN_S for the first one."""
+    if age_s < DRAIN_S:
+        return True, DRAIN_S
+    number = int(math.log2(age_s / DRAIN_S))
+    return number % 2 == 1, DRAIN_S * 2.0**number
+
+
+def held_by_job(leases: Sequence[WorkerLease], counts: Counts) -> dict[bytes, ResourceSet]:
+    held: dict[bytes, ResourceSet] = {}
+    for lease in leases:
+        job_id = lease.request.job_id
+        held[job_id] = held.get(job_id, ResourceSet()) + counts.holds(lease)
+    return held
+
+
+def _most_of(missing: ResourceSet, held: Mapping[bytes, ResourceSet], lease: WorkerLease) -> float:
+    """How much of what is missing the lease's job holds."""
+    by_job = held[lease.request.job_id]
+    return max((by_job.get(name) / amount for name, amount in missing.items()), default=0.0)
 
 
 def _holds_more(some: ResourceSet, others: ResourceSet, of: ResourceSet) -> bool:

@@ -52,6 +52,7 @@ from ray_mono.raylet.scheduling.ledger import ResourceLedger
 from ray_mono.raylet.scheduling.node_bundles import BundleKey, NodeBundles
 from ray_mono.raylet.scheduling.pending_warnings import Circumstances, PendingWarnings
 from ray_mono.raylet.scheduling.reservations import Reservations
+from ray_mono.raylet.scheduling.unit_counts import Holder
 from ray_mono.raylet.worker.worker_pool import WorkerPool
 from ray_mono.raylet.worker.worker_states import Worker, WorkerState
 
@@ -115,11 +116,8 @@ class LeaseManager:
         shape = request.shape
         fault = indivisible(shape.required)
         if fault:
-            return [
-                Rejected(
-                    request.lease_id, RejectionKind.INFEASIBLE, f"{request.task_name or 'A task'}: {fault}"
-                )
-            ]
+            text = f"{request.task_name or 'A task'}: {fault}"
+            return [Rejected(request.lease_id, RejectionKind.INFEASIBLE, text)]
         self._arrivals += 1
         lease = WorkerLease(request, shape, now_s, self._arrivals)
         if request.grant_or_reject and not self._scheduler.fits_here(shape):
@@ -128,7 +126,7 @@ class LeaseManager:
         self._leases[request.lease_id] = lease
         self._by_requester.setdefault(request.requester, {})[request.lease_id] = None
         if request.grant_or_reject:
-            self._scheduler.reserve(lease)
+            self._scheduler.reserve(lease, now_s)
         elif not self._scheduler.enqueue(lease):
             return []
         return self._schedule(now_s)
@@ -198,7 +196,7 @@ class LeaseManager:
     ) -> tuple[str, list[Effect]]:
         """Holds these bundles of a group, by index, all or none. Returns why it does not ("" where it does),
         and what follows."""
-        refusal = self._bundles.prepare(group_id, wanted, self._is_draining, self._scheduler.kept)
+        refusal = self._bundles.prepare(group_id, wanted, now_s, self._is_draining, self._scheduler.kept)
         return refusal, self._schedule(now_s)
 
     def commit_bundles(self, keys: Iterable[BundleKey], now_s: float) -> list[Effect]:
@@ -375,7 +373,9 @@ class LeaseManager:
             for worker in self._pool
             if worker.lease_id and worker.state is WorkerState.LEASED
         ]
-        return [*self._concluded(self._scheduler.look(leased, self.lasting(), now_s)), *self._schedule(now_s)]
+        actors = [lease for lease in self._of_actors() if self._ledger.holds(lease.lease_id)]
+        lasting: list[Holder] = [*actors, *self._ledger.bundles()]
+        return [*self._concluded(self._scheduler.look(leased, lasting, now_s)), *self._schedule(now_s)]
 
     def tick(self, now_s: float) -> list[Effect]:
         """Timeouts: call it several times a second."""
@@ -521,9 +521,11 @@ class LeaseManager:
         lease = self._leases.get(worker.lease_id or b"")
         return lease is not None and not lease.request.for_actor
 
+    def _of_actors(self) -> list[WorkerLease]:
+        return [lease for lease in self._leases.values() if lease.request.for_actor]
+
     def _held_by_actors(self) -> ResourceSet:
-        actors = [lease.lease_id for lease in self._leases.values() if lease.request.for_actor]
-        return self._ledger.held_by(actors)
+        return self._ledger.held_by([lease.lease_id for lease in self._of_actors()])
 
     def lasting(self) -> ResourceSet:
         """What actors and bundles have, until these end."""

@@ -20,8 +20,8 @@ from collections import OrderedDict
 from collections.abc import Iterator
 
 from ray_mono.common.our_bug import InternalError, known
+from ray_mono.common.scheduling.turns import Turns
 from ray_mono.raylet.scheduling.leases import Shape, WorkerLease
-from ray_mono.raylet.scheduling.turns import Turns
 
 TURN_EVERY = 8
 

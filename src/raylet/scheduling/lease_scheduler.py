@@ -25,6 +25,7 @@ from ray_mono.common.scheduling.resources import ResourceSet
 from ray_mono.common.scheduling.strategy import StrategyKind
 from ray_mono.raylet.effects import BundlesHeld, Effect, Granted, Rejected, RejectionKind, SpilledBack
 from ray_mono.raylet.scheduling import explanations, fair_share
+from ray_mono.raylet.scheduling.bundles import Bundle
 from ray_mono.raylet.scheduling.cluster_view import ClusterView
 from ray_mono.raylet.scheduling.lease_queue import LeaseQueue
 from ray_mono.raylet.scheduling.leases import Shape, WorkerLease, WorkerLeaseState
@@ -42,7 +43,8 @@ from ray_mono.raylet.scheduling.scheduling_policy import (
     Wait,
     decide,
 )
-from ray_mono.raylet.scheduling.unit_counts import Counts, PlainCounts, UnitCounts
+from ray_mono.raylet.scheduling.unit_counts import Counts, Holder, PlainCounts, UnitCounts
+from ray_mono.raylet.scheduling.usage import Usage
 from ray_mono.raylet.worker.worker_pool import WorkerPool
 
 LEAVES_PERIOD_S = 0.5
@@ -81,17 +83,18 @@ class LeaseScheduler:
         # What it needs, of work in any bundle of a group in the one that it could have soonest.
         self._held_seat = ResourceSet()
         self._num_shared_out = 0
+        self._usage = Usage()
         # When what waits here for actors to end looks for another node again.
         self._leaves_at_s: dict[Shape, float] = {}
         # When a shape that waits got its resources last.
         self._served_at_s: dict[Shape, float] = {}
 
-    def reserve(self, lease: WorkerLease) -> None:
+    def reserve(self, lease: WorkerLease, now_s: float) -> None:
         """Gives the node's resources to a lease that is not queued; it waits for a worker from now on."""
         self._takes_kept(lease.shape)
         kept = None if lease.shape is self._held_for else self.kept
         self._ledger.allocate(lease.lease_id, lease.shape.resources, kept)
-        lease.reserve()
+        lease.reserve(now_s)
         self._reserved.add(lease)
 
     def _takes_kept(self, shape: Shape) -> None:
@@ -145,12 +148,13 @@ class LeaseScheduler:
             effects += self._send_away(now_s)
         return effects + self._pool.replenish(len(self._reserved), now_s)
 
-    def look(self, leases: Iterable[WorkerLease], lasting: ResourceSet, now_s: float) -> list[Effect]:
+    def look(self, leases: Iterable[WorkerLease], lasting: Iterable[Holder], now_s: float) -> list[Effect]:
         """Asks for the ends of leases that others wait for, and chooses whom to keep free resources for.
 
-        leases: those that are granted for tasks. lasting: what actors and bundles have.
+        leases: those that are granted for tasks. lasting: those that do not give way, of actors and bundles.
         """
-        here = replace(self.snapshot(), lasting=lasting)
+        lasting = sorted(lasting, key=lambda holder: holder.held_since_s, reverse=True)
+        here = self._with_lasting(lasting)
         waiting: list[WorkerLease] = []
         effects: list[Effect] = []
         for shape in self._queue.shapes():
@@ -158,15 +162,19 @@ class LeaseScheduler:
             if not isinstance(decision, Wait):
                 continue
             if here.node_id not in decision.feasible_node_ids:
-                effects += self._send_to_wait(shape, decision, now_s - fair_share.RECLAIM_AFTER_S)
+                effects += self._send_to_wait(shape, decision, now_s, fair_share.RECLAIM_AFTER_S)
                 continue
-            queued_by_s = now_s - SHARE_AFTER_S
             if could_give_way(shape.required, [here]):
-                effects += self._share_out(shape, decision, queued_by_s)
-            elif self._may_leave(shape, decision, queued_by_s, now_s):
-                # Here it waits for actors to end, or for groups.
+                effects += self._share_out(shape, decision, now_s)
+            elif self._may_leave(shape, decision, now_s):
+                # Here it waits for actors to end, or for groups: those that it did not find here end for it.
                 self._leaves_at_s[shape] = now_s + LEAVES_PERIOD_S
-                effects += self._send_to_wait(shape, decision, queued_by_s, only_if_it_helps=True)
+                overtakers = fair_share.overtakers(_oldest(self._queue.heads(shape)), lasting)
+                found = lasting[len(overtakers) :]
+                if not could_give_way(shape.required, [self._with_lasting(found)]):
+                    effects += self._send_to_wait(
+                        shape, decision, now_s, SHARE_AFTER_S, only_if_it_helps=True
+                    )
             waiting += self._queue.heads(shape)
         endable = [
             lease
@@ -176,13 +184,22 @@ class LeaseScheduler:
         counts: Counts = PlainCounts(self._ledger)
         if any(self._ledger.needs_units(lease.shape.required) for lease in waiting):
             counts = UnitCounts(self._ledger)
-        request = fair_share.request_to_hold_for(
-            waiting, endable, counts, self._served_at_s, self._held_for, now_s
-        )
-        self._held_for = None if request is None else request.shape
-        self._held_seat = ResourceSet() if request is None else counts.seat_for(request, endable)
-        self._ledger.keep_units({} if request is None else counts.units_for(request, endable))
-        return effects + fair_share.leases_to_end(waiting, endable, counts, self._held_for, now_s)
+        held = fair_share.held_by_job(endable, PlainCounts(self._ledger))
+        wanted_by = {lease.request.job_id for lease in waiting}
+        self._usage.count(held, wanted_by, self._ledger.own_total, now_s)
+        look = fair_share.Look(waiting, endable, lasting, counts, self._usage, self._served_at_s, now_s)
+        kept = fair_share.to_keep_for(look, self._held_for)
+        self._held_for = None if kept is None else kept.request.shape
+        self._held_seat = ResourceSet() if kept is None else counts.seat_for(kept.request, kept.coming)
+        self._ledger.keep_units({} if kept is None else counts.units_for(kept.request, kept.coming))
+        return effects + fair_share.leases_to_end(look, kept)
+
+    def _with_lasting(self, lasting: Iterable[Holder]) -> NodeSnapshot:
+        """This node, and what these hold of it."""
+        bundles = [holder for holder in lasting if isinstance(holder, Bundle)]
+        leases = [holder.lease_id for holder in lasting if not isinstance(holder, Bundle)]
+        held = self._ledger.held_by(leases) + ResourceSet.sum_of(bundle.resources for bundle in bundles)
+        return replace(self.snapshot(), lasting=held)
 
     def _place_children(self, now_s: float) -> None:
         """The node is drained, and waits for the drivers and tasks on it. So what those ask for is placed, if
@@ -194,7 +211,7 @@ class LeaseScheduler:
                 is_from_here = lease.request.owner_node_id == self._node.node_id
                 if is_from_here and self._ledger.can_grant(shape.required):
                     self._queue.remove(lease)
-                    self.reserve(lease)
+                    self.reserve(lease, now_s)
                     self._served_at_s[shape] = now_s
 
     def _send_away(self, now_s: float) -> list[Effect]:
@@ -204,14 +221,14 @@ class LeaseScheduler:
         for shape in self._queue.shapes():
             decision = self.decide(shape)
             if isinstance(decision, Wait):
-                effects += self._send_to_wait(shape, decision, queued_by_s=now_s)
+                effects += self._send_to_wait(shape, decision, now_s)
             for lease in [lease for lease in self._queue.leases_of(shape) if lease.request.for_actor]:
                 self._queue.remove(lease)
                 message = explanations.node_is_drained(self._node.node_id)
                 effects.append(Rejected(lease.lease_id, RejectionKind.NOT_HERE, message))
         return effects
 
-    def _share_out(self, shape: Shape, decision: Wait, queued_by_s: float) -> list[Effect]:
+    def _share_out(self, shape: Shape, decision: Wait, now_s: float) -> list[Effect]:
         """What has waited here for long and fits on other nodes, too, waits on all of them from now on: each
         gets the next of these requests. Leases end only for what waits beside them, and elsewhere a job may
         hold all there is. Whoever was sent here stays."""
@@ -220,7 +237,7 @@ class LeaseScheduler:
             lease
             for lease in self._queue.leases_of(shape)
             if not lease.has_been_shared_out
-            and lease.queued_at_s <= queued_by_s
+            and lease.queued_at_s <= now_s - SHARE_AFTER_S
             and lease.request.requester_node_id == here
             and not lease.request.for_actor
             and lease.request.bundles is None
@@ -237,11 +254,11 @@ class LeaseScheduler:
                 lease.stay()
                 continue
             self._queue.remove(lease)
-            effects.append(_sent_to_wait(lease, nodes[place]))
+            effects.append(_sent_to_wait(lease, nodes[place], now_s))
         return effects
 
-    def _may_leave(self, shape: Shape, decision: Wait, queued_by_s: float, now_s: float) -> bool:
-        is_due = any(lease.queued_at_s <= queued_by_s for lease in self._queue.heads(shape))
+    def _may_leave(self, shape: Shape, decision: Wait, now_s: float) -> bool:
+        is_due = any(lease.queued_at_s <= now_s - SHARE_AFTER_S for lease in self._queue.heads(shape))
         return is_due and len(decision.feasible_node_ids) > 1 and now_s >= self._leaves_at_s.get(shape, 0.0)
 
     def _others(self, decision: Wait) -> list[NodeSnapshot]:
@@ -249,11 +266,12 @@ class LeaseScheduler:
         return [node for node in self._cluster.nodes() if node.node_id in able]
 
     def _send_to_wait(
-        self, shape: Shape, decision: Wait, queued_by_s: float, only_if_it_helps: bool = False
+        self, shape: Shape, decision: Wait, now_s: float, after_s: float = 0.0, only_if_it_helps: bool = False
     ) -> list[Effect]:
         """What fits on other nodes only has to wait there, because only there do leases end for it; where
         actors and groups leave room for it, if there is such a node. For actors the GCS chooses the node
-        itself. only_if_it_helps: not where there is none."""
+        itself: again, for the oldest, if it helps. only_if_it_helps: not where there is no such node.
+        after_s: only what has waited here so long."""
         nodes = self._others(decision)
         nodes = could_give_way(shape.required, nodes) or ([] if only_if_it_helps else nodes)
         if not nodes:
@@ -262,9 +280,14 @@ class LeaseScheduler:
         node = min(nodes, key=lambda node: (node.utilization(names), node.node_id))
         effects: list[Effect] = []
         for lease in list(self._queue.leases_of(shape)):
-            if lease.queued_at_s <= queued_by_s and not lease.request.for_actor:
+            if lease.queued_at_s <= now_s - after_s and not lease.request.for_actor:
                 self._queue.remove(lease)
-                effects.append(_sent_to_wait(lease, node))
+                effects.append(_sent_to_wait(lease, node, now_s))
+        actors = [lease for lease in self._queue.leases_of(shape) if lease.queued_at_s <= now_s - after_s]
+        if only_if_it_helps and actors and (oldest := _oldest(actors)).request.bundles is None:
+            self._queue.remove(oldest)
+            text = explanations.kept_out(shape, self._node.node_id)
+            effects.append(Rejected(oldest.lease_id, RejectionKind.NOT_HERE, text))
         return effects
 
     def drain(self) -> None:
@@ -362,10 +385,10 @@ class LeaseScheduler:
             case RunHere():
                 lease = self._queue.pop(job_id, shape)
                 if lease.request.bundles is None:
-                    self.reserve(lease)
+                    self.reserve(lease, now_s)
                 else:
                     self._takes_kept(shape)
-                    effects.append(self._hold(lease.lease_id, lease.request.bundles))
+                    effects.append(self._hold(lease.lease_id, lease.request.bundles, now_s))
                 self._served_at_s[shape] = now_s
             case SpillTo(chosen):
                 lease = self._queue.pop(job_id, shape)
@@ -388,14 +411,19 @@ class LeaseScheduler:
             self._last_node_ids[kind] = chosen.node_id
         return True
 
-    def _hold(self, group_id: bytes, bundles: Mapping[int, ResourceSet]) -> Effect:
+    def _hold(self, group_id: bytes, bundles: Mapping[int, ResourceSet], now_s: float) -> Effect:
         """It is the turn of these. Together they are free; parts of accelerators may not do for each."""
-        refusal = self._bundles.prepare(group_id, bundles)
+        refusal = self._bundles.prepare(group_id, bundles, now_s)
         return Rejected(group_id, RejectionKind.NOT_HERE, refusal) if refusal else BundlesHeld(group_id)
 
 
-def _sent_to_wait(lease: WorkerLease, node: NodeSnapshot) -> Effect:
-    return SpilledBack(lease.lease_id, node.node_id, node.host, node.port, may_wait=True)
+def _oldest(leases: Iterable[WorkerLease]) -> WorkerLease:
+    return min(leases, key=lambda lease: lease.waits_since_s)
+
+
+def _sent_to_wait(lease: WorkerLease, node: NodeSnapshot, now_s: float) -> Effect:
+    waited_s = now_s - lease.waits_since_s
+    return SpilledBack(lease.lease_id, node.node_id, node.host, node.port, may_wait=True, waited_s=waited_s)
 
 
 def _no_such_node(lease: WorkerLease, is_gone: bool) -> Rejected:

@@ -115,6 +115,8 @@ class LeaseRequest(NamedTuple):
     owner_node_id: bytes = b""
     bundles: Mapping[int, ResourceSet] | None = None
     """Set where it asks for these bundles of a placement group instead of a worker (bundle_demand.py)."""
+    waited_s: float = 0.0
+    """Elsewhere, before it came here."""
 
     @property
     def line(self) -> tuple[int, int]:
@@ -148,6 +150,8 @@ class WorkerLease:
     state: WorkerLeaseState = WorkerLeaseState.QUEUED
     worker_id: bytes | None = None
     """Set from the grant on."""
+    held_since_s: float = 0.0
+    """When it got its resources."""
     granted_at_s: float = 0.0
     asked_at_s: float | None = None
     """When its holder was asked to end it."""
@@ -173,8 +177,14 @@ class WorkerLease:
         mine, theirs = self.request, other.request
         return mine.job_id == theirs.job_id and self.line == other.line and self.shape is other.shape
 
-    def reserve(self) -> None:
+    @property
+    def waits_since_s(self) -> float:
+        """Elsewhere and here."""
+        return self.queued_at_s - self.request.waited_s
+
+    def reserve(self, now_s: float) -> None:
         self._step(WorkerLeaseEvent.RESERVED)
+        self.held_since_s = now_s
 
     def grant(self, worker_id: bytes, now_s: float) -> None:
         self._step(WorkerLeaseEvent.GRANTED)

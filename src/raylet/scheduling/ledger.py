@@ -76,7 +76,7 @@ class ResourceLedger:
 
     def __init__(self, total: ResourceSet) -> None:
         """Raises ValueError where an accelerator's total is not a whole number."""
-        self._own_total = total
+        self.own_total = total
         # Invariant: the node's own, and what its committed bundles give.
         self.total = total
         # Invariant: total - sum(held_now of every holding).
@@ -182,9 +182,13 @@ class ResourceLedger:
         """What is free of each accelerator, by resource and index."""
         return {name: instances.free for name, instances in self._instances.items()}
 
-    def units_of(self, lease_id: bytes) -> dict[str, Parts]:
-        """What a lease holds of which accelerators, by resource."""
-        holding = self._holdings[lease_id]
+    def _holding(self, holder: bytes | Bundle) -> _Holding:
+        """Of a lease, by its id, or of a bundle. Raises KeyError for one that holds nothing."""
+        return self._bundles[holder] if isinstance(holder, Bundle) else self._holdings[holder]
+
+    def units_of(self, holder: bytes | Bundle) -> dict[str, Parts]:
+        """What a lease or a bundle holds of which accelerators, by resource."""
+        holding = self._holding(holder)
         names = {id(instances): name for name, instances in self._instances.items()}
         return {names[id(pool)]: parts for pools, parts in holding.units for pool in pools}
 
@@ -239,9 +243,9 @@ class ResourceLedger:
         """What a lease holds, blocked or not. Raises KeyError for one that holds nothing."""
         return self._holdings[lease_id].resources
 
-    def held_now(self, lease_id: bytes) -> ResourceSet:
-        """As held; of a blocked one without what it lends."""
-        return self._holdings[lease_id].held_now
+    def held_now(self, holder: bytes | Bundle) -> ResourceSet:
+        """As held, of a bundle as well; of a blocked lease without what it lends."""
+        return self._holding(holder).held_now
 
     def sits_in(self, lease_id: bytes, group_id: bytes, index: int) -> bool:
         """Whether a lease holds something of this bundle."""
@@ -364,8 +368,8 @@ class ResourceLedger:
             bundle.given for bundle in self._bundles if bundle.state is BundleState.COMMITTED
         )
         check(
-            self.total == self._own_total + given,
-            f"the node has {self._own_total}, its bundles give {given}, and the total is {self.total}",
+            self.total == self.own_total + given,
+            f"the node has {self.own_total}, its bundles give {given}, and the total is {self.total}",
         )
         ending = {bundle.group_id.hex() for bundle in self._bundles if bundle.state is BundleState.ENDING}
         for name, amount in self._available.items():

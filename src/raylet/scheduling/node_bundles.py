@@ -35,13 +35,14 @@ class NodeBundles:
         self,
         group_id: bytes,
         wanted: Mapping[int, ResourceSet],
+        now_s: float,
         is_draining: bool = False,
         kept: ResourceSet | None = None,
     ) -> str:
         """Holds all of these bundles of a group, by index. Returns why it does not, in one sentence; empty
         where it does. is_draining: the node is to end, and holds nothing more. kept: for what waits."""
         new = [
-            Bundle(group_id, index, resources)
+            Bundle(group_id, index, resources, now_s)
             for index, resources in wanted.items()
             if index not in self._held.get(group_id, ())
         ]

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 
+from ray_mono.common.scheduling.turns import Turns
 from ray_mono.raylet.scheduling.leases import WorkerLease
-from ray_mono.raylet.scheduling.turns import Turns
 from ray_mono.raylet.worker.binding import Binding
 
 

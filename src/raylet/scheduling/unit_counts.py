@@ -13,8 +13,12 @@ from typing import Protocol
 
 from ray_mono.common.scheduling.bundle_resources import is_in_any
 from ray_mono.common.scheduling.resources import ResourceSet
+from ray_mono.raylet.scheduling.bundles import Bundle
 from ray_mono.raylet.scheduling.leases import WorkerLease
 from ray_mono.raylet.scheduling.ledger import ResourceLedger
+
+Holder = WorkerLease | Bundle
+"""Of resources of this node."""
 
 
 class Counts(Protocol):
@@ -23,18 +27,17 @@ class Counts(Protocol):
     @property
     def available(self) -> ResourceSet: ...
 
-    def seat_for(self, request: WorkerLease, endable: Sequence[WorkerLease]) -> ResourceSet:
+    def seat_for(self, request: WorkerLease, coming: Sequence[Holder]) -> ResourceSet:
         """What it needs by name; of work in any bundle of a group, in the one that it could have soonest.
-        endable: leases that may end; those of its own line do not for it."""
+        coming: what is expected to end for it."""
 
-    def needs(self, request: WorkerLease, endable: Sequence[WorkerLease]) -> ResourceSet:
+    def needs(self, request: WorkerLease, coming: Sequence[Holder]) -> ResourceSet:
         """As it is counted."""
 
-    def holds(self, lease: WorkerLease) -> ResourceSet: ...
+    def holds(self, holder: Holder) -> ResourceSet:
+        """What would be free if that ended."""
 
-    def units_for(
-        self, request: WorkerLease, endable: Sequence[WorkerLease]
-    ) -> Mapping[str, Mapping[int, int]]:
+    def units_for(self, request: WorkerLease, coming: Sequence[Holder]) -> Mapping[str, Mapping[int, int]]:
         """The accelerators that it aims at, how much of which, by resource."""
 
 
@@ -45,23 +48,20 @@ class PlainCounts:
         self._ledger = ledger
         self.available = ledger.available
 
-    def seat_for(self, request: WorkerLease, endable: Sequence[WorkerLease]) -> ResourceSet:
+    def seat_for(self, request: WorkerLease, coming: Sequence[Holder]) -> ResourceSet:
         required = request.shape.required
         if not is_in_any(required):
             return required
-        others = [lease for lease in endable if not lease.is_same_line(request)]
-        coming = ResourceSet.sum_of(self._ledger.held(lease.lease_id) for lease in others)
-        return self._ledger.seat_soon(required, coming)
+        soon = ResourceSet.sum_of(self._ledger.held_now(_key_of(holder)) for holder in coming)
+        return self._ledger.seat_soon(required, soon)
 
-    def needs(self, request: WorkerLease, endable: Sequence[WorkerLease]) -> ResourceSet:
-        return self.seat_for(request, endable)
+    def needs(self, request: WorkerLease, coming: Sequence[Holder]) -> ResourceSet:
+        return self.seat_for(request, coming)
 
-    def holds(self, lease: WorkerLease) -> ResourceSet:
-        return self._ledger.held(lease.lease_id)
+    def holds(self, holder: Holder) -> ResourceSet:
+        return self._ledger.held_now(_key_of(holder))
 
-    def units_for(
-        self, request: WorkerLease, endable: Sequence[WorkerLease]
-    ) -> Mapping[str, Mapping[int, int]]:
+    def units_for(self, request: WorkerLease, coming: Sequence[Holder]) -> Mapping[str, Mapping[int, int]]:
         return {}
 
 
@@ -71,30 +71,32 @@ class UnitCounts(PlainCounts):
     def __init__(self, ledger: ResourceLedger) -> None:
         super().__init__(ledger)
         self.available = _by_unit(ledger.available, ledger.free_units())
-        self._held: dict[bytes, ResourceSet] = {}
+        self._held: dict[bytes | Bundle, ResourceSet] = {}
 
-    def needs(self, request: WorkerLease, endable: Sequence[WorkerLease]) -> ResourceSet:
+    def needs(self, request: WorkerLease, coming: Sequence[Holder]) -> ResourceSet:
         # Where they cannot be it needs what nobody has: accelerators without a number.
-        return _by_unit(self.seat_for(request, endable), self.units_for(request, endable))
+        return _by_unit(self.seat_for(request, coming), self.units_for(request, coming))
 
-    def units_for(
-        self, request: WorkerLease, endable: Sequence[WorkerLease]
-    ) -> Mapping[str, Mapping[int, int]]:
-        """Empty where these leases do not hold enough of any."""
-        coming: dict[str, Counter[int]] = {}
-        for lease in endable:
-            if lease.is_same_line(request):
-                continue
-            for name, parts in self._ledger.units_of(lease.lease_id).items():
-                coming.setdefault(name, Counter()).update(dict(parts))
-        return self._ledger.units_soon(self.seat_for(request, endable), coming) or {}
+    def units_for(self, request: WorkerLease, coming: Sequence[Holder]) -> Mapping[str, Mapping[int, int]]:
+        """Empty where these do not hold enough of any."""
+        soon: dict[str, Counter[int]] = {}
+        for holder in coming:
+            for name, parts in self._ledger.units_of(_key_of(holder)).items():
+                soon.setdefault(name, Counter()).update(dict(parts))
+        return self._ledger.units_soon(self.seat_for(request, coming), soon) or {}
 
-    def holds(self, lease: WorkerLease) -> ResourceSet:
-        held = self._held.get(lease.lease_id)
+    def holds(self, holder: Holder) -> ResourceSet:
+        key = _key_of(holder)
+        held = self._held.get(key)
         if held is None:
-            units = {name: dict(parts) for name, parts in self._ledger.units_of(lease.lease_id).items()}
-            held = self._held[lease.lease_id] = _by_unit(self._ledger.held(lease.lease_id), units)
+            units = {name: dict(parts) for name, parts in self._ledger.units_of(key).items()}
+            held = self._held[key] = _by_unit(self._ledger.held_now(key), units)
         return held
+
+
+def _key_of(holder: Holder) -> bytes | Bundle:
+    """In the ledger."""
+    return holder.lease_id if isinstance(holder, WorkerLease) else holder
 
 
 def _by_unit(resources: ResourceSet, units: Mapping[str, Mapping[int, int]]) -> ResourceSet:

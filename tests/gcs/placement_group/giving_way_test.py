@@ -8,6 +8,7 @@ from collections.abc import Mapping
 
 import pytest
 
+from ray_mono.common.ids import JobID
 from ray_mono.common.scheduling.resources import ResourceSet
 from ray_mono.gcs.placement_group.group_turns import GIVE_WAY_AFTER_S, TURN_FIRST_S
 from ray_mono.protobuf import common_pb2, gcs_pb2, raylet_pb2
@@ -94,7 +95,7 @@ def test_bundles_wait_at_nodes_in_use_and_are_opened_when_all_are_held() -> None
     play(script)
 
 
-def test_one_group_has_its_turn_at_a_time_the_oldest_first() -> None:
+def test_on_the_same_nodes_one_group_has_its_turn_at_a_time_the_oldest_first() -> None:
     async def script(scene: GcsScene) -> None:
         gcs = await begin(scene)
         nodes = [await add_busy_node(scene, {"CPU": 2}) for _ in range(2)]
@@ -110,9 +111,7 @@ def test_one_group_has_its_turn_at_a_time_the_oldest_first() -> None:
     play(script)
 
 
-def test_after_a_turn_in_vain_all_is_given_back_and_another_node_is_asked_while_others_have_their_turn() -> (
-    None
-):
+def test_after_a_turn_in_vain_all_is_given_back_and_another_node_is_asked() -> None:
     async def script(scene: GcsScene) -> None:
         gcs = await begin(scene)
         nodes = [await add_busy_node(scene, {"CPU": 2}) for _ in range(3)]
@@ -122,19 +121,68 @@ def test_after_a_turn_in_vain_all_is_given_back_and_another_node_is_asked_while_
         ready, late = asked
         [other] = [node for node in nodes if node not in asked]
         ready.gives_way.set()
-        await register(gcs, group(2, cpus=(2,)))
         await asyncio.sleep(TURN_FIRST_S)
         assert ready.given_back == late.given_back == [group_id(1)] and not ready.node.bundles[group_id(1)]
-        # The others' turns, for as long as it pauses.
-        await until(gcs, CREATED, number=2)
-        assert ready.waited == [group_id(1), group_id(2)]
-        await remove(gcs, number=2)
         await asyncio.sleep(TURN_FIRST_S - SOON_S)
         assert not other.waited
         await until_it_waits(other)
         other.gives_way.set()
         assert set(places(await until(gcs, CREATED))) == {ready.node_id, other.node_id}
         assert late.waited == [group_id(1)]
+
+    play(script)
+
+
+def test_others_have_their_turns_on_other_nodes_meanwhile_and_on_the_same_in_its_pauses() -> None:
+    async def script(scene: GcsScene) -> None:
+        gcs = await begin(scene)
+        late, busy = [await add_busy_node(scene, {"CPU": 2, name: 1}) for name in ("A", "B")]
+        ready = await add_busy_node(scene, {"CPU": 2, "C": 1})
+        ready.gives_way.set()
+
+        def on(number: int, *names: str) -> Info:
+            info = group(number, cpus=(), strategy=Info.STRICT_SPREAD)
+            for name in names:
+                resources = ResourceSet.from_units({"CPU": 2, name: 1})
+                info.bundles.add(resources=resources.to_proto())
+            return info
+
+        await register(gcs, on(1, "A", "B"))
+        await until_it_waits(late, busy)
+        async with asyncio.timeout(SOON_S):
+            await register(gcs, on(2, "C"))
+            await until(gcs, CREATED, number=2)
+            await remove(gcs, number=2)
+        await register(gcs, on(3, "B", "C"))
+        await asyncio.sleep(TURN_FIRST_S - 2 * SOON_S)
+        assert ready.waited == [group_id(2)]
+        busy.gives_way.set()
+        async with asyncio.timeout(3 * SOON_S):
+            await until(gcs, CREATED, number=3)
+        assert late.waited == [group_id(1)]
+
+    play(script)
+
+
+def test_jobs_have_their_places_in_turn() -> None:
+    async def script(scene: GcsScene) -> None:
+        gcs = await begin(scene)
+        driver = common_pb2.Address(worker_id=b"1" * 28, node_id=b"0" * 28)
+        job = await gcs.AddJob(gcs_pb2.AddJobRequest(job=common_pb2.JobInfo(driver=driver)))
+        await scene.add_node({"CPU": 1})
+        for number in range(1, 11):
+            await register(gcs, group(number, cpus=(1,)))
+        await until(gcs, CREATED, number=1)
+        late = group(11, cpus=(1,))
+        late.job_id = job.job_id
+        late.placement_group_id = late.placement_group_id[: -JobID.SIZE] + late.job_id
+        await register(gcs, late)
+        by_id = gcs_pb2.GetPlacementGroupRequest(placement_group_id=late.placement_group_id)
+        await asyncio.sleep(SOON_S)
+        assert not (await gcs.GetPlacementGroup(by_id)).created_time_s
+        await remove(gcs, number=1)
+        await asyncio.sleep(SOON_S)
+        assert (await gcs.GetPlacementGroup(by_id)).created_time_s
 
     play(script)
 

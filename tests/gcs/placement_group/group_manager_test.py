@@ -67,7 +67,7 @@ def test_whatever_happens_in_whatever_order_the_rows_and_their_indices_agree() -
                     manager.tried(group_id(number), f"reason {step}")
                 case 2:
                     unplaced = [] if known is None else known.unplaced
-                    manager.prepared(group_id(number), {index: rng.choice(NODES) for index in unplaced})
+                    manager.prepared(group_id(number), {index: rng.choice(NODES) for index in unplaced}, 1.0)
                 case 3:
                     manager.opened(group_id(number), rng.choice(NODES), [0, 1], step)
                 case 4:
@@ -95,7 +95,7 @@ def test_a_row_is_read_as_it_was_written_and_opens_again_unless_it_was_created()
         same_label="rack",
     )
     manager.register(registration, 1.0)
-    manager.prepared(group_id(1), {0: NODES[0], 1: NODES[1]})
+    manager.prepared(group_id(1), {0: NODES[0], 1: NODES[1]}, 1.0)
     manager.opened(group_id(1), NODES[0], [0], 2.0)
     prepared = row_from_proto(row_to_proto(manager.all()[0]))
     assert prepared.registration == registration == registration_of(row_to_proto(prepared))

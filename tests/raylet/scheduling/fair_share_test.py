@@ -10,52 +10,8 @@ import pytest
 from ray_mono.common.scheduling.resources import ResourceSet
 from ray_mono.raylet.scheduling.fair_share import ASK_AGAIN_S, DRAIN_S, LOOK_S, RECLAIM_AFTER_S, SLICE_S
 from ray_mono.raylet.scheduling.lease_scheduler import SHARE_AFTER_S
+from tests.raylet.scheduling.floods import Flood, run_until_granted
 from tests.raylet.scheduling.lease_scene import HERE, JOB_A, JOB_B, THERE, Scene, units
-
-
-class Flood:
-    """A job with more tasks than there will ever be time for: it asks for as many leases as it may, and
-    keeps each as long as it can. A holder that is asked for a lease ends it when its present task is
-    over."""
-
-    def __init__(self, scene: Scene, name: str, task_s: float, job: bytes = JOB_A, **asked: object) -> None:
-        self.scene = scene
-        self._name = name
-        self._task_s = task_s
-        self._asked = {"job": job, "requester": 1, **asked}
-        self._number = 0
-        self.ask(4)
-
-    def ask(self, number: int) -> None:
-        for _ in range(number):
-            self._number += 1
-            self.scene.ask(f"{self._name} {self._number}", **self._asked)  # type: ignore[arg-type]
-
-    @property
-    def held(self) -> list[str]:
-        return [name for name in self.scene.running if name.startswith(self._name)]
-
-    def answer(self) -> None:
-        """Ends what it was asked for and is between two tasks now: a lease runs them one after the other,
-        from when it was granted."""
-        for name in self.held:
-            lease = self.scene.manager.granted(name.encode())
-            assert lease is not None
-            ran_s = self.scene.now_s - lease.granted_at_s + 1e-9
-            if name in self.scene.reclaimed and ran_s >= self._task_s and ran_s % self._task_s < LOOK_S:
-                self.scene.give_back(name)
-                self.ask(1)
-
-
-def run_until_granted(scene: Scene, name: str, floods: list[Flood], within_s: float) -> float:
-    """How long it waited: a lease, or the bundles of a group."""
-    begin_s = scene.now_s
-    while name not in scene.granted and name not in scene.held:
-        assert scene.now_s - begin_s <= within_s, f"{name} was not granted within {within_s} s"
-        scene.wait(LOOK_S)
-        for flood in floods:
-            flood.answer()
-    return scene.now_s - begin_s
 
 
 def test_a_job_gets_a_lease_beside_one_that_never_has_enough() -> None:
@@ -181,7 +137,7 @@ def test_a_large_request_has_its_turn_when_the_small_ones_that_run_have_ended(
     other = Flood(scene, "other", task_s * 0.7, job=JOB_B, requester=2)
     scene.wait(1 + begins_s)
     if name == "large":
-        scene.ask(name, resources=units(CPU=4), requester=3)
+        scene.ask(name, resources=units(CPU=4), job=b"cccc", requester=3)
     else:
         scene.ask_for_bundles(name.encode(), units(CPU=2), units(CPU=2))
     is_short = task_s + 4 * LOOK_S <= DRAIN_S + 1e-9

@@ -90,6 +90,7 @@ class Scene:
         owner_id: bytes = b"",
         owner_node: bytes = b"",
         is_retriable: bool = False,
+        waited_s: float = 0.0,
     ) -> None:
         """Asks for one CPU unless `resources` says otherwise."""
         request = LeaseRequest(
@@ -108,6 +109,7 @@ class Scene:
             owner_id=owner_id,
             owner_node_id=owner_node,
             is_retriable=is_retriable,
+            waited_s=waited_s,
         )
         self.take(self.manager.request(request, self.now_s))
 

@@ -28,14 +28,14 @@ def test_a_lease_is_reserved_before_it_is_granted() -> None:
     with pytest.raises(InternalError, match="is queued and cannot be 'got its worker'; so far: nothing"):
         early.grant(b"worker", 2.0)
     assert (early.state, early.worker_id, early.has_worker) == (WorkerLeaseState.QUEUED, None, False)
-    early.reserve()
+    early.reserve(1.0)
     early.grant(b"worker", 2.0)
     assert (early.worker_id, early.granted_at_s, early.has_worker) == (b"worker", 2.0, True)
 
 
 def test_a_closed_lease_has_its_worker_until_it_ends_and_what_ended_stays_so() -> None:
     closed = lease()
-    closed.reserve()
+    closed.reserve(1.0)
     closed.grant(b"worker", 2.0)
     closed.close()
     assert closed.has_worker

@@ -30,7 +30,7 @@ class Node:
     def prepare(
         self, *bundles: ResourceSet, group: bytes = G, first: int = 0, is_draining: bool = False
     ) -> str:
-        refusal = self.bundles.prepare(group, dict(enumerate(bundles, first)), is_draining)
+        refusal = self.bundles.prepare(group, dict(enumerate(bundles, first)), 0.0, is_draining)
         self.check()
         return refusal
 
@@ -294,7 +294,7 @@ def test_what_asks_for_different_amounts_under_the_two_names_gets_them_and_break
 
 
 def test_a_bundle_that_ended_is_told_with_its_story() -> None:
-    bundle = Bundle(G, 2, units(CPU=1))
+    bundle = Bundle(G, 2, units(CPU=1), 0.0)
     bundle.commit()
     with pytest.raises(
         InternalError, match="bundle 2 .* is committed and cannot be 'committed'; so far: comm"
@@ -309,7 +309,7 @@ def test_a_bundle_that_ended_is_told_with_its_story() -> None:
 def test_a_bundle_that_does_not_fit_is_our_bug_and_changes_nothing() -> None:
     ledger = ResourceLedger(units(CPU=1))
     with pytest.raises(InternalError, match="a bundle needs"):
-        ledger.hold_bundle(Bundle(G, 0, units(CPU=2)))
+        ledger.hold_bundle(Bundle(G, 0, units(CPU=2), 0.0))
     ledger.check_invariants()
 
 
