@@ -234,6 +234,11 @@ class TaskPlacementGroupRemoved(_FixedMessage):
 
     sentence = "The placement group of this task was removed."
 
+    @classmethod
+    def of(cls, group_id: bytes) -> TaskPlacementGroupRemoved:
+        """Of the group with this id."""
+        return cls(f"The placement group of this task was removed: {group_id.hex()}.")
+
 
 class RuntimeEnvSetupError(RayError):
     """The runtime environment of a task or actor could not be made.

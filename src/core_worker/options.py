@@ -41,6 +41,8 @@ class TaskOptions:
     inherits_group: bool = False
     """Nothing was said of a place, or not whether its children are captured: a caller that captures says
     it."""
+    joins_group: bool = False
+    """It captures, and named no group: it runs in its caller's, also where that captures nothing."""
     runtime_env: str = ""
     """JSON; empty: the job's own."""
 
@@ -106,7 +108,8 @@ class ActorOptions:
     strategy: common_pb2.SchedulingStrategy | None = None
     bundles: tuple[ResourceSet, ...] = ()
     inherits_group: bool = False
-    """These two as in TaskOptions."""
+    joins_group: bool = False
+    """These three as in TaskOptions."""
     runtime_env: str = ""
     handle_metadata: bytes = field(default=b"", repr=False)
     """What get_actor needs to make a handle; the core worker does not look inside."""

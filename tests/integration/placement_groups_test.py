@@ -132,7 +132,7 @@ def test_a_removed_group_is_gone_for_whoever_waits() -> None:
     remove_placement_group(group)
     with pytest.raises(TaskPlacementGroupRemoved):
         get(ready)
-    with pytest.raises(TaskPlacementGroupRemoved):
+    with pytest.raises(TaskPlacementGroupRemoved, match=f"of this task was removed: {group.id.hex()}"):
         get(group.ready())
     with pytest.raises(ValueError, match="does not exist any more"):
         group.wait(WAIT_S)
@@ -221,7 +221,10 @@ def test_children_of_what_captures_run_in_its_group(group: PlacementGroup) -> No
     assert get(captures.remote()) == inside
     for strategy in ("DEFAULT", "SPREAD", InGroup(None)):
         assert get(captures.remote(scheduling_strategy=strategy)) == outside
-    assert get(of_child.options(scheduling_strategy=InGroup(group, 0)).remote()) == outside
+    assert get(captures.remote(placement_group_capture_child_tasks=False)) == outside
+    does_not = of_child.options(scheduling_strategy=InGroup(group, 0))
+    assert get(does_not.remote()) == outside
+    assert get(does_not.remote(placement_group_capture_child_tasks=True)) == inside
     # The same worker may have run in the group before.
     assert get([of_child.remote() for _ in range(10)]) == [outside] * 10
 

@@ -357,4 +357,12 @@ def test_the_core_is_told_what_was_given(group: PlacementGroup) -> None:
     of_actor = actor_options(
         {}, class_name="A", is_asyncio=False, method_groups={}, namespace="", handle_metadata=b""
     )
-    assert of_actor.inherits_group and not of_actor.bundles
+    assert of_actor.inherits_group and not of_actor.bundles and not of_actor.joins_group
+
+
+@pytest.mark.parametrize("captures", [True, False])
+def test_who_captures_or_does_not_and_names_no_group_joins_its_callers_or_leaves_it(captures: bool) -> None:
+    found = task_options({"placement_group_capture_child_tasks": captures}, "f")
+    assert (found.inherits_group, found.joins_group) == (captures, captures)
+    told = {"placement_group_capture_child_tasks": captures, "scheduling_strategy": "SPREAD"}
+    assert not task_options(told, "f").inherits_group

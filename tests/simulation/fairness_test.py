@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -11,13 +12,13 @@ import pytest
 
 from ray_mono.common.scheduling.resources import ResourceSet
 from ray_mono.core_worker.object_ref import ObjectRef
-from ray_mono.core_worker.options import TaskOptions
+from ray_mono.core_worker.options import ActorOptions, TaskOptions
 from ray_mono.gcs.placement_group.group_turns import GIVE_WAY_AFTER_S
 from ray_mono.protobuf import common_pb2
 from tests.simulation.checkers import Journal
 from tests.simulation.cluster import SimCluster, SimNode
 from tests.simulation.scripts import TaskScript
-from tests.simulation.site import Site
+from tests.simulation.site import Site, site
 from tests.simulation.task_programs import run_task
 from tests.simulation.world import World
 
@@ -168,6 +169,20 @@ def test_two_drivers_that_never_have_enough_share_all_nodes(
     assert min(first_s, second_s) >= share_min * (first_s + second_s), (first_s, second_s)
 
 
+@pytest.mark.parametrize("num_nodes", [1, 2])
+@pytest.mark.parametrize("hosts", [(0, 0), (0, -1)], ids=["from one node", "from two"])
+@pytest.mark.parametrize(
+    ("cpus", "task_s"),
+    [((1, 4), (0.1, 0.1)), ((4, 1), (0.1, 0.1)), ((1, 2), (0.2, 0.2)), ((1, 4), (0.05, 1.0))],
+    ids=["all of a node", "all of a node, first", "half of it", "all of it for long"],
+)
+def test_two_drivers_whose_tasks_need_different_amounts_share_all_nodes(
+    num_nodes: int, hosts: tuple[int, int], cpus: tuple[float, float], task_s: tuple[float, float]
+) -> None:
+    first_s, second_s = done_by_two_floods([{"CPU": 4}] * num_nodes, hosts, task_s, cpus)
+    assert min(first_s, second_s) >= 0.28 * (first_s + second_s), (first_s, second_s)
+
+
 # ---- placement groups
 
 
@@ -223,6 +238,114 @@ def test_a_group_is_created_beside_tasks_that_take_long() -> None:
     wanted = group_of(TWO_CPUS, 2, Info.STRICT_SPREAD)
     [took_s] = groups_beside_a_flood(nodes, wanted, task_s, has_own_driver=True, number=1)
     assert took_s < 14 * (task_s + 0.2)
+
+
+# ---- beside what comes and goes, and does not give way
+
+
+class Sleeper:
+    """An actor."""
+
+    def call(self, seconds: float) -> None:
+        site().sleep(seconds)
+
+
+def call_new_actor(here: Site, resources: ResourceSet, seconds: float) -> tuple[bytes, ObjectRef[Any]]:
+    """Its id, and what a call that takes so long returns."""
+    options = ActorOptions(class_name="Sleeper", resources=resources, placement_resources=resources)
+    held = here.core.create_actor(here.export_class(Sleeper), options, [])
+    template = here.core.method_template("call", "Sleeper")
+    [ref] = here.core.submit_actor_task(held, template, [None, seconds])
+    return held.actor_id, ref
+
+
+def wait_beside_small_ones(
+    small: str, large: str, life_s: float, nodes: Sequence[Mapping[str, float]]
+) -> tuple[float, int]:
+    """How long something waits that needs 4 CPUs, beside more groups or actors of 1 CPU than there is room
+    for, of which each lives life_s; and how many of these were made meanwhile."""
+    is_over: list[bool] = []
+    made: list[float] = []
+    took_s: list[float] = []
+    num_alive = 2 * sum(int(node["CPU"]) for node in nodes)
+    one_cpu = group_of(ONE_CPU, 1, Info.PACK)
+
+    def stream_of_groups(here: Site) -> None:
+        alive: list[tuple[bytes, float]] = []
+        groups = here.core.placement_groups
+        while not is_over:
+            while len(alive) < num_alive:
+                alive.append((groups.create(one_cpu), math.inf))
+                made.append(world.loop.time())
+            here.sleep(0.02)
+            now_s = world.loop.time()
+            alive = [
+                (each, min(ends_s, now_s + life_s) if groups.wait(each, 0) else ends_s)
+                for each, ends_s in alive
+            ]
+            for each in [each for each, ends_s in alive if ends_s <= now_s]:
+                groups.remove(each)
+            alive = [(each, ends_s) for each, ends_s in alive if ends_s > now_s]
+        for each, _ in alive:
+            groups.remove(each)
+
+    def stream_of_actors(here: Site) -> None:
+        calls: dict[ObjectRef[Any], bytes] = {}
+        while not is_over:
+            while len(calls) < num_alive:
+                actor_id, ref = call_new_actor(here, ONE_CPU, life_s)
+                calls[ref] = actor_id
+                made.append(world.loop.time())
+            over, _ = here.core.wait(list(calls), 1, None, False)
+            for ref in over:
+                here.core.kill_actor(calls.pop(ref), True)
+        for actor_id in calls.values():
+            here.core.kill_actor(actor_id, True)
+
+    def play_large(here: Site) -> None:
+        here.sleep(2 * life_s + 1.0)
+        begin_s, num_made = world.loop.time(), len(made)
+        four = ResourceSet.from_units({"CPU": 4})
+        if large == "group":
+            group_id = here.core.placement_groups.create(group_of(four, 1, Info.PACK))
+            assert here.core.placement_groups.wait(group_id, LIMIT_S)
+            here.core.placement_groups.remove(group_id)
+        elif large == "task":
+            here.result(here.submit(run_task, TaskScript(0.0), options=TaskOptions(resources=four)))
+        else:
+            actor_id, ref = call_new_actor(here, four, 0.0)
+            here.core.wait([ref], 1, None, False)
+            here.core.kill_actor(actor_id, True)
+        took_s.append(world.loop.time() - begin_s)
+        made[:] = made[num_made:]
+        is_over.append(True)
+
+    async def play() -> None:
+        await cluster.start(nodes)
+        hosts = cluster.host_names()
+        first, second = [await cluster.start_driver(host) for host in (hosts[0], hosts[-1])]
+        stream = stream_of_groups if small == "groups" else stream_of_actors
+        await asyncio.gather(first.play(stream, "stream"), second.play(play_large, "large"))
+        for driver in (first, second):
+            await driver.stop()
+        await cluster.until_nothing_is_left(10)
+
+    with World(0) as world:
+        cluster = SimCluster(world, Journal())
+        world.run(play(), LIMIT_S)
+    return took_s[0], len(made)
+
+
+@pytest.mark.parametrize("num_nodes", [1, 2])
+@pytest.mark.parametrize("life_s", [0.2, 1.0])
+@pytest.mark.parametrize("small", ["groups", "actors"])
+@pytest.mark.parametrize("large", ["group", "task", "actor"])
+def test_beside_small_groups_and_actors_that_come_and_go_large_work_has_its_turn(
+    small: str, large: str, life_s: float, num_nodes: int
+) -> None:
+    took_s, num_overtaking = wait_beside_small_ones(small, large, life_s, [{"CPU": 4}] * num_nodes)
+    assert num_overtaking, "the stream went on"
+    assert took_s < 8 * (life_s + 0.1)
 
 
 def is_waited_at(node: SimNode) -> bool:

@@ -44,7 +44,7 @@ def handed_down(
 
     bundles_of(group id): what its bundles hold.
     """
-    if not group.captures or not options.inherits_group:
+    if not is_handed_down(options, group):
         return options
     strategy = common_pb2.SchedulingStrategy()
     if options.strategy is not None:
@@ -61,6 +61,11 @@ def handed_down(
     )
     own.CopyFrom(place)
     return replace(options, strategy=strategy, bundles=bundles_of(group.group_id))
+
+
+def is_handed_down(options: Options, group: InGroup) -> bool:
+    """Whether who runs in this group has a say about what it submits with these options."""
+    return options.inherits_group and (group.captures or (options.joins_group and bool(group.group_id)))
 
 
 def _check(

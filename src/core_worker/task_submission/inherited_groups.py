@@ -1,9 +1,10 @@
 """Children of tasks and actors that capture: what these submit runs in their placement group, in any of its
-bundles, unless it says where it runs. It captures in its turn.
+bundles, unless it says where it runs. It captures in its turn. What says that it captures, and names no
+group, runs in its caller's in any case.
 
 A worker may run tasks of several groups, one after another, and those of none. So whether and where a call
-is captured is decided at the call. A worker that never had a task which captures has nothing of this on the
-way of its calls: the core worker puts it there with the first one.
+is captured is decided at the call. A worker that never had a task which captures, or made one, has nothing of
+this on the way of its calls: the core worker puts it there with the first one.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from typing import Any
 
 from ray_mono.core_worker.context import WorkerContext
 from ray_mono.core_worker.object_ref import ObjectRef
-from ray_mono.core_worker.task_submission.bundle_options import Options, handed_down
+from ray_mono.core_worker.task_submission.bundle_options import Options, handed_down, is_handed_down
 from ray_mono.core_worker.task_submission.map_builder import MapBuilder
 from ray_mono.core_worker.task_submission.placement_groups import GcsPlacementGroups
 from ray_mono.core_worker.task_submission.task_builder import TaskBuilder, TaskTemplate
@@ -46,9 +47,10 @@ class InheritedGroups:
 
     def template_of(self, template: TaskTemplate) -> TaskTemplate:
         """Of the task's group, if the call is captured. Raises ValueError, RpcError."""
-        group_id, captures = self._context.placement_group()
-        if not captures or not template.given.inherits_group:
+        group = self._context.placement_group()
+        if not is_handed_down(template.given, group):
             return template
+        group_id = group.group_id
         made = template.in_groups.get(group_id)
         if made is None:
             made = self._builder.task_template(template.code, self.options_of(template.given))

@@ -72,7 +72,7 @@ def settle_lost(
             elif death is not None and death.kind == common_pb2.DeathCause.OUT_OF_MEMORY:
                 _killed_for_memory(env, tasks, task, death.oom_retries, error)
             elif death is not None and death.kind == common_pb2.DeathCause.PLACEMENT_GROUP_REMOVED:
-                tasks.fail_unless_cancelled(task, TaskPlacementGroupRemoved())
+                tasks.fail_unless_cancelled(task, TaskPlacementGroupRemoved.of(lease.queue.group_id))
             else:
                 tasks.lost(task, lambda: error, is_preempted=death is not None and death.is_preempted)
 

@@ -165,7 +165,7 @@ class NormalTaskSubmitter:
     ) -> None:
         """waited_s: elsewhere, so far."""
         if queue.group_id in self.removed_groups:
-            self._fail_all(queue, TaskPlacementGroupRemoved())
+            self._fail_all(queue, TaskPlacementGroupRemoved.of(queue.group_id))
             return
         self._reclaims.watch(raylet)
         lease_id = self._new_lease_id()
@@ -243,7 +243,7 @@ class NormalTaskSubmitter:
         elif kind in (raylet_pb2.Rejection.INFEASIBLE, raylet_pb2.Rejection.JOB_FINISHED):
             self._fail_all(queue, TaskUnschedulableError(rejection.message))
         elif kind == raylet_pb2.Rejection.PLACEMENT_GROUP_REMOVED:
-            self._fail_all(queue, TaskPlacementGroupRemoved())
+            self._fail_all(queue, TaskPlacementGroupRemoved.of(queue.group_id))
             self.removed_groups.add(queue.group_id)
         elif kind == raylet_pb2.Rejection.NOT_HERE:
             self._retry_later(queue)

@@ -245,7 +245,7 @@ class GcsPlacementGroups:
                     return
                 told = value
                 if outcome is Outcome.REMOVED:
-                    told = serialization.serialize_error(TaskPlacementGroupRemoved())
+                    told = serialization.serialize_error(TaskPlacementGroupRemoved.of(group_id))
                 elif outcome is Outcome.FAILED:
                     told = serialization.serialize_error(RaySystemError(group.failure))
                 self._memory_store.put_inline(object_id, told.metadata, told.to_bytes())

@@ -212,6 +212,8 @@ class TaskBuilder:
     def task_template(self, code: Exported, options: TaskOptions) -> TaskTemplate:
         """Raises ValueError for what fits into no bundle of its placement group."""
         given = options
+        if options.joins_group:
+            self._context.has_capturing()
         options = in_its_bundle(options, f"{options.name}()")
         descriptor, job = code.descriptor, self._context.job
         spec = common_pb2.TaskSpec(

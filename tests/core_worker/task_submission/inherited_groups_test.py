@@ -88,6 +88,13 @@ def test_a_child_that_says_where_it_runs_runs_there(worker: Worker) -> None:
     assert not placed(worker).placement_group_id
 
 
+def test_a_child_that_captures_runs_in_its_callers_group_also_where_that_captures_nothing(
+    worker: Worker,
+) -> None:
+    runs(worker, submits(worker, child(worker, joins_group=True)), captures=False)
+    assert placed(worker).placement_group_id == GROUP and placed(worker).capture_child_tasks
+
+
 def test_a_group_of_its_own_captures_as_its_caller_unless_it_says(worker: Worker) -> None:
     runs(worker, submits(worker, child(worker, **in_group(0, False, OTHER))), captures=True)
     assert placed(worker).placement_group_id == OTHER and placed(worker).capture_child_tasks

@@ -44,7 +44,8 @@ from ray_mono.core_worker.object_ref_generator import DynamicObjectRefGenerator,
 from ray_mono.core_worker.options import DYNAMIC_RETURNS, ActorOptions, CallRules, TaskOptions
 from ray_mono.core_worker.task_errors import ActorExit, TaskFailed
 from ray_mono.core_worker.task_execution.generator_runner import Failed, first_items
-from ray_mono.core_worker.task_submission.bundle_options import Options, handed_down, in_its_bundle
+from ray_mono.core_worker.task_submission import bundle_options
+from ray_mono.core_worker.task_submission.bundle_options import Options, in_its_bundle
 from ray_mono.core_worker.task_submission.task_builder import MethodTemplate
 from ray_mono.core_worker.values import serialization
 from ray_mono.protobuf import common_pb2, object_manager_pb2
@@ -229,7 +230,7 @@ class LocalCore:
 
     def submit_task(self, template: LocalTask, flat_args: list[Any]) -> list[ObjectRef[Any]]:
         options = template.options
-        if template.given.inherits_group and self.context.placement_group().captures:
+        if bundle_options.is_handed_down(template.given, self.context.placement_group()):
             options = self._placed(template.given, f"{options.name}()")
         call = LocalCall(
             lambda args, kwargs: template.function(*args, **kwargs),
@@ -244,13 +245,13 @@ class LocalCore:
         )
         task_id = self._next_task_id(ids.nil_actor_of(self.job_id))
         if self.placement_groups.is_removed(call.group.group_id):
-            return self._failed(call, task_id, TaskPlacementGroupRemoved())
+            return self._failed(call, task_id, TaskPlacementGroupRemoved.of(call.group.group_id))
         return self._run(call, task_id, flat_args)
 
     def _placed(self, options: Options, what: str) -> Options:
         """In the group that the caller hands down, or its own. Raises ValueError for what does not fit."""
-        groups = self.placement_groups
-        return in_its_bundle(handed_down(options, self.context.placement_group(), groups.bundles_of), what)
+        group, bundles_of = self.context.placement_group(), self.placement_groups.bundles_of
+        return in_its_bundle(bundle_options.handed_down(options, group, bundles_of), what)
 
     def _failed(self, call: LocalCall, task_id: bytes, error: BaseException) -> list[Any]:
         """A call that does not run."""

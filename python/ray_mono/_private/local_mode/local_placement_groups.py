@@ -85,7 +85,7 @@ class LocalPlacementGroups:
     def ready(self, group_id: bytes, handle: Any) -> ObjectRef[Any]:
         """Also of a group that is never created there is a value at once: an error."""
         if self.is_removed(group_id):
-            return self._put(serialization.serialize_error(TaskPlacementGroupRemoved()))
+            return self._put(serialization.serialize_error(TaskPlacementGroupRemoved.of(group_id)))
         if not self.wait(group_id, 0):
             return self._put(serialization.serialize_error(RaySystemError(_NEVER)))
         return self._put(serialization.serialize(handle, "a placement group's handle"))

@@ -301,6 +301,7 @@ def task_options(options: Options, function_name: str, is_generator: bool = Fals
         strategy=scheduling_option.strategy_of(options),
         bundles=scheduling_option.bundles_of(options),
         inherits_group=scheduling_option.inherits_group(options),
+        joins_group=scheduling_option.joins_group(options),
         runtime_env=runtime_env.inherited(options.get("runtime_env")),
     )
 
@@ -317,8 +318,8 @@ def actor_options(
     """What the core takes for checked options of an actor class.
 
     By default an actor needs 1 CPU to be placed, and holds nothing while it lives. One that asks for any
-    resource besides memory holds all that it asks for, and 1 CPU unless it says otherwise. This is Ray's
-    rule.
+    resource besides memory, or memory of the store, holds all that it asks for, and 1 CPU unless it says
+    otherwise. This is Ray's rule.
 
     Args:
         method_groups: the concurrency group of each method that names one.
@@ -327,7 +328,7 @@ def actor_options(
     """
     held = _resources(options)
     to_place = {CPU: 1, **held}
-    if held.keys() - {MEMORY}:
+    if held.keys() - {MEMORY, OBJECT_STORE_MEMORY}:
         held = to_place
     return ActorOptions(
         name=options.get("name") or "",
@@ -347,6 +348,7 @@ def actor_options(
         strategy=scheduling_option.strategy_of(options),
         bundles=scheduling_option.bundles_of(options),
         inherits_group=scheduling_option.inherits_group(options),
+        joins_group=scheduling_option.joins_group(options),
         runtime_env=runtime_env.inherited(options.get("runtime_env")),
         handle_metadata=handle_metadata,
     )

@@ -17,6 +17,8 @@ from ray_mono.util.scheduling_strategies import (
     PlacementGroupSchedulingStrategy,
 )
 
+_CAPTURES = "placement_group_capture_child_tasks"
+
 
 def strategy_of(options: Mapping[str, Any]) -> common_pb2.SchedulingStrategy | None:
     """Where a task or an actor with these options may run; None for anywhere.
@@ -43,7 +45,12 @@ def inherits_group(options: Mapping[str, Any]) -> bool:
     given = _given(options)
     if isinstance(given, PlacementGroupSchedulingStrategy):
         return _group_in(given) is not None and given.placement_group_capture_child_tasks is None
-    return given is None
+    return given is None and options.get(_CAPTURES) is not False
+
+
+def joins_group(options: Mapping[str, Any]) -> bool:
+    """Whether it runs in its caller's group, if there is one: it captures its children, and named none."""
+    return _given(options) is None and bool(options.get(_CAPTURES))
 
 
 def bundles_of(options: Mapping[str, Any]) -> tuple[ResourceSet, ...]:
@@ -61,7 +68,7 @@ def _given(options: Mapping[str, Any]) -> Any:
     given = options.get("scheduling_strategy")
     group = options.get("placement_group", "default")
     index = options.get("placement_group_bundle_index")
-    captures = options.get("placement_group_capture_child_tasks")
+    captures = options.get(_CAPTURES)
     if group == "default":
         if given is None and index not in (None, -1):
             raise ValueError(

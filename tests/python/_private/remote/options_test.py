@@ -229,6 +229,7 @@ def test_a_task_takes_one_cpu_and_three_retries_unless_it_says_otherwise() -> No
     [
         ({}, {}, {"CPU": 1}),
         ({"memory": 100}, {"memory": 100}, {"CPU": 1, "memory": 100}),
+        ({"object_store_memory": 9}, {"object_store_memory": 9}, {"CPU": 1, "object_store_memory": 9}),
         ({"num_cpus": 2}, {"CPU": 2}, {"CPU": 2}),
         ({"num_cpus": 0}, {}, {}),
         ({"num_gpus": 1}, {"CPU": 1, "GPU": 1}, {"CPU": 1, "GPU": 1}),
