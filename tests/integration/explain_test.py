@@ -469,6 +469,7 @@ def test_an_id_is_explained_whoever_owns_it() -> None:
     for id_ in (of_driver.hex(), of_driver.task_id().hex(), of_worker):
         told = at_a_shell(id_)
         assert told.returncode == 0 and "needs {GPU: 1}" in told.stdout, told.stderr
+    assert all("needs {GPU: 1}" in at_a_shell(told).stdout for told in (repr(of_driver), of_worker[:8]))
     told = at_a_shell(of_worker, "--json")
     assert json.loads(told.stdout)["code"] == "INFEASIBLE"
 
@@ -486,6 +487,7 @@ def test_an_id_that_nobody_knows_is_said_to_be_unknown() -> None:
         assert told.returncode == 1 and f"{id_} is the id of a {kind}, and not of an object" in told.stdout
     told = at_a_shell("abc")
     assert told.returncode == 2 and "ID must be an id in hex" in told.stderr and "'abc'" in told.stderr
+    assert "abababab: none does" in at_a_shell("ab" * 5).stderr
 
 
 def test_who_interrupts_a_get_is_told_what_it_waited_for(tmp_path: Path) -> None:

@@ -297,7 +297,8 @@ def status(address: str | None, redis_password: str | None) -> None:
 @click.option("--json", "as_json", is_flag=True, help="With all links, numbers and ids.")
 def explain(id: str | None, as_json: bool, address: str | None, redis_password: str | None) -> None:
     """Says why an object, a task, an actor or a placement group waits, and what would help. ID: its id, in
-    hex. Ends with 1 where nobody knows it. Without an id, all that waits in the cluster."""
+    hex, or as it is printed. Ends with 1 where nobody knows it. Without an id, all that waits in the
+    cluster."""
     from ray_mono.scripts.explain import explain as tell_why
 
     tell_why(id, as_json, address, redis_password)

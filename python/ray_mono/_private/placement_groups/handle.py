@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ray_mono._private.argument_checks import seconds
 from ray_mono._private.placement_groups.table import bundles_of
 from ray_mono.common.ids import PlacementGroupID
+from ray_mono.common.scheduling.resources import ResourceSet
 from ray_mono.core_worker.process import current
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ class PlacementGroup:
         """bundle_cache: the resources of each bundle; None has the cluster asked when they are needed."""
         self.id = id
         self.bundle_cache = None if bundle_cache is None else [dict(bundle) for bundle in bundle_cache]
+        self._resources: tuple[ResourceSet, ...] = ()
 
     @staticmethod
     def empty() -> PlacementGroup:
@@ -47,6 +49,12 @@ class PlacementGroup:
     def bundle_count(self) -> int:
         return len(self.bundle_specs)
 
+    def bundle_resources(self) -> tuple[ResourceSet, ...]:
+        """As bundle_specs, for the core. Kept, since each call with options of its own asks."""
+        if not self._resources:
+            self._resources = tuple(map(ResourceSet.from_units, self.bundle_specs))
+        return self._resources
+
     def ready(self) -> ObjectRef[PlacementGroup]:
         """An object that becomes this group when all of its bundles are taken. `get` raises
         TaskPlacementGroupRemoved where it is removed instead, and RaySystemError where the cluster did not
@@ -70,6 +78,9 @@ class PlacementGroup:
 
     def __hash__(self) -> int:
         return hash(self.id)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return PlacementGroup, (self.id, self.bundle_cache)
 
     def __repr__(self) -> str:
         return f"PlacementGroup({self.id.hex()})"

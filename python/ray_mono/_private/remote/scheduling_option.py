@@ -60,7 +60,7 @@ def bundles_of(options: Mapping[str, Any]) -> tuple[ResourceSet, ...]:
     """
     given = _given(options)
     group = _group_in(given) if isinstance(given, PlacementGroupSchedulingStrategy) else None
-    return () if group is None else tuple(map(ResourceSet.from_units, group.bundle_specs))
+    return () if group is None else group.bundle_resources()
 
 
 def _given(options: Mapping[str, Any]) -> Any:
