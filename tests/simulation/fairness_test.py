@@ -173,8 +173,8 @@ def test_two_drivers_that_never_have_enough_share_all_nodes(
 @pytest.mark.parametrize("hosts", [(0, 0), (0, -1)], ids=["from one node", "from two"])
 @pytest.mark.parametrize(
     ("cpus", "task_s"),
-    [((1, 4), (0.1, 0.1)), ((4, 1), (0.1, 0.1)), ((1, 2), (0.2, 0.2)), ((1, 4), (0.05, 1.0))],
-    ids=["all of a node", "all of a node, first", "half of it", "all of it for long"],
+    [((1, 4), (0.1, 0.1)), ((4, 1), (0.1, 0.1)), ((0.25, 1), (0.2, 0.2)), ((1, 4), (0.05, 1.0))],
+    ids=["all of a node", "all of a node, first", "a part of it", "all of it for long"],
 )
 def test_two_drivers_whose_tasks_need_different_amounts_share_all_nodes(
     num_nodes: int, hosts: tuple[int, int], cpus: tuple[float, float], task_s: tuple[float, float]

@@ -35,9 +35,9 @@ for it, if there are others, and what waits at such a node leaves it.
 **For whom is kept what is free.** A request that needs more than one lease sets free could be overtaken for
 ever by requests that need little. So what is free is kept for the one of these that has waited longest.
 Nothing is kept for what waits for a blocked worker, another node, or an actor or a bundle that was there
-before it. Nothing is kept for what a single lease would do, since that needs no more than its turn. Once
-something is kept for a request it stays kept, also when one more lease would do: else the next in turn would
-take it just then. Bundles of placement groups take nothing of what is kept, unless it is kept for them
+before it. Nothing is kept where a single lease would do, and may be asked: that needs no more than its turn.
+Once something is kept for a request it stays kept, also when one more lease would do: else the next in turn
+would take it just then. Bundles of placement groups take nothing of what is kept, unless it is kept for them
 (bundle_demand.py).
 
 **Overtakers.** Actors and bundles do not give way. But they may come and go as tasks do, and then those that
@@ -110,6 +110,16 @@ class Look:
         """What endable leases hold."""
         return held_by_job(self.endable, self.counts)
 
+    @cached_property
+    def by_line(self) -> list[tuple[WorkerLease, list[ResourceSet]]]:
+        """One lease of each line, and the different amounts that its leases hold."""
+        lines: dict[tuple[bytes, tuple[int, int], Shape], tuple[WorkerLease, dict[int, ResourceSet]]] = {}
+        for lease in self.endable:
+            key = lease.request.job_id, lease.line, lease.shape
+            held = self.counts.holds(lease)
+            lines.setdefault(key, (lease, {}))[1][id(held)] = held
+        return [(lease, list(amounts.values())) for lease, amounts in lines.values()]
+
     def of_other_lines(self, request: WorkerLease) -> list[WorkerLease]:
         return [lease for lease in self.endable if not lease.is_same_line(request)]
 
@@ -130,6 +140,28 @@ class Look:
             return False
         ahead_s = self.usage.of(own_id) - max(map(self.usage.of, others)) - AHEAD_S
         return ahead_s > 0 and self.age_s(request) < ahead_s * (1 + len(others))
+
+    def is_askable(self, request: WorkerLease, missing: ResourceSet, lease: WorkerLease) -> bool:
+        """Whether it may be asked, where it alone would do. It is not of the request's line."""
+        own_id, job_id = request.request.job_id, lease.request.job_id
+        if job_id == own_id or self.usage.of(job_id) > self.usage.of(own_id) + AHEAD_S:
+            return True
+        held = self.held_by_job
+        return _holds_more(held[job_id], held.get(own_id, ResourceSet()), missing)
+
+    def needs_its_turn(self, request: WorkerLease, required: ResourceSet) -> bool:
+        """Whether it needs no more than one lease sets free, and one of these may be asked; or none may be,
+        of any size, since its job holds its share."""
+        free = self.counts.available
+        missing = required.missing_from(free)
+        is_small, may_ask = False, False
+        for lease, amounts in self.by_line:
+            is_askable = not lease.is_same_line(request) and self.is_askable(request, missing, lease)
+            would_do = any(required.fits_in(free + held) for held in amounts)
+            if is_askable and would_do:
+                return True
+            is_small, may_ask = is_small or would_do, may_ask or is_askable
+        return is_small and not may_ask
 
 
 class Kept(NamedTuple):
@@ -200,21 +232,12 @@ def _askable(
         return [lease for lease in candidates if lease.request.job_id == own_id]
     if not any(missing.fits_in(look.counts.holds(lease)) for lease in candidates):
         return list(candidates)
-    own = look.held_by_job.get(own_id, ResourceSet())
-    ahead_s = look.usage.of(own_id) + AHEAD_S
-    return [
-        lease
-        for lease in candidates
-        if (job_id := lease.request.job_id) == own_id
-        or _holds_more(look.held_by_job[job_id], own, missing)
-        or look.usage.of(job_id) > ahead_s
-    ]
+    return [lease for lease in candidates if look.is_askable(request, missing, lease)]
 
 
 def to_keep_for(look: Look, held_for: Shape | None) -> Kept | None:
     """A request for whose shape what is free is kept now. held_for: the shape until now."""
     counts, now_s = look.counts, look.now_s
-    sizes = {id(held): held for held in map(counts.holds, look.endable)}.values()
     for request in look.oldest():
         age_s = look.age_s(request)
         if age_s < HOLD_AFTER_S:
@@ -225,8 +248,10 @@ def to_keep_for(look: Look, held_for: Shape | None) -> Kept | None:
         coming = [*look.of_other_lines(request), *passing]
         required, within_reach = counts.needs(request, coming), counts.available
         # With what is kept for it already, one lease more may do: it is not yet its turn.
-        one_each = [*sizes, *map(counts.holds, passing)]
-        if request.shape != held_for and any(required.fits_in(counts.available + held) for held in one_each):
+        if request.shape != held_for and (
+            look.needs_its_turn(request, required)
+            or any(required.fits_in(counts.available + counts.holds(holder)) for holder in passing)
+        ):
             continue  # it needs its turn and nothing else
         if look.is_others_turn(request):
             continue
