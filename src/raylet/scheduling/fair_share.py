@@ -88,6 +88,13 @@ WAITING_MAX = 100
 """The requests that are looked at, the oldest first: the others have their turn after these."""
 
 
+Line = tuple[bytes, tuple[int, int], Shape]
+
+
+def _line_of(lease: WorkerLease) -> Line:
+    return lease.request.job_id, lease.line, lease.shape
+
+
 @dataclass(frozen=True)
 class Look:
     """At a node, at one time."""
@@ -111,16 +118,17 @@ class Look:
         return held_by_job(self.endable, self.counts)
 
     @cached_property
-    def by_line(self) -> list[tuple[WorkerLease, list[ResourceSet]]]:
+    def by_line(self) -> dict[Line, tuple[WorkerLease, list[ResourceSet]]]:
         """One lease of each line, and the different amounts that its leases hold."""
-        lines: dict[tuple[bytes, tuple[int, int], Shape], tuple[WorkerLease, dict[int, ResourceSet]]] = {}
+        lines: dict[Line, tuple[WorkerLease, dict[int, ResourceSet]]] = {}
         for lease in self.endable:
-            key = lease.request.job_id, lease.line, lease.shape
             held = self.counts.holds(lease)
-            lines.setdefault(key, (lease, {}))[1][id(held)] = held
-        return [(lease, list(amounts.values())) for lease, amounts in lines.values()]
+            lines.setdefault(_line_of(lease), (lease, {}))[1][id(held)] = held
+        return {line: (lease, list(amounts.values())) for line, (lease, amounts) in lines.items()}
 
-    def of_other_lines(self, request: WorkerLease) -> list[WorkerLease]:
+    def of_other_lines(self, request: WorkerLease) -> Sequence[WorkerLease]:
+        if _line_of(request) not in self.by_line:
+            return self.endable
         return [lease for lease in self.endable if not lease.is_same_line(request)]
 
     def oldest(self) -> list[WorkerLease]:
@@ -155,7 +163,7 @@ class Look:
         free = self.counts.available
         missing = required.missing_from(free)
         is_small, may_ask = False, False
-        for lease, amounts in self.by_line:
+        for lease, amounts in self.by_line.values():
             is_askable = not lease.is_same_line(request) and self.is_askable(request, missing, lease)
             would_do = any(required.fits_in(free + held) for held in amounts)
             if is_askable and would_do:
@@ -194,7 +202,8 @@ def leases_to_end(look: Look, kept: Kept | None) -> list[ReclaimLease]:
             late = late + counts.holds(lease)
     effects: list[ReclaimLease] = []
     for request in sorted(look.oldest(), key=lambda request: request.shape != held_for):
-        coming: Sequence[Holder] = look.of_other_lines(request)
+        others = look.of_other_lines(request)
+        coming: Sequence[Holder] = others
         old_s, awaited = SLICE_S, ResourceSet()
         if kept is not None and request.shape == held_for:
             # What comes free is kept for it. So it is the first to count on that, and it waits for what is
@@ -205,9 +214,7 @@ def leases_to_end(look: Look, kept: Kept | None) -> list[ReclaimLease]:
         required = counts.needs(request, coming)
         missing = required.missing_from(expected)
         candidates = [
-            lease
-            for lease in look.of_other_lines(request)
-            if lease.asked_at_s is None and now_s - lease.granted_at_s >= old_s
+            lease for lease in others if lease.asked_at_s is None and now_s - lease.granted_at_s >= old_s
         ]
         if request.shape != held_for:
             candidates = _askable(look, request, missing, candidates)

@@ -181,13 +181,13 @@ class LeaseScheduler:
             for lease in leases
             if not lease.request.for_actor and not self._ledger.is_blocked(lease.lease_id)
         ]
-        counts: Counts = PlainCounts(self._ledger)
-        if any(self._ledger.needs_units(lease.shape.required) for lease in waiting):
-            counts = UnitCounts(self._ledger)
-        held = fair_share.held_by_job(endable, PlainCounts(self._ledger))
+        plain = PlainCounts(self._ledger)
+        by_unit = any(self._ledger.needs_units(lease.shape.required) for lease in waiting)
+        counts: Counts = UnitCounts(self._ledger) if by_unit else plain
+        look = fair_share.Look(waiting, endable, lasting, counts, self._usage, self._served_at_s, now_s)
+        held = fair_share.held_by_job(endable, plain) if by_unit else look.held_by_job
         wanted_by = {lease.request.job_id for lease in waiting}
         self._usage.count(held, wanted_by, self._ledger.own_total, now_s)
-        look = fair_share.Look(waiting, endable, lasting, counts, self._usage, self._served_at_s, now_s)
         kept = fair_share.to_keep_for(look, self._held_for)
         self._held_for = None if kept is None else kept.request.shape
         self._held_seat = ResourceSet() if kept is None else counts.seat_for(kept.request, kept.coming)
