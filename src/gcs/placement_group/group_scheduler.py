@@ -18,11 +18,12 @@ nodes. Where one gets all of its bundles first it has its place, and what it has
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from math import inf
 
 from ray_mono.common.ids import NodeID, PlacementGroupID
+from ray_mono.common.our_bug import known
 from ray_mono.common.scheduling.node_snapshot import NodeSnapshot
 from ray_mono.common.scheduling.resources import ResourceSet
 from ray_mono.gcs.environment import Environment
@@ -325,28 +326,26 @@ class GroupScheduler:
 
     def _give_turns(self, now_s: float) -> None:
         """To groups that are due, and that nodes could have room for."""
-        later: list[float] = []
-        turns = self._turns.give(self._due(now_s, later), self._lasting, now_s)
-        for turn in turns:
+        waiting = [
+            group
+            for group in self._groups.waiting()
+            if not group.is_infeasible
+            and self._turns.due_at_s(group.group_id) is not None
+            and group.group_id not in self._placing
+            and group.group_id not in self._turns_under_way
+        ]
+        due = [group for group in waiting if self._due_at_s(group) <= now_s]
+        in_turn = ((group, self._wanted(group)) for group in self._turns.in_turn(due))
+        for turn in self._turns.give(in_turn, self._lasting, now_s):
             over = asyncio.get_running_loop().create_future()
             self._turns_under_way[turn.group_id] = turn, over
             self._environment.tasks.spawn(self._play_turn(turn, over), "turn of a group")
+        later = [self._due_at_s(group) for group in waiting if group.group_id not in self._turns_under_way]
         if later:
             self.look_again(min(later) - now_s)
 
-    def _due(self, now_s: float, later: list[float]) -> Iterator[tuple[PlacementGroup, WantedPlaces]]:
-        """The first first. later: gets the times of the others."""
-        due = []
-        for group in self._groups.waiting():
-            at_s = self._turns.due_at_s(group.group_id)
-            has_turn = group.group_id in self._turns_under_way
-            if at_s is None or group.is_infeasible or group.group_id in self._placing or has_turn:
-                continue
-            if at_s <= now_s:
-                due.append(group)
-            else:
-                later.append(at_s)
-        return ((group, self._wanted(group)) for group in self._turns.in_turn(due))
+    def _due_at_s(self, group: PlacementGroup) -> float:
+        return known(self._turns.due_at_s(group.group_id), "when a group that waits is due")
 
     def _lasting(self) -> Lasting:
         return Lasting(self._nodes.placements, self._groups.living(), self._held_by_actors())

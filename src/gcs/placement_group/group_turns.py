@@ -50,6 +50,10 @@ TURN_MAX_S = 512.0
 """Other groups may wait so long for one whose turns are in vain, where they want the same nodes."""
 PLAN_AGAIN_S = 1.0
 """A group that has no turn is due again after that: each time all actors are counted."""
+PLANNED_MAX = 50
+"""For so many groups that want different things turns are looked for at a time."""
+PLAN_REST_S = 0.05
+"""The others are due again after that."""
 
 
 @dataclass(frozen=True)
@@ -77,9 +81,8 @@ class _Wait:
     turn_s: float = TURN_FIRST_S
     late: frozenset[NodeID] = frozenset()
     """Nodes that did not give way, or refused."""
-    claim: _Nodes | None = None
-    is_kept_out: bool = False
-    """By turns of others."""
+    kept_out_of: frozenset[NodeID] = frozenset()
+    """Where it would have its turn, were it not for others'."""
 
 
 class GroupTurns:
@@ -90,6 +93,8 @@ class GroupTurns:
         self._waits: dict[PlacementGroupID, _Wait] = {}
         # Turns of groups that need several nodes. No node is in two.
         self._on_several: dict[PlacementGroupID, _Nodes] = {}
+        # What groups lay claim to that need several nodes, and that others' turns keep out.
+        self._claims: dict[PlacementGroupID, _Nodes] = {}
         # What turns wait for that are the first of their groups, by node; and since when these groups wait.
         self._first_turns: dict[bytes, dict[PlacementGroupID, tuple[float, ResourceSet]]] = {}
         self._jobs = Turns()
@@ -101,6 +106,7 @@ class GroupTurns:
     def forget(self, group_id: PlacementGroupID) -> None:
         """It waits no more."""
         self._waits.pop(group_id, None)
+        self._claims.pop(group_id, None)
 
     def due_at_s(self, group_id: PlacementGroupID) -> float | None:
         """None: no place was looked for yet."""
@@ -142,17 +148,21 @@ class GroupTurns:
         turns = []
         for group, wanted in due:
             wait = self._waits[group.group_id]
-            wait.claim, wait.is_kept_out = None, False
+            self._claims.pop(group.group_id, None)
             key = wanted, wait.late, wait.turn_s
             alike = in_vain.get(key)
             if alike is not None and alike.since_s <= wait.since_s:
-                wait.is_kept_out, wait.due_at_s = alike.is_kept_out, now_s + PLAN_AGAIN_S
+                wait.due_at_s = now_s + PLAN_AGAIN_S
                 continue
+            if len(in_vain) >= PLANNED_MAX:
+                wait.due_at_s = now_s + PLAN_REST_S
+                continue
+            wait.kept_out_of = frozenset()
             if could_be_free is None:
                 could_be_free = lasting().could_be_free
             # Those that came since it waits, where there is no other way.
             for found_by_s in (math.inf, max(wait.since_s, now_s - TURN_MAX_S / 2)):
-                found = self._places_for(wanted, could_be_free(found_by_s), wait, now_s)
+                found = self._places_for(group.group_id, wanted, could_be_free(found_by_s), now_s)
                 if found is not None:
                     turns.append(self._begin(group, wanted, found, now_s))
                     break
@@ -161,11 +171,12 @@ class GroupTurns:
         return turns
 
     def _places_for(
-        self, wanted: WantedPlaces, nodes: Sequence[NodeSnapshot], wait: _Wait, now_s: float
+        self, group_id: PlacementGroupID, wanted: WantedPlaces, nodes: Sequence[NodeSnapshot], now_s: float
     ) -> list[bytes] | None:
         """Where it may have its turn now. Where it may not yet it lays claim."""
+        wait = self._waits[group_id]
         beside_others = [self._beside_first_turns(node, wait.since_s) for node in nodes]
-        taken = self._taken(now_s, now_s + wait.turn_s)
+        taken = self._taken(wait, now_s)
         for late in dict.fromkeys((wait.late, frozenset[NodeID]())):
             found = wanted.place(beside_others, late)
             if found is None or len(set(found)) > 1:
@@ -174,12 +185,12 @@ class GroupTurns:
             if found is not None:
                 wait.late = late
                 return found
-        later = None if wait.is_kept_out else wanted.place(nodes)
+        later = None if wait.kept_out_of else wanted.place(nodes)
         if later is not None:
-            wait.is_kept_out = True
-            node_ids = frozenset(map(NodeID, later))
+            wait.kept_out_of = node_ids = frozenset(map(NodeID, later))
             if len(node_ids) > 1:
-                wait.claim = _Nodes(node_ids, max(taken.get(node_id, now_s) for node_id in node_ids))
+                begins_s = max(taken.get(node_id, now_s) for node_id in node_ids)
+                self._claims[group_id] = _Nodes(node_ids, begins_s)
         return None
 
     def _beside_first_turns(self, node: NodeSnapshot, since_s: float) -> NodeSnapshot:
@@ -190,14 +201,17 @@ class GroupTurns:
         wanted = ResourceSet.sum_of(amount for since, amount in first_turns.values() if since <= since_s)
         return replace(node, available=node.available - wanted)
 
-    def _taken(self, now_s: float, ends_at_s: float) -> dict[NodeID, float]:
-        """Nodes where no turn on several nodes may begin now that ends then, and when one may."""
-        claims = [wait.claim for wait in self._waits.values() if wait.claim is not None]
+    def _taken(self, wait: _Wait, now_s: float) -> dict[NodeID, float]:
+        """Nodes where it may have no turn beside other nodes now, and when it may: others have theirs, or
+        have waited for longer for these nodes, and it would last too long."""
+        ends_at_s = now_s + wait.turn_s
         taken: dict[NodeID, float] = {}
-        for node_ids, time_s in [
-            *self._on_several.values(),
-            *(each for each in claims if each.time_s < ends_at_s),
-        ]:
+        claims = [
+            claim
+            for group_id, claim in self._claims.items()
+            if claim.time_s < ends_at_s and self._waits[group_id].since_s <= wait.since_s
+        ]
+        for node_ids, time_s in [*self._on_several.values(), *claims]:
             for node_id in node_ids:
                 taken[node_id] = max(time_s, taken.get(node_id, now_s))
         return taken
@@ -217,15 +231,16 @@ class GroupTurns:
         return Turn(group.group_id, places, wait.turn_s, now_s - wait.since_s)
 
     def is_over(self, turn: Turn, now_s: float) -> None:
-        """Those that were kept out are due, and lay claim anew."""
+        """Those that were kept out of its nodes are due."""
         self._on_several.pop(turn.group_id, None)
-        for node_id in {node_id.binary() for node_id in turn.places.values()}:
+        node_ids = frozenset(turn.places.values())
+        for node_id in map(NodeID.binary, node_ids):
             first_turns = self._first_turns.get(node_id, {})
             if first_turns.pop(turn.group_id, None) is not None and not first_turns:
                 del self._first_turns[node_id]
         for wait in self._waits.values():
-            if wait.is_kept_out:
-                wait.due_at_s, wait.claim = now_s, None
+            if not wait.kept_out_of.isdisjoint(node_ids):
+                wait.due_at_s = now_s
 
     def was_refused(
         self, group_id: PlacementGroupID, node_ids: Iterable[NodeID], due_at_s: float = 0.0
