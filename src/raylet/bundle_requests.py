@@ -5,6 +5,9 @@ Bundles that may wait do so as a request for a lease (scheduling/bundle_demand.p
 of a group, or gives some back, withdraws what waits of it. So does a head that the node registers at: what
 was asked for by another head nobody would give back.
 
+Requests may be heard in another order than they were made. Of each bundle none is carried out after a later
+one.
+
 A head that lost its store learns of the groups from the nodes that hold their bundles. So the whole group is
 kept here as the GCS told it, while one of its bundles is held.
 """
@@ -22,12 +25,13 @@ from ray_mono.raylet.effect_runner import EffectRunner
 from ray_mono.raylet.lease_answers import LeaseAnswers
 from ray_mono.raylet.scheduling.bundle_demand import bundle_demand
 from ray_mono.raylet.scheduling.lease_manager import LeaseManager
+from ray_mono.raylet.scheduling.node_bundles import BundleKey
 from ray_mono.rpc.surface import RpcError, StatusCode
 
 Order = tuple[int, int]
 """Of a request: its head's number, and its own."""
 COMES_LATE = "a later request for the group has come before this one"
-ORDERS_KEPT_MAX = 10_000
+ORDERS_KEPT_MAX = 20_000
 
 
 class BundleRequests:
@@ -45,14 +49,14 @@ class BundleRequests:
         # As the GCS told them last. Invariant: those whose bundles are held, or wait.
         self._groups: dict[bytes, common_pb2.PlacementGroupInfo] = {}
         self._cluster_id = b""
-        # By group, of the last request: of so many groups as were named last.
-        self._orders: OrderedDict[bytes, Order] = OrderedDict()
+        # By bundle, of the last request: of so many as were named last.
+        self._orders: OrderedDict[BundleKey, Order] = OrderedDict()
 
-    def _comes_late(self, group_id: bytes, order: Order) -> bool:
-        """Whether a later request named the group."""
-        last = self._orders.get(group_id, order)
-        self._orders[group_id] = max(order, last)
-        self._orders.move_to_end(group_id)
+    def _comes_late(self, key: BundleKey, order: Order) -> bool:
+        """Whether a later request named the bundle."""
+        last = self._orders.get(key, order)
+        self._orders[key] = max(order, last)
+        self._orders.move_to_end(key)
         if len(self._orders) > ORDERS_KEPT_MAX:
             self._orders.popitem(last=False)
         return order < last
@@ -64,7 +68,7 @@ class BundleRequests:
         refusals = []
         for each, bundles in zip(groups, wanted, strict=True):
             group_id = each.group.placement_group_id
-            if self._comes_late(group_id, order):
+            if any([self._comes_late((group_id, index), order) for index in bundles]):
                 refusals.append(COMES_LATE)
                 continue
             self._withdraw(group_id)
@@ -110,10 +114,10 @@ class BundleRequests:
     def commit(self, groups: Sequence[common_pb2.BundleIndices], order: Order) -> None:
         """Raises ValueError, and RpcError (NOT_FOUND) where one is not held: none is committed then."""
         named = [wire.indices_from(each) for each in groups]
-        late = {group_id for group_id, _ in named if self._comes_late(group_id, order)}
         keys = [(group_id, index) for group_id, indices in named for index in indices]
+        late = {key for key in keys if self._comes_late(key, order)}
         for group_id, index in keys:
-            if group_id in late or not self._leases.holds_bundle((group_id, index)):
+            if (group_id, index) in late or not self._leases.holds_bundle((group_id, index)):
                 text = f"bundle {index} of placement group {group_id.hex()} is not held here"
                 raise RpcError(StatusCode.NOT_FOUND, text)
         self._effects.run(self._leases.commit_bundles(keys, self._clock.time_s()))
@@ -122,10 +126,13 @@ class BundleRequests:
         """is_removed: the groups are. Raises ValueError."""
         indices: dict[bytes, list[int]] = {}
         for group_id, of_group in [wire.indices_from(each) for each in groups]:
-            if not self._comes_late(group_id, order):
-                indices.setdefault(group_id, []).extend(of_group)
-        for group_id in indices:
-            self._withdraw(group_id)
+            given_back = [index for index in of_group if not self._comes_late((group_id, index), order)]
+            if given_back or not of_group:
+                indices.setdefault(group_id, []).extend(given_back)
+        for group_id, of_group in indices.items():
+            waiting = self._leases.get(group_id)
+            if waiting is not None and not (waiting.request.bundles or {}).keys().isdisjoint(of_group):
+                self._withdraw(group_id)
         self._effects.run(self._leases.return_bundles(indices, is_removed, self._clock.time_s()))
         for group_id in indices:
             self._forget_unless_held(group_id)

@@ -143,6 +143,14 @@ def test_what_a_broken_connection_delivers_late_is_not_carried_out() -> None:
     assert not node.scene.manager.held_bundles()
 
 
+def test_what_comes_late_for_one_bundle_is_carried_out_though_another_was_asked_for_since() -> None:
+    node = Node()
+    assert node.bundles.prepare([bundles_of(group(1, 1), 0)], (1, 1)) == [""]
+    assert node.bundles.prepare([bundles_of(group(1, 1), 1)], (2, 5)) == [""]
+    node.bundles.give_back(named(0), order=(2, 3), is_removed=False)
+    assert node.scene.manager.held_bundles() == {G: [1]}
+
+
 def test_a_head_that_lost_its_store_counts_anew() -> None:
     node = Node()
     node.bundles.registered(b"cluster")

@@ -3,7 +3,7 @@
 A request may be carried out though its answer is lost. So what a group does not get whole is given back, also
 where no answer came; that, and opening what is held, is tried until the raylet answers or its node is dead.
 
-Requests have numbers, and a raylet carries out none of a group after a later one: what a broken connection
+Requests have numbers, and a raylet carries out none of a bundle after a later one: what a broken connection
 delivers late would hold bundles that nobody returns, or return some that are in use.
 """
 
