@@ -125,9 +125,10 @@ def test_another_nodes_raylet_that_the_own_one_names_grants_or_rejects() -> None
 def test_where_it_fits_nowhere_else_the_other_node_lets_it_wait() -> None:
     scene = Scene()
     scene.submit()
-    spillback = raylet_pb2.Spillback(host="far", port=7, may_wait=True)
+    spillback = raylet_pb2.Spillback(host="far", port=7, may_wait=True, waited_s=1.5)
     asked(scene)[0].answer(raylet_pb2.RequestWorkerLeaseReply(spillback=spillback))
     assert asked(scene)[0].to == "far:7" and not asked(scene)[0].request.grant_or_reject
+    assert asked(scene)[0].request.waited_s == 1.5
 
 
 def test_nothing_is_asked_elsewhere_for_nobody() -> None:
@@ -384,6 +385,24 @@ def test_an_idle_lease_that_others_wait_for_ends_at_once() -> None:
     assert len(scene.wire.all("ReturnWorker")) == 1
     scene.submit()
     assert pushed(scene) == ids_of(ref) and len(asked(scene)) == 1
+
+
+@pytest.mark.parametrize("num_waiting", [0, 2])
+def test_whoever_gives_way_on_another_node_waits_there_for_its_next_turn(num_waiting: int) -> None:
+    scene = Scene(lease_requests_max=1)
+    first = scene.submit()
+    spillback = raylet_pb2.Spillback(host="far", port=7, may_wait=True)
+    asked(scene)[0].answer(raylet_pb2.RequestWorkerLeaseReply(spillback=spillback))
+    lease_of_far = asked(scene)[0].request.lease_id
+    asked(scene)[0].answer(grant(scene.worker, lease_id=lease_of_far))
+    for _ in range(num_waiting):
+        scene.submit()
+    of_own = [said.to for said in asked(scene)]
+    scene.wire.all("WatchReclaims")[1].part(raylet_pb2.ReclaimedLeases(lease_ids=[lease_of_far]))
+    assert [said.to for said in asked(scene)] == of_own + ["far:7"] * bool(num_waiting)
+    assert not any(said.request.grant_or_reject for said in asked(scene))
+    answer(scene, first)
+    assert scene.wire.last("ReturnWorker").to == "far:7"
 
 
 def test_a_raylet_is_watched_once_and_again_after_it_was_lost() -> None:
