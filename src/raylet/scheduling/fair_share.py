@@ -72,10 +72,8 @@ from ray_mono.common.scheduling.resources import ResourceSet
 from ray_mono.raylet.effects import ReclaimLease
 from ray_mono.raylet.scheduling.leases import Shape, WorkerLease
 from ray_mono.raylet.scheduling.unit_counts import Counts, Holder
-from ray_mono.raylet.scheduling.usage import Usage
+from ray_mono.raylet.scheduling.usage import AHEAD_S, Usage
 
-AHEAD_S = 0.5
-"""Of the whole node: of jobs that differ less none is ahead."""
 LOOK_S = 0.05
 """How often waiting requests are looked at, while there are any."""
 RECLAIM_AFTER_S = 0.05
@@ -84,6 +82,9 @@ ASK_AGAIN_S = 0.1
 HOLD_AFTER_S = 0.1
 DRAIN_S = 2.0
 """Up to this age all that is free is kept for a request. So long a node may idle beside an endless task."""
+LATE_S = 1.0
+"""Who was asked so long ago runs something long. A request for which what is free is kept does without it, if
+it can."""
 WAITING_MAX = 100
 """The requests that are looked at, the oldest first: the others have their turn after these."""
 
@@ -110,6 +111,8 @@ class Look:
     usage: Usage
     served_at_s: Mapping[Shape, float]
     """When the last request of a shape got its resources."""
+    job_served_at_s: Mapping[tuple[bytes, Shape], float]
+    """The same, of a job's."""
     now_s: float
 
     @cached_property
@@ -140,14 +143,14 @@ class Look:
         return self.now_s - max(request.queued_at_s, self.served_at_s.get(request.shape, 0.0))
 
     def is_others_turn(self, request: WorkerLease) -> bool:
-        """Whether its job is ahead of all others that would give way, and these could not have caught up
-        since it waits. Actors and groups come once."""
-        own_id = request.request.job_id
-        others = self.held_by_job.keys() - {own_id}
-        if request.request.for_actor or not others:
+        """Whether its job is ahead of one that wants more as well, and that could not have caught up since
+        the request waits. Actors and groups come once."""
+        job_id = request.request.job_id
+        ahead_s = self.usage.ahead_s(job_id)
+        if request.request.for_actor or not ahead_s:
             return False
-        ahead_s = self.usage.of(own_id) - max(map(self.usage.of, others)) - AHEAD_S
-        return ahead_s > 0 and self.age_s(request) < ahead_s * (1 + len(others))
+        since_s = max(request.queued_at_s, self.job_served_at_s.get((job_id, request.shape), 0.0))
+        return self.now_s - since_s < ahead_s * self.usage.num_wanting
 
     def is_askable(self, request: WorkerLease, missing: ResourceSet, lease: WorkerLease) -> bool:
         """Whether it may be asked, where it alone would do. It is not of the request's line."""
@@ -193,13 +196,15 @@ def leases_to_end(look: Look, kept: Kept | None) -> list[ReclaimLease]:
     counts, now_s = look.counts, look.now_s
     held_for = None if kept is None else kept.request.shape
     # Expected: what is free or will be soon; each request takes its part of it. Late: what was asked for
-    # before, and runs something long.
-    expected, late = counts.available, ResourceSet()
+    # before, and runs something long; very late: what may run for ever.
+    expected, late, very_late = counts.available, ResourceSet(), ResourceSet()
     for lease in look.endable:
         if lease.asked_at_s is not None and now_s - lease.asked_at_s < ASK_AGAIN_S:
             expected = expected + counts.holds(lease)
-        elif lease.asked_at_s is not None:
+        elif lease.asked_at_s is not None and now_s - lease.asked_at_s < LATE_S:
             late = late + counts.holds(lease)
+        elif lease.asked_at_s is not None:
+            very_late = very_late + counts.holds(lease)
     effects: list[ReclaimLease] = []
     for request in sorted(look.oldest(), key=lambda request: request.shape != held_for):
         others = look.of_other_lines(request)
@@ -221,6 +226,10 @@ def leases_to_end(look: Look, kept: Kept | None) -> list[ReclaimLease]:
         by_most = partial(_most_of, missing, look.held_by_job)
         candidates.sort(key=lambda lease: (-by_most(lease), lease.granted_at_s, lease.number))
         chosen = _enough(required, expected + awaited, candidates, counts)
+        if kept is not None and request.shape == held_for and not chosen:
+            if not required.fits_in(expected + awaited):
+                awaited = awaited + very_late
+            chosen = _enough(required, expected + awaited, candidates, counts)
         for lease in chosen:
             lease.ask_to_end(now_s)
             expected = expected + counts.holds(lease)
@@ -252,7 +261,8 @@ def to_keep_for(look: Look, held_for: Shape | None) -> Kept | None:
         is_its_time, began_s = _time_of(age_s)
         over = overtakers(request, look.lasting)
         passing = [holder for holder in over if now_s - holder.held_since_s <= began_s]
-        coming = [*look.of_other_lines(request), *passing]
+        ends = [lease for lease in look.of_other_lines(request) if not lease.is_late(now_s - began_s)]
+        coming = [*ends, *passing]
         required, within_reach = counts.needs(request, coming), counts.available
         # With what is kept for it already, one lease more may do: it is not yet its turn.
         if request.shape != held_for and (

@@ -14,7 +14,7 @@ other nodes have changed, or when it fits here. `look` sees to what waits for ot
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import assert_never
 
@@ -25,7 +25,6 @@ from ray_mono.common.scheduling.resources import ResourceSet
 from ray_mono.common.scheduling.strategy import StrategyKind
 from ray_mono.raylet.effects import BundlesHeld, Effect, Granted, Rejected, RejectionKind, SpilledBack
 from ray_mono.raylet.scheduling import explanations, fair_share
-from ray_mono.raylet.scheduling.bundles import Bundle
 from ray_mono.raylet.scheduling.cluster_view import ClusterView
 from ray_mono.raylet.scheduling.lease_queue import LeaseQueue
 from ray_mono.raylet.scheduling.leases import Shape, WorkerLease, WorkerLeaseState
@@ -43,7 +42,7 @@ from ray_mono.raylet.scheduling.scheduling_policy import (
     Wait,
     decide,
 )
-from ray_mono.raylet.scheduling.unit_counts import Counts, Holder, PlainCounts, UnitCounts
+from ray_mono.raylet.scheduling.unit_counts import Counts, Holder, PlainCounts, UnitCounts, key_of
 from ray_mono.raylet.scheduling.usage import Usage
 from ray_mono.raylet.worker.worker_pool import WorkerPool
 
@@ -86,8 +85,9 @@ class LeaseScheduler:
         self._usage = Usage()
         # When what waits here for actors to end looks for another node again.
         self._leaves_at_s: dict[Shape, float] = {}
-        # When a shape that waits got its resources last.
+        # When a shape that waits got its resources last, and when a job's did.
         self._served_at_s: dict[Shape, float] = {}
+        self._job_served_at_s: dict[tuple[bytes, Shape], float] = {}
 
     def reserve(self, lease: WorkerLease, now_s: float) -> None:
         """Gives the node's resources to a lease that is not queued; it waits for a worker from now on."""
@@ -128,7 +128,7 @@ class LeaseScheduler:
         placed = True
         while placed:
             placed = False
-            for job_id in self._queue.jobs():
+            for job_id in self._jobs_in_turn():
                 for shape in self._queue.shapes_of(job_id):
                     if shape in stuck:
                         continue
@@ -148,6 +148,11 @@ class LeaseScheduler:
             effects += self._send_away(now_s)
         return effects + self._pool.replenish(len(self._reserved), now_s)
 
+    def _jobs_in_turn(self) -> list[bytes]:
+        """Those that have had more of this node lately than others that wait come last."""
+        jobs = self._queue.jobs()
+        return sorted(jobs, key=self._usage.is_ahead) if len(jobs) > 1 else jobs
+
     def look(self, leases: Iterable[WorkerLease], lasting: Iterable[Holder], now_s: float) -> list[Effect]:
         """Asks for the ends of leases that others wait for, and chooses whom to keep free resources for.
 
@@ -166,15 +171,11 @@ class LeaseScheduler:
                 continue
             if could_give_way(shape.required, [here]):
                 effects += self._share_out(shape, decision, now_s)
-            elif self._may_leave(shape, decision, now_s):
-                # Here it waits for actors to end, or for groups: those that it did not find here end for it.
-                self._leaves_at_s[shape] = now_s + LEAVES_PERIOD_S
-                overtakers = fair_share.overtakers(_oldest(self._queue.heads(shape)), lasting)
-                found = lasting[len(overtakers) :]
-                if not could_give_way(shape.required, [self._with_lasting(found)]):
-                    effects += self._send_to_wait(
-                        shape, decision, now_s, SHARE_AFTER_S, only_if_it_helps=True
-                    )
+            elif self._waits_for_lasting(shape, lasting):
+                if self._may_leave(shape, decision, now_s):
+                    self._leaves_at_s[shape] = now_s + LEAVES_PERIOD_S
+                    effects += self._send_to_wait(shape, decision, now_s, SHARE_AFTER_S, True)
+                continue
             waiting += self._queue.heads(shape)
         endable = [
             lease
@@ -184,7 +185,10 @@ class LeaseScheduler:
         plain = PlainCounts(self._ledger)
         by_unit = any(self._ledger.needs_units(lease.shape.required) for lease in waiting)
         counts: Counts = UnitCounts(self._ledger) if by_unit else plain
-        look = fair_share.Look(waiting, endable, lasting, counts, self._usage, self._served_at_s, now_s)
+        served_at_s, usage = self._served_at_s, self._usage
+        look = fair_share.Look(
+            waiting, endable, lasting, counts, usage, served_at_s, self._job_served_at_s, now_s
+        )
         held = fair_share.held_by_job(endable, plain) if by_unit else look.held_by_job
         wanted_by = {lease.request.job_id for lease in waiting}
         self._usage.count(held, wanted_by, self._ledger.own_total, now_s)
@@ -195,11 +199,16 @@ class LeaseScheduler:
         return effects + fair_share.leases_to_end(look, kept)
 
     def _with_lasting(self, lasting: Iterable[Holder]) -> NodeSnapshot:
-        """This node, and what these hold of it."""
-        bundles = [holder for holder in lasting if isinstance(holder, Bundle)]
-        leases = [holder.lease_id for holder in lasting if not isinstance(holder, Bundle)]
-        held = self._ledger.held_by(leases) + ResourceSet.sum_of(bundle.resources for bundle in bundles)
+        """This node, and what these hold of it; what blocked ones lend may be had."""
+        held = ResourceSet.sum_of(self._ledger.held_now(key_of(holder)) for holder in lasting)
         return replace(self.snapshot(), lasting=held)
+
+    def _waits_for_lasting(self, shape: Shape, lasting: Sequence[Holder]) -> bool:
+        """Whether actors and groups have to end for it that it found here. The others end for it."""
+        oldest = min(self._queue.heads(shape), key=lambda lease: lease.waits_since_s)
+        num_overtakers = len(fair_share.overtakers(oldest, lasting))
+        found = lasting[num_overtakers:]
+        return not num_overtakers or not could_give_way(shape.required, [self._with_lasting(found)])
 
     def _place_children(self, now_s: float) -> None:
         """The node is drained, and waits for the drivers and tasks on it. So what those ask for is placed, if
@@ -327,6 +336,8 @@ class LeaseScheduler:
         self._leaves_at_s = {
             shape: self._leaves_at_s[shape] for shape in shapes if shape in self._leaves_at_s
         }
+        waiting = {(lease.request.job_id, shape) for shape in shapes for lease in self._queue.heads(shape)}
+        self._job_served_at_s = {key: at_s for key, at_s in self._job_served_at_s.items() if key in waiting}
         effects: list[Effect] = []
         for shape in shapes:
             if isinstance(self.decide(shape), NoSuchNode):
@@ -389,7 +400,7 @@ class LeaseScheduler:
                 else:
                     self._takes_kept(shape)
                     effects.append(self._hold(lease.lease_id, lease.request.bundles, now_s))
-                self._served_at_s[shape] = now_s
+                self._served_at_s[shape] = self._job_served_at_s[job_id, shape] = now_s
             case SpillTo(chosen):
                 lease = self._queue.pop(job_id, shape)
                 self._cluster.hold(chosen.node_id, shape.required, now_s)

@@ -201,6 +201,10 @@ class WorkerLease:
         """Its holder is being asked. That changes nothing: the holder may need it for long."""
         self.asked_at_s = now_s
 
+    def is_late(self, before_s: float) -> bool:
+        """Whether its holder was asked to end it before that, and has not."""
+        return self.asked_at_s is not None and self.asked_at_s < before_s
+
     def stay(self) -> None:
         """It goes on waiting here, when others like it are sent to other nodes."""
         self.has_been_shared_out = True

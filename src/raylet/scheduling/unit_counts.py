@@ -52,14 +52,14 @@ class PlainCounts:
         required = request.shape.required
         if not is_in_any(required):
             return required
-        soon = ResourceSet.sum_of(self._ledger.held_now(_key_of(holder)) for holder in coming)
+        soon = ResourceSet.sum_of(self._ledger.held_now(key_of(holder)) for holder in coming)
         return self._ledger.seat_soon(required, soon)
 
     def needs(self, request: WorkerLease, coming: Sequence[Holder]) -> ResourceSet:
         return self.seat_for(request, coming)
 
     def holds(self, holder: Holder) -> ResourceSet:
-        return self._ledger.held_now(_key_of(holder))
+        return self._ledger.held_now(key_of(holder))
 
     def units_for(self, request: WorkerLease, coming: Sequence[Holder]) -> Mapping[str, Mapping[int, int]]:
         return {}
@@ -81,12 +81,12 @@ class UnitCounts(PlainCounts):
         """Empty where these do not hold enough of any."""
         soon: dict[str, Counter[int]] = {}
         for holder in coming:
-            for name, parts in self._ledger.units_of(_key_of(holder)).items():
+            for name, parts in self._ledger.units_of(key_of(holder)).items():
                 soon.setdefault(name, Counter()).update(dict(parts))
         return self._ledger.units_soon(self.seat_for(request, coming), soon) or {}
 
     def holds(self, holder: Holder) -> ResourceSet:
-        key = _key_of(holder)
+        key = key_of(holder)
         held = self._held.get(key)
         if held is None:
             units = {name: dict(parts) for name, parts in self._ledger.units_of(key).items()}
@@ -94,7 +94,7 @@ class UnitCounts(PlainCounts):
         return held
 
 
-def _key_of(holder: Holder) -> bytes | Bundle:
+def key_of(holder: Holder) -> bytes | Bundle:
     """In the ledger."""
     return holder.lease_id if isinstance(holder, WorkerLease) else holder
 

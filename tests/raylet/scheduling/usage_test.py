@@ -18,14 +18,24 @@ def test_a_job_has_had_what_it_held_most_of_for_as_long_as_it_did() -> None:
     for now_s in (1.0, 1.5):
         usage.count({JOB_A: units(CPU=1), JOB_B: units(CPU=1, GPU=1)}, wanted_by, NODE, now_s)
     assert (usage.of(JOB_A), usage.of(JOB_B)) == (0.125, 0.25)
-    # One that comes owes nothing, and is owed nothing.
+    # One that comes owes nothing, and is owed no more than the one that had least.
     usage.count({}, {*wanted_by, b"cccc"}, NODE, 1.6)
-    assert usage.of(b"cccc") == 0.25
-    # So it is with one that wants no more than it has.
-    usage.count({JOB_A: units(CPU=1)}, {JOB_B}, NODE, 1.6)
-    assert usage.of(JOB_A) == usage.of(JOB_B) == 0.25
-    usage.count({JOB_A: units(CPU=4)}, wanted_by, NODE, 1.6 + FORGET_AFTER_S + 0.1)
+    assert usage.of(b"cccc") == 0.125
+    # What one had is known when it comes back soon.
+    usage.count({}, {JOB_A}, NODE, 1.7)
+    usage.count({}, wanted_by, NODE, 1.8)
+    assert (usage.of(JOB_A), usage.of(JOB_B)) == (0.125, 0.25)
+    usage.count({JOB_A: units(CPU=4)}, wanted_by, NODE, 1.8 + FORGET_AFTER_S + 0.1)
     assert usage.of(JOB_A) == usage.of(JOB_B) == 0.0
+
+
+def test_a_job_that_wants_no_more_than_it_has_is_owed_nothing() -> None:
+    usage = Usage()
+    for look in range(100):
+        usage.count({JOB_A: units(CPU=3), JOB_B: units(CPU=1)}, {JOB_A}, NODE, look * LOOK_S)
+    assert not usage.ahead_s(JOB_A)
+    usage.count({JOB_A: units(CPU=3), JOB_B: units(CPU=1)}, {JOB_A, JOB_B}, NODE, 100 * LOOK_S)
+    assert not usage.ahead_s(JOB_A)
 
 
 def test_nobody_is_owed_more_than_a_little() -> None:
