@@ -18,6 +18,7 @@ nodes. Where one gets all of its bundles first it has its place, and what it has
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from math import inf
@@ -136,8 +137,7 @@ class GroupScheduler:
             self.look_again(min(later) - now_s)
         if self._is_paused or not unplaced:
             return
-        waiting = [group for group in unplaced if not self._is_refused(group, now_s)]
-        chosen = self._choose(waiting)
+        chosen = self._choose(_oldest_of(unplaced, lambda group: not self._is_refused(group, now_s)))
         if chosen:
             self._num_rounds += 1
             self._placing |= chosen
@@ -334,7 +334,15 @@ class GroupScheduler:
             and group.group_id not in self._placing
             and group.group_id not in self._turns_under_way
         ]
-        due = [group for group in waiting if self._due_at_s(group) <= now_s]
+        # Those that had one in vain pause, each for as long.
+        fresh = [group for group in waiting if not self._turns.had_one(group.group_id)]
+        oldest = {each.group_id for each in _oldest_of(fresh, lambda group: self._due_at_s(group) <= now_s)}
+        due = [
+            group
+            for group in waiting
+            if group.group_id in oldest
+            or (self._turns.had_one(group.group_id) and self._due_at_s(group) <= now_s)
+        ]
         in_turn = ((group, self._wanted(group)) for group in self._turns.in_turn(due))
         for turn in self._turns.give(in_turn, self._lasting, now_s):
             over = asyncio.get_running_loop().create_future()
@@ -385,6 +393,22 @@ class GroupScheduler:
             self._was_refused(group_id, refusals, is_turn=True)
         elif not over.done():
             self._turns.was_in_vain(group_id, [each for each in asks if each not in told], loop.time())
+
+
+def _oldest_of(
+    groups: Sequence[PlacementGroup], is_due: Callable[[PlacementGroup], bool]
+) -> list[PlacementGroup]:
+    """As many as are due of each kind, but the oldest of it: none comes before one that wants the same."""
+    due = [group for group in groups if is_due(group)]
+    if not due or len(due) == len(groups):
+        return due
+    left = Counter(group.kind for group in due)
+    found = []
+    for group in groups:
+        if left[group.kind]:
+            left[group.kind] -= 1
+            found.append(group)
+    return found
 
 
 def _at(places: Places, node_id: NodeID) -> list[int]:

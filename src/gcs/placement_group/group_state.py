@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import enum
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from ray_mono.common.ids import ActorID, JobID, NodeID, PlacementGroupID
 from ray_mono.common.our_bug import InternalError
@@ -117,6 +118,14 @@ class PlacementGroup:
     def unplaced(self) -> list[int]:
         """The indices of the bundles that are nowhere."""
         return [index for index, place in enumerate(self.places) if place is None]
+
+    @cached_property
+    def kind(self) -> tuple[object, ...]:
+        """The same for groups of one job that want the same."""
+        asks = self.registration
+        bundles = tuple(asks.bundles[index] for index in self.unplaced)
+        others = tuple(place for place in self.places if place is not None)
+        return asks.job_id, asks.strategy, bundles, others, asks.target_node_id, asks.same_label
 
     @property
     def held_name(self) -> tuple[str, str] | None:

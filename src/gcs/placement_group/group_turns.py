@@ -113,6 +113,10 @@ class GroupTurns:
         wait = self._waits.get(group_id)
         return None if wait is None else wait.due_at_s
 
+    def had_one(self, group_id: PlacementGroupID) -> bool:
+        """Whether it has had a turn in vain."""
+        return group_id in self._waits and self._waits[group_id].turn_s > TURN_FIRST_S
+
     def late(self, group_id: PlacementGroupID) -> frozenset[NodeID]:
         wait = self._waits.get(group_id)
         return frozenset() if wait is None else wait.late

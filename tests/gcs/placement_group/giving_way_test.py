@@ -164,6 +164,31 @@ def test_others_have_their_turns_on_other_nodes_meanwhile_and_on_the_same_in_its
     play(script)
 
 
+def test_no_group_comes_before_an_older_one_that_wants_the_same() -> None:
+    async def script(scene: GcsScene) -> None:
+        gcs = await begin(scene)
+        node = await scene.add_node({"CPU": 1})
+        refuses = [True]
+
+        async def refuse_once(request: raylet_pb2.PrepareBundlesRequest) -> raylet_pb2.PrepareBundlesReply:
+            if refuses.pop():
+                refuses.append(False)
+                return raylet_pb2.PrepareBundlesReply(refusals=["it is in use"])
+            refuses.append(False)
+            return await node.hold_bundles(request)
+
+        node.on_prepare = refuse_once
+        await register(gcs, group(1, cpus=(1,)))
+        while refuses == [True]:
+            await asyncio.sleep(0.001)
+        # The first is left alone for a while, since it was refused, and this one was not.
+        await register(gcs, group(2, cpus=(1,)))
+        await until(gcs, CREATED)
+        assert list(node.bundles) == [group_id(1)]
+
+    play(script)
+
+
 def test_jobs_have_their_places_in_turn() -> None:
     async def script(scene: GcsScene) -> None:
         gcs = await begin(scene)

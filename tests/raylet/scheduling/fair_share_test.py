@@ -8,7 +8,15 @@ import functools
 import pytest
 
 from ray_mono.common.scheduling.resources import ResourceSet
-from ray_mono.raylet.scheduling.fair_share import ASK_AGAIN_S, DRAIN_S, LOOK_S, RECLAIM_AFTER_S, SLICE_S
+from ray_mono.raylet.scheduling.fair_share import (
+    ASK_AGAIN_S,
+    DRAIN_S,
+    LATE_S,
+    LOOK_S,
+    RECLAIM_AFTER_S,
+    SLICE_S,
+    WAITING_MAX,
+)
 from ray_mono.raylet.scheduling.lease_scheduler import SHARE_AFTER_S
 from tests.raylet.scheduling.floods import Flood, run_until_granted
 from tests.raylet.scheduling.lease_scene import HERE, JOB_A, JOB_B, THERE, Scene, units
@@ -162,6 +170,38 @@ def test_a_large_request_is_not_overtaken_by_two_jobs_that_never_have_enough(
         scene.ask(f"large {number}", resources=units(CPU=2), job=b"cccc", requester=9)
         run_until_granted(scene, f"large {number}", floods, within_s=max(task_s) + 4 * LOOK_S + 1e-9)
         scene.give_back(f"large {number}")
+
+
+@pytest.mark.parametrize("is_first", [True, False])
+@pytest.mark.parametrize("name", ["large", "bundles of a group"])
+def test_a_task_that_never_ends_keeps_out_no_large_request_that_fits_beside_it(
+    name: str, is_first: bool
+) -> None:
+    scene = Scene(units(CPU=4))
+    if is_first:
+        scene.ask("endless", requester=7)
+    flood = Flood(scene, "flood", 0.05)
+    scene.wait(0.5)
+    if not is_first:
+        scene.ask("endless", requester=7)
+    run_until_granted(scene, "endless", [flood], within_s=0.5)
+    if name == "large":
+        scene.ask(name, resources=units(CPU=3), requester=3)
+    else:
+        scene.ask_for_bundles(name.encode(), units(CPU=3), job=JOB_A)
+    run_until_granted(scene, name, [flood], within_s=LATE_S + 8 * LOOK_S)
+
+
+def test_what_waits_for_actors_keeps_out_nobody_however_much_of_it_there_is() -> None:
+    scene = Scene(units(CPU=2, R=4))
+    scene.ask("first", for_actor=True)
+    scene.ask("second", for_actor=True)
+    for number in range(WAITING_MAX + 10):
+        scene.ask(f"blocked {number}", requester=2, resources=units(CPU=1 + number / 1000))
+    flood = Flood(scene, "flood", 0.05, resources=units(R=1))
+    scene.wait(0.5)
+    scene.ask("large", requester=3, resources=units(R=4))
+    run_until_granted(scene, "large", [flood], within_s=0.05 + 4 * LOOK_S)
 
 
 def test_beside_a_large_request_that_waits_for_long_tasks_a_small_one_has_a_short_one_ended() -> None:

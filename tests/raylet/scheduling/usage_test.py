@@ -69,6 +69,34 @@ def test_a_job_of_small_tasks_and_one_of_large_ones_have_the_node_for_as_long(
     assert min(held) >= 0.4 * sum(held), held
 
 
+@pytest.mark.parametrize(
+    "jobs",
+    [
+        [(4, 1.0), (4, 0.1), (1, 0.05)],
+        [(4, 1.0), (4, 0.1), (4, 0.1), (4, 0.1)],
+        [(4, 1.0), (1, 0.05), (4, 0.1), (3, 0.2)],
+        [(1, 0.1), (1, 0.3), (1, 0.05)],
+    ],
+)
+def test_of_many_jobs_each_has_its_share_of_a_node(jobs: list[tuple[int, float]]) -> None:
+    scene = Scene(units(CPU=4))
+    floods = []
+    for number, (cpus, task_s) in enumerate(jobs, start=1):
+        flood = Flood(
+            scene, f"{number}:", task_s, bytes([number]) * 4, requester=number, resources=units(CPU=cpus)
+        )
+        flood.ask(4)
+        floods.append(flood)
+    held = [0] * len(jobs)
+    for _ in range(int(60 / LOOK_S)):
+        scene.wait(LOOK_S)
+        for number, flood in enumerate(floods):
+            held[number] += len(flood.held) * jobs[number][0]
+        for flood in floods:
+            flood.answer()
+    assert min(held) >= 0.6 * sum(held) / len(jobs), held
+
+
 def test_a_job_that_is_ahead_has_its_turn_though_the_other_never_catches_up() -> None:
     scene = Scene(units(CPU=4, A=1))
     ahead = Flood(scene, "ahead", 0.1, resources=units(CPU=1))
