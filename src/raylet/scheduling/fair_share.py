@@ -14,9 +14,10 @@ answered. Nothing that runs is stopped.
 that never have enough come to hold the same: where a single lease would do, none of a job is asked that holds
 no more of what is missing than the request's own does. (Were it asked, a job of short tasks would give way to
 one of long ones again and again, and run a tenth of the time.) Where one job's tasks take so much that two
-jobs cannot hold it side by side, they hold it in turn, each for as long: of a job that has had more of the
-node lately than all others (usage.py) no task has others' leases ended, nor is anything kept for it, until
-these have caught up, or could have. Never asked are
+jobs cannot hold it side by side, they hold it in turn, each for as long: a job that is ahead, since it has
+had more of the node lately than another that waits (usage.py), comes last when something is free. Until the
+others have caught up, or could have, none of its tasks has others' leases ended, nor is anything kept for
+it. Never asked are
 
 - a lease of the request's own line, whose tasks are the same;
 - an actor's lease, which stays;
@@ -51,6 +52,10 @@ request has its turn within D + 4 LOOK_S. Nobody knows whether D is longer. So a
 of the node idles for the request half of the time only: while it is 4 to 8 s old, 16 to 32 s, and so on.
 One of these times sees all tasks end, and the request has its turn within 8 (D + LOOK_S). The age counts
 anew when a request of the same shape was served, or the next in line would have the node at once.
+
+Some tasks may never end. A request that fits beside them has others asked LATE_S after these were. And it is
+not expected any more that a lease ends that was asked for longer ago than the request was old when this time
+began. So a node idles for the sake of an endless task for DRAIN_S, and for moments after that.
 
 Beside a stream of actors and bundles that live no longer than L, all that was there before the request is
 gone after L, and what came later ends within L as well. So it has its turn within 2 L + 4 LOOK_S where that
