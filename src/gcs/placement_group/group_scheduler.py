@@ -350,7 +350,8 @@ class GroupScheduler:
             self._environment.tasks.spawn(self._play_turn(turn, over), "turn of a group")
         later = [self._due_at_s(group) for group in waiting if group.group_id not in self._turns_under_way]
         if later:
-            self.look_again(min(later) - now_s)
+            # Some may be due, and wait for older ones of their kind.
+            self.look_again(max(min(later) - now_s, LOOK_S))
 
     def _due_at_s(self, group: PlacementGroup) -> float:
         return known(self._turns.due_at_s(group.group_id), "when a group that waits is due")
