@@ -38,7 +38,6 @@ FOUND = {
     6000743: "the head was away for as long as an actor waits for it, whose calls have retries",
     6000847: "a head was gone before a node had heard of others, and the next one ended their driver's job",
     6071300: "a simulated process that was killed said, as it was unwound, that its actor had moved",
-    6044193: "ten connections to an owner that lived broke in a row, each under hundreds of calls: as gone",
     6001512: "five connections to a borrower that lived broke within 20 ms: it counted as dead",
     6012009: "a head whose first node was new did not know the job of a task that an older one ran",
     6014187: "a store did not learn of a node before a head had heard all, and gave up frees for it",
