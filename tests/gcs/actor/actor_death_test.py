@@ -53,7 +53,7 @@ def test_an_actor_is_restarted_while_its_restarts_last(was_alive: bool) -> None:
             Place(actor_id(1), restart, deaths),
         ]
         assert (scene.actor().state, scene.actor().num_restarts) == (ActorLife.RESTARTING, restart)
-        scene.do("leased", actor_id(1), restart, NODE, WORKER)
+        scene.do("leased", actor_id(1), restart, NODE, WORKER, now_s=1.0)
         if was_alive:
             scene.do("created", actor_id(1), WORKER)
     scene.do("worker_died", WORKER, CRASH, now_s=3.0)
@@ -66,7 +66,7 @@ def test_a_death_for_want_of_memory_costs_a_restart_as_any_other() -> None:
     death = Death(DeathKind.OUT_OF_MEMORY, "its node runs short of memory", signal=9)
     scene.do("worker_died", WORKER, death, now_s=2.0)
     assert (scene.actor().state, scene.actor().num_restarts) == (ActorLife.RESTARTING, 1)
-    scene.do("leased", actor_id(1), 1, NODE, WORKER)
+    scene.do("leased", actor_id(1), 1, NODE, WORKER, now_s=1.0)
     scene.do("created", actor_id(1), WORKER)
     scene.do("worker_died", WORKER, death, now_s=3.0)
     assert (scene.actor().state, scene.actor().death) == (ActorLife.DEAD, death)
@@ -82,14 +82,14 @@ def test_an_actor_with_restarts_starts_again_whenever_its_node_is_taken_away() -
     for restart in (1, 2):
         scene.do("node_died", NODE, PREEMPTED, now_s=2.0)
         assert scene.actor().num_restarts == scene.actor().num_restarts_preempted == restart
-        scene.do("leased", actor_id(1), restart, NODE, WORKER)
+        scene.do("leased", actor_id(1), restart, NODE, WORKER, now_s=1.0)
         scene.do("created", actor_id(1), WORKER)
     scene.do("worker_died", WORKER, CRASH, now_s=3.0)
     assert (scene.actor().state, scene.actor().num_restarts) == (ActorLife.RESTARTING, 3)
-    scene.do("leased", actor_id(1), 3, NODE, WORKER)
+    scene.do("leased", actor_id(1), 3, NODE, WORKER, now_s=1.0)
     scene.do("node_died", NODE, PREEMPTED, now_s=4.0)
     assert scene.actor().state is ActorLife.RESTARTING
-    scene.do("leased", actor_id(1), 4, NODE, WORKER)
+    scene.do("leased", actor_id(1), 4, NODE, WORKER, now_s=1.0)
     scene.do("worker_died", WORKER, CRASH, now_s=5.0)
     assert scene.actor().state is ActorLife.DEAD
 
@@ -122,7 +122,7 @@ def test_it_starts_elsewhere_while_its_worker_stays_for_what_it_owns() -> None:
     assert effects == [RowChanged(scene.actor()), StopPlacing(actor_id(1)), Place(actor_id(1), 1, 0)]
     assert scene.actor().is_moving and scene.actor().num_restarts_preempted == 1
     assert scene.do("worker_died", WORKER, CRASH, now_s=3.0) == []
-    scene.do("leased", actor_id(1), 1, NODE, WORKER)
+    scene.do("leased", actor_id(1), 1, NODE, WORKER, now_s=1.0)
     scene.do("created", actor_id(1), WORKER)
     assert not scene.actor().is_moving
 
@@ -168,7 +168,7 @@ def test_restarts_without_end_never_end() -> None:
     scene.alive(max_restarts=-1)
     for restart in range(1, 50):
         scene.do("worker_died", WORKER, CRASH, now_s=2.0)
-        scene.do("leased", actor_id(1), restart, NODE, WORKER)
+        scene.do("leased", actor_id(1), restart, NODE, WORKER, now_s=1.0)
         scene.do("created", actor_id(1), WORKER)
     assert (scene.actor().state, scene.actor().num_restarts) == (ActorLife.ALIVE, 49)
     assert len(scene.actor().story) <= 12

@@ -96,7 +96,7 @@ def test_an_actor_that_awaits_its_arguments_has_its_name_and_is_placed_once_when
     with pytest.raises(ActorNameTaken):
         scene.do("register", registration(2, name="a"), now_s=2.0)
     assert scene.do("register", registration(name="a"), now_s=2.0, awaits_arguments=True) == []
-    assert scene.do("leased", actor_id(1), 0, NODE, WORKER) == []
+    assert scene.do("leased", actor_id(1), 0, NODE, WORKER, now_s=1.0) == []
     effects = scene.do("arguments_came", actor_id(1))
     assert effects == [RowChanged(scene.actor()), Place(actor_id(1), incarnation=0, previous_deaths=0)]
     assert (scene.actor().state, scene.actor().version) == (ActorLife.PENDING_CREATION, 2)
@@ -155,7 +155,7 @@ def test_a_head_that_takes_over_an_actor_that_awaits_its_arguments_does_not_plac
 def test_a_lease_is_stored_without_being_announced() -> None:
     scene = Scene()
     scene.pending()
-    [effect] = scene.do("leased", actor_id(1), 0, NODE, WORKER)
+    [effect] = scene.do("leased", actor_id(1), 0, NODE, WORKER, now_s=1.0)
     assert effect == RowChanged(scene.actor(), announced=False)
     assert (scene.actor().node_id, scene.actor().worker_id, scene.actor().version) == (NODE, WORKER, 1)
 
@@ -164,8 +164,8 @@ def test_the_lease_of_an_earlier_incarnation_is_not_wanted() -> None:
     scene = Scene()
     scene.creating(max_restarts=1)
     scene.do("worker_died", WORKER, CRASH, now_s=2.0)
-    assert scene.do("leased", actor_id(1), 0, NODE, NEXT_WORKER) == []
-    assert scene.do("leased", actor_id(1), 1, NODE, NEXT_WORKER) != []
+    assert scene.do("leased", actor_id(1), 0, NODE, NEXT_WORKER, now_s=1.0) == []
+    assert scene.do("leased", actor_id(1), 1, NODE, NEXT_WORKER, now_s=1.0) != []
 
 
 def test_an_actor_that_is_told_with_a_later_incarnation_is_not_placed_for_the_earlier_one() -> None:
@@ -215,7 +215,7 @@ def test_a_reason_to_wait_is_announced_once_and_goes_with_the_lease() -> None:
     assert scene.do("waits_because", actor_id(1), "no node has A") == [RowChanged(scene.actor())]
     assert scene.do("waits_because", actor_id(1), "no node has A") == []
     assert (scene.actor().pending_reason, scene.actor().version) == ("no node has A", 2)
-    assert scene.do("leased", actor_id(1), 0, NODE, WORKER) == [RowChanged(scene.actor())]
+    assert scene.do("leased", actor_id(1), 0, NODE, WORKER, now_s=1.0) == [RowChanged(scene.actor())]
     assert (scene.actor().pending_reason, scene.actor().version) == ("", 3)
 
 
@@ -262,7 +262,7 @@ def test_a_restored_manager_goes_on_where_the_last_one_ended() -> None:
     before = Scene()
     before.alive(number=1, name="kept", max_restarts=1)
     before.pending(number=2)
-    before.do("leased", actor_id(2), 0, OTHER_NODE, NEXT_WORKER)
+    before.do("leased", actor_id(2), 0, OTHER_NODE, NEXT_WORKER, now_s=1.0)
     before.pending(number=3, name="waits")
     before.pending(number=4)
     before.do("kill", actor_id(4), force=True, no_restart=True, now_s=2.0)

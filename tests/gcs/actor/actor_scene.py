@@ -66,7 +66,7 @@ class Scene:
 
     def creating(self, **kwargs: object) -> Actor:
         actor = self.pending(**kwargs)
-        self.do("leased", actor.actor_id, 0, NODE, WORKER)
+        self.do("leased", actor.actor_id, 0, NODE, WORKER, now_s=1.0)
         return self.actor(int(str(kwargs.get("number", 1))))
 
     def alive(self, **kwargs: object) -> Actor:
