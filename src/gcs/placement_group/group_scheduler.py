@@ -334,14 +334,17 @@ class GroupScheduler:
             and group.group_id not in self._placing
             and group.group_id not in self._turns_under_way
         ]
+
+        def is_due(group: PlacementGroup) -> bool:
+            return self._due_at_s(group) <= now_s
+
         # Those that had one in vain pause, each for as long.
         fresh = [group for group in waiting if not self._turns.had_one(group.group_id)]
-        oldest = {each.group_id for each in _oldest_of(fresh, lambda group: self._due_at_s(group) <= now_s)}
+        oldest = {group.group_id for group in _oldest_of(fresh, is_due)}
         due = [
             group
             for group in waiting
-            if group.group_id in oldest
-            or (self._turns.had_one(group.group_id) and self._due_at_s(group) <= now_s)
+            if group.group_id in oldest or (self._turns.had_one(group.group_id) and is_due(group))
         ]
         in_turn = ((group, self._wanted(group)) for group in self._turns.in_turn(due))
         for turn in self._turns.give(in_turn, self._lasting, now_s):

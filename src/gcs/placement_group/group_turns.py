@@ -84,6 +84,11 @@ class _Wait:
     kept_out_of: frozenset[NodeID] = frozenset()
     """Where it would have its turn, were it not for others'."""
 
+    @property
+    def had_one(self) -> bool:
+        """A turn, in vain."""
+        return self.turn_s > TURN_FIRST_S
+
 
 class GroupTurns:
     """Of one head."""
@@ -115,7 +120,7 @@ class GroupTurns:
 
     def had_one(self, group_id: PlacementGroupID) -> bool:
         """Whether it has had a turn in vain."""
-        return group_id in self._waits and self._waits[group_id].turn_s > TURN_FIRST_S
+        return group_id in self._waits and self._waits[group_id].had_one
 
     def late(self, group_id: PlacementGroupID) -> frozenset[NodeID]:
         wait = self._waits.get(group_id)
@@ -224,7 +229,7 @@ class GroupTurns:
         wait, node_ids = self._waits[group.group_id], frozenset(map(NodeID, found))
         if len(node_ids) > 1:
             self._on_several[group.group_id] = _Nodes(node_ids, now_s + wait.turn_s)
-        if wait.turn_s == TURN_FIRST_S:
+        if not wait.had_one:
             amounts: dict[bytes, ResourceSet] = {}
             for bundle, node_id in zip(wanted.bundles, found, strict=True):
                 amounts[node_id] = amounts.get(node_id, ResourceSet()) + bundle.resources

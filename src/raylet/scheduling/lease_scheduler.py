@@ -205,8 +205,7 @@ class LeaseScheduler:
 
     def _waits_for_lasting(self, shape: Shape, lasting: Sequence[Holder]) -> bool:
         """Whether actors and groups have to end for it that it found here. The others end for it."""
-        oldest = min(self._queue.heads(shape), key=lambda lease: lease.waits_since_s)
-        num_overtakers = len(fair_share.overtakers(oldest, lasting))
+        num_overtakers = len(fair_share.overtakers(_oldest(self._queue.heads(shape)), lasting))
         found = lasting[num_overtakers:]
         return not num_overtakers or not could_give_way(shape.required, [self._with_lasting(found)])
 
